@@ -1,0 +1,70 @@
+"""Files that appear whole or not at all: write beside, then rename. SHA-256 of files."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hf_inspect.errors import DataError
+
+OURS = ("manifest.json", "config.json", "inspect.json", "prompt.json", "cascade.json")  # a folder we may replace has one
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path` by rename; its folder is made when missing."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` by rename; its folder is made when missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(content)
+    beside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented, keys in the order given, ending in a newline."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a missing or broken one is a DataError that names it."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; is {path.parent} the folder you meant?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error}); make its folder again.") from None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out`; renamed to `out` if the block succeeds, in place of an older one of ours.
+
+    Raises DataError when `out` is a file, or a folder with content that no command of this package wrote.
+    """
+    out = out.absolute()
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; give a folder to write to.")
+    if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in OURS):
+        raise DataError(f"{out} holds files this package did not write; give a new or an empty folder.")
+    stage = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    try:
+        yield stage
+        shutil.rmtree(out, ignore_errors=True)
+        stage.rename(out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

@@ -1,0 +1,42 @@
+"""The frozen values that cross module borders, checked once at construction."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from hf_inspect.errors import DataError
+
+LABELS = ("good", "defect")  # index = class id, everywhere
+VerdictLabel = Literal["good", "defect", "undecided", "unreadable"]
+DecidedBy = Literal["edge", "vlm", "rule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the system says of one part.
+
+    `p_defect` is the P(defect) in [0, 1] of whoever decided (None for `unreadable`); `p_edge` and `p_vlm` are
+    the scores of each model that ran. `reason` says why it was decided there, or why it was not; `notes` what
+    was unusual about the file (first frame of 12, rotated by EXIF). `ms` holds milliseconds by step.
+    """
+
+    label: VerdictLabel
+    decided_by: DecidedBy
+    reason: str
+    p_defect: float | None = None
+    p_edge: float | None = None
+    p_vlm: float | None = None
+    notes: tuple[str, ...] = ()
+    ms: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("p_defect", "p_edge", "p_vlm"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise DataError(f"Verdict.{name} is {value}; probabilities lie in [0, 1].")
+        if self.label in LABELS and self.p_defect is None:
+            raise DataError(f"A verdict of {self.label!r} needs the probability it rests on.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as plain JSON values."""
+        return asdict(self) | {"notes": list(self.notes), "ms": {k: round(v, 3) for k, v in self.ms.items()}}
