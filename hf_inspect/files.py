@@ -14,6 +14,12 @@ from hf_inspect.errors import DataError
 OURS = ("manifest.json", "config.json", "inspect.json", "prompt.json", "cascade.json")  # a folder we may replace has one
 
 
+def shipped(name: str) -> Path:
+    """A folder that ships with the package (`recipes`, `dataset_scripts`): inside a wheel, beside it in a checkout."""
+    package = Path(__file__).parent
+    return next(p for p in (package / name, package.parent / name) if p.is_dir())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path` by rename; its folder is made when missing."""
     write_bytes(path, text.encode())

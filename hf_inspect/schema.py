@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from hf_inspect.errors import DataError
@@ -9,6 +10,25 @@ from hf_inspect.errors import DataError
 LABELS = ("good", "defect")  # index = class id, everywhere
 VerdictLabel = Literal["good", "defect", "undecided", "unreadable"]
 DecidedBy = Literal["edge", "vlm", "rule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One raw image before it is part of a data set.
+
+    `source` names it (a path relative to the raw folder, with '/'), `stratum` is what the split keeps in
+    proportion (label and cell type, say), `columns` are further values of its row.
+    """
+
+    source: str
+    path: Path
+    label: str
+    stratum: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def read(self) -> bytes:
+        """The file's bytes as they are on disk."""
+        return self.path.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)

