@@ -1,0 +1,50 @@
+"""What both kinds of recipe need around a transformers Trainer: where to resume, and a log of the run."""
+
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_inspect import files
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+LOG = "training_log.json"
+
+
+def newest_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint a kill did not cut short: the Trainer writes trainer_state.json last. None without one."""
+    numbered = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+    newest_first = sorted(numbered, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    return next((str(p) for p in newest_first if _is_whole(p)), None)
+
+
+def write_training_log(trainer: "Trainer", arguments: Any) -> None:
+    """training_log.json in the run's folder: the recipe's own arguments, the trainer's, the versions, every log line."""
+    import torch
+
+    value = {
+        "recipe": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(arguments).items()},
+        "trainer": {k: getattr(trainer.args, k) for k in _KEPT},
+        "versions": {name: version(name) for name in ("torch", "transformers", "timm", "peft", "trl")},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+        "best": {"checkpoint_step": trainer.state.best_global_step, "score": trainer.state.best_metric},
+        "history": trainer.state.log_history,
+    }
+    files.write_json(Path(trainer.args.output_dir) / LOG, json.loads(json.dumps(value, default=str)))
+
+
+_KEPT = (
+    "seed", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "weight_decay", "warmup_steps", "bf16", "metric_for_best_model",
+)  # fmt: skip
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
