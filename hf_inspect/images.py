@@ -1,0 +1,195 @@
+"""Bytes or a path in, a checked RGB array out; and the one resize and normalisation of training, export and runtime.
+
+Numpy and Pillow only. Every file that cannot be read whole is a `DataError` with a sentence, before its pixels are
+decoded when the header already says so.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+
+from hf_inspect.errors import DataError
+
+Rgb = NDArray[np.uint8]
+MAX_PIXELS = 100_000_000  # 300 MB as RGB; a 20-megapixel camera needs a fifth
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")  # no format that runs a program
+ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+MAX_16_BIT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One image: `rgb` uint8 (h, w, 3), and what was unusual about the file, in words."""
+
+    rgb: Rgb
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """What turns an image into a model's input: squashed to `height` x `width`, then (x / 255 - mean) / std.
+
+    `mean` and `std` are three numbers on the scale [0, 1]. Equals timm's `crop_mode="squash"`, `crop_pct=1.0`.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bilinear"
+    resize: str = "squash"
+
+    def __post_init__(self) -> None:
+        if not (_is_size(self.height) and _is_size(self.width)):
+            raise DataError(f"Input size {self.height} x {self.width} is wanted as two whole numbers above 0.")
+        if (self.resize, self.interpolation) != ("squash", "bilinear"):
+            raise DataError(f"Resize {self.resize!r}, {self.interpolation!r} came; wanted is 'squash', 'bilinear'.")
+        if not (_is_triple(self.mean) and _is_triple(self.std) and min(self.std) > 0):
+            raise DataError(f"mean {self.mean} and std {self.std} came; wanted are 3 finite numbers each, std above 0.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """Settings from `to_dict`; unknown or missing keys are a `DataError`."""
+        wanted = {field.name for field in fields(cls)}
+        if not isinstance(values, Mapping) or set(values) != wanted:
+            raise DataError(f"preprocess is {values!r}; wanted are exactly the keys {', '.join(sorted(wanted))}.")
+        if not all(isinstance(values[key], list | tuple) for key in ("mean", "std")):
+            raise DataError(f"preprocess has mean {values['mean']!r} and std {values['std']!r}; wanted are lists.")
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def load(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Loaded:
+    """Read one image file (or its bytes) whole; `DataError` says why it cannot be read.
+
+    The first frame of an animation is taken, EXIF rotation applied, transparency laid over black, and 16-bit grey
+    scaled from 0..65535 to 0..255, each with a note. An image of more than `max_pixels` is refused from its header.
+    """
+    if isinstance(source, bytes):
+        return _read(BytesIO(source), f"the image ({len(source)} bytes)", max_pixels)
+    path = Path(source)
+    try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
+            raise DataError(f"{path} {what}; give the path of an image file.")
+        with path.open("rb") as stream:
+            return _read(stream, str(path), max_pixels)
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror}); check the name and its permissions.") from error
+
+
+def resize(rgb: Rgb, preprocess: Preprocess) -> Rgb:
+    """An RGB image uint8 (h, w, 3) of any size -> uint8 (height, width, 3), by Pillow's antialiased filter."""
+    check_rgb(rgb)
+    if rgb.shape[:2] == (preprocess.height, preprocess.width):
+        return rgb
+    size = (preprocess.width, preprocess.height)
+    return np.array(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+
+
+def prepare(rgb: Rgb, preprocess: Preprocess) -> NDArray[np.float32]:
+    """An RGB image uint8 (h, w, 3) of any size -> the model's input, float32 (3, height, width)."""
+    planes = resize(rgb, preprocess).transpose(2, 0, 1).astype(np.float32, order="C")
+    mean, std = (np.array(three, np.float32)[:, None, None] for three in (preprocess.mean, preprocess.std))
+    planes /= 255
+    planes -= mean
+    planes /= std
+    return planes
+
+
+def check_rgb(rgb: Rgb) -> None:
+    """Raise `DataError` unless `rgb` is a uint8 array (h, w, 3) with at least one pixel."""
+    if not isinstance(rgb, np.ndarray):
+        raise DataError(f"An image came as {type(rgb).__name__}; give a path, bytes, or a uint8 array (h, w, 3).")
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise DataError(f"An image came as {rgb.dtype} {rgb.shape}; wanted is uint8 (h, w, 3), as images.load gives.")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_triple(values: Any) -> bool:
+    return len(values) == 3 and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+
+
+def _read(stream: IO[bytes], name: str, max_pixels: int) -> Loaded:
+    """Decode the first frame; whatever Pillow's decoders raise on a hostile file becomes one `DataError`."""
+    try:
+        return _decode(_open(stream, name), name, max_pixels)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name} is a damaged image ({error}); export or copy it again.") from error
+
+
+def _open(stream: IO[bytes], name: str) -> ImageFile:
+    """Read the header only. `Image.open` would apply Pillow's process-wide pixel limit instead of the caller's."""
+    prefix = stream.read(16)
+    if not prefix:
+        raise DataError(f"{name} is empty; copy the image again.")
+    for load_plugins in (Image.preinit, Image.init):  # the common formats first: loading all plugins takes 40 ms
+        load_plugins()
+        for factory, accept in (Image.OPEN[fmt] for fmt in FORMATS if fmt in Image.OPEN):
+            if accept is not None and accept(prefix) is True:
+                stream.seek(0)
+                return factory(stream, "")
+    raise DataError(f"{name} is not an image (it begins with {prefix[:8]!r}); readable are {', '.join(FORMATS)}.")
+
+
+def _decode(image: ImageFile, name: str, max_pixels: int) -> Loaded:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(
+            f"{name} has {width} x {height} pixels, more than the limit of {max_pixels}; "
+            "raise the limit (--max-pixels) if such images are expected."
+        )
+    orientation = image.getexif().get(ORIENTATION, 1)  # before decoding: the TIFF reader drops the tag as it rotates
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    rgb, note = _to_rgb(image, name)
+    frames = getattr(image, "n_frames", 1)
+    notes = (
+        f"first frame of {frames}" if frames > 1 else "",
+        f"turned upright from EXIF orientation {orientation}" if orientation in range(2, 9) else "",
+        note,
+    )
+    return Loaded(rgb, tuple(filter(None, notes)))
+
+
+def _to_rgb(image: Image.Image, name: str) -> tuple[Rgb, str]:
+    """Pixels of any mode as uint8 (h, w, 3), and a note where the conversion was a choice."""
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):  # Pillow scales PPM to 16 bits
+        return _grey_to_rgb(np.asarray(image) / MAX_16_BIT), f"16-bit grey, scaled from 0..{MAX_16_BIT}"
+    if image.mode in ("I", "F"):
+        return _unit_float(np.asarray(image), name), "float grey, scaled from 0..1"
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        note = "" if rgba.getchannel("A").getextrema() == (255, 255) else "transparency laid over black"
+        return np.array(Image.alpha_composite(black, rgba).convert("RGB")), note
+    return np.array(image.convert("RGB")), ""
+
+
+def _unit_float(grey: NDArray[Any], name: str) -> Rgb:
+    """Float grey in [0, 1]; other floats and 32-bit integers have no range that the file states."""
+    low, high = grey.min(), grey.max()
+    if not (grey.dtype.kind == "f" and low >= 0 and high <= 1):
+        raise DataError(f"{name} has {grey.dtype} pixels from {low} to {high}, of unknown range; save as 8 or 16 bits.")
+    return _grey_to_rgb(grey)
+
+
+def _grey_to_rgb(unit: NDArray[Any]) -> Rgb:
+    """Grey (h, w) in [0, 1] -> uint8 (h, w, 3), rounded."""
+    return np.repeat(np.rint(unit * 255).astype(np.uint8)[..., None], 3, axis=2)
