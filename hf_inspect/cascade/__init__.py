@@ -1,0 +1,41 @@
+"""Edge and VLM scores -> one verdict a part, by a policy with a stated risk (`calibrated`) or SAEC's (`saec`)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hf_inspect.cascade.calibrated import Calibrated, fit_calibrated
+from hf_inspect.cascade.complexity import complexity, complexity_terms
+from hf_inspect.cascade.replay import EscalationCurve, Policy, Replay, escalation_curve, replay
+from hf_inspect.cascade.routes import DEFECT, GOOD, UNDECIDED, Route, Routes
+from hf_inspect.cascade.saec import Saec, fit_saec
+from hf_inspect.errors import DataError
+
+__all__ = [
+    "DEFECT",
+    "GOOD",
+    "UNDECIDED",
+    "Calibrated",
+    "EscalationCurve",
+    "Policy",
+    "Replay",
+    "Route",
+    "Routes",
+    "Saec",
+    "complexity",
+    "complexity_terms",
+    "escalation_curve",
+    "fit_calibrated",
+    "fit_saec",
+    "policy_from_dict",
+    "replay",
+]
+
+
+def policy_from_dict(values: Mapping[str, Any]) -> Policy:
+    """The policy a `to_dict` wrote, chosen by its key `policy`."""
+    readers: dict[Any, Callable[[Mapping[str, Any]], Policy]]
+    readers = {Calibrated.name: Calibrated.from_dict, Saec.name: Saec.from_dict}
+    name = values.get("policy")
+    if name not in readers:
+        raise DataError(f"Policy {name!r} was asked for; {sorted(readers)} are known. Check cascade.json.")
+    return readers[name](values)
