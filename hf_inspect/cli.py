@@ -1,0 +1,181 @@
+"""`hf-inspect`: each verb reads its arguments, calls one function and prints what came back."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_inspect.errors import InspectError
+
+app = typer.Typer(help="Industrial inspection on the Hugging Face stack.", no_args_is_help=True, add_completion=False)
+data = typer.Typer(help="Build data sets that cannot leak.", no_args_is_help=True)
+evaluate = typer.Typer(help="Measure a model on a split it has not seen.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(evaluate, name="eval")
+
+Out = Annotated[Path, typer.Option(help="Folder to write; an older one of ours is replaced.")]
+Data = Annotated[Path, typer.Option(help="Folder that `hf-inspect data build` wrote.")]
+Base = Annotated[str, typer.Option(help="VLM base: folder, Hub repository, or `demo-base`.")]
+Results = Annotated[Path, typer.Option(help="results.json to write.")]
+Split = Annotated[str, typer.Option(help="Split to measure on.")]
+
+
+def main() -> None:
+    """Run the command line; an InspectError is printed as one sentence and exits with 1."""
+    try:
+        app()
+    except InspectError as error:
+        print(f"hf-inspect: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@data.command("build")
+def data_build(name: Annotated[str, typer.Argument(help="Data set, such as `elpv`.")], out: Out, seed: int = 0) -> None:
+    """Build a data set as Parquet, card and manifest: `load_dataset(OUT)` reads it."""
+    from hf_inspect.data import build
+
+    manifest = build(name, out, seed)
+    groups = manifest["groups"]
+    for split, counts in manifest["counts"].items():
+        print(f"{split:12} " + "  ".join(f"{label} {n}" for label, n in counts.items()))
+    print(f"{groups['n']} groups, the largest of {groups['largest']} images ({groups['largest_share']:.2%})")
+    print(f"fingerprint {manifest['fingerprint']}")
+
+
+@app.command("demo-base")
+def demo_base(out: Annotated[Path | None, typer.Option(help="Folder; the cache by default.")] = None) -> None:
+    """Assemble the demo's VLM base from EfficientNet-Lite0 and SmolLM2-135M, both from PyPI."""
+    from hf_inspect.vlm import demo_base
+
+    print(demo_base(out))
+
+
+@app.command()
+def export(
+    student: Path,
+    calibrate: Annotated[Path, typer.Option(help="Built data set: INT8 is fitted on train, checked on validation.")],
+    out: Out,
+    to: Annotated[str, typer.Option(help="Format; `openvino` is the one there is.")] = "openvino",
+    int8: bool = False,
+) -> None:
+    """Export a student for the edge, or nothing if the export answers differently."""
+    from hf_inspect.export import export_student
+
+    if to != "openvino":
+        raise typer.BadParameter(f"{to!r} is not known; use openvino.", param_hint="--to")
+    print(f"{out}: {export_student(student, out, data=calibrate, int8=int8)}")
+
+
+@app.command()
+def calibrate(
+    edge: Path,
+    data: Data,
+    out: Out,
+    base: Base = "demo-base",
+    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; none makes an edge-only cascade.")] = None,
+    escape: Annotated[float, typer.Option(help="Most defects the edge may pass, as a share.")] = 0.05,
+    overkill: Annotated[float, typer.Option(help="Most good parts the edge may reject, as a share.")] = 0.10,
+    confidence: float = 0.95,
+) -> None:
+    """Set the cascade's thresholds on the calibration split, with their risk stated."""
+    from hf_inspect.calibrate import calibrate as run
+
+    vlm = (base, adapter) if adapter else None
+    with _Progress() as bar:
+        stated = run(
+            edge, vlm, data, out, escape=escape, overkill=overkill, confidence=confidence, progress=bar.of_many
+        )
+    print(stated["policies"]["calibrated"]["statement"])
+
+
+@app.command()
+def predict(
+    cascade: Path,
+    paths: list[Path],
+    fallback: Annotated[str, typer.Option(help="For parts nobody could decide: reject, hold or pass.")] = "hold",
+    out: Annotated[Path | None, typer.Option(help="JSON lines to write, and to go on from.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Refuse larger images.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Another of the cascade's policies.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with 2 if any file is unreadable.")] = False,
+) -> None:
+    """Inspect files and folders: a line a file, and a summary."""
+    from hf_inspect.predict import run
+
+    limits = {} if max_pixels is None else {"max_pixels": max_pixels}
+    with _Progress() as bar:
+        summary = run(cascade, paths, out, show=print, progress=bar.of_many, policy=policy, fallback=fallback, **limits)
+    if strict and summary["label"].get("unreadable"):
+        raise typer.Exit(2)
+
+
+@evaluate.command("edge")
+def eval_edge(model: Path, data: Data, out: Results, split: Split = "test") -> None:
+    """Measure an exported edge model."""
+    from hf_inspect.reports import evaluate_edge
+
+    with _Progress() as bar:
+        _report(evaluate_edge(model, data, split, bar.of_many), out)
+
+
+@evaluate.command("vlm")
+def eval_vlm(
+    model: Annotated[Path, typer.Argument(help="Adapter folder.")], data: Data, out: Results,
+    base: Base = "demo-base", split: Split = "test",
+) -> None:  # fmt: skip
+    """Measure a VLM with its adapter, by ranking the answers."""
+    from hf_inspect.reports import evaluate_vlm
+
+    with _Progress() as bar:
+        _report(evaluate_vlm(base, model, data, split, bar.of_many), out)
+
+
+@evaluate.command("cascade")
+def eval_cascade(model: Path, data: Data, out: Results, split: Split = "test") -> None:
+    """Measure a cascade: its edge, its VLM and each of its policies on the same images."""
+    from hf_inspect.reports import evaluate_cascade
+
+    with _Progress() as bar:
+        _report(evaluate_cascade(model, data, split, bar.of_many), out)
+
+
+@app.command()
+def demo(out: Path = Path("outputs/demo")) -> None:
+    """Build, calibrate, inspect and measure the shipped solar-cell cascade on this machine."""
+    from hf_inspect.demo import run
+
+    with _Progress() as bar:
+        table = run(out, bar.of_many)
+    print(table)
+
+
+def _report(results: dict[str, Any], out: Path) -> None:
+    from hf_inspect import files
+    from hf_inspect.reports import results_table
+
+    files.write_json(out, results)
+    print(results_table(results))
+
+
+class _Progress:
+    """A progress bar on standard error; silent where that is no terminal."""
+
+    def __enter__(self) -> "_Progress":
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.tasks: dict[str, Any] = {}
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def of_many(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` images of step `what` are through."""
+        if what not in self.tasks:
+            self.tasks[what] = self.bar.add_task(what, total=total)
+        self.bar.update(self.tasks[what], completed=done, total=total)

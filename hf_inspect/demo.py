@@ -1,0 +1,80 @@
+"""The shipped solar-cell cascade, from raw images to measured results on this machine, in minutes and without a hub."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from hf_inspect import files
+from hf_inspect.calibrate import calibrate
+from hf_inspect.data import build
+from hf_inspect.errors import DataError
+from hf_inspect.export import export_student
+from hf_inspect.inspector import Inspector, load_policies
+from hf_inspect.reports import cascade_report, data_section, environment, model_report, results_table
+from hf_inspect.reports.evaluate import count_evaluation
+from hf_inspect.reports.plots import write_plots
+from hf_inspect.runtime import Engine
+from hf_inspect.scoring import Progress, Scores, no_progress, score
+from hf_inspect.vlm import demo_base
+
+RISK = {"escape": 0.05, "overkill": 0.10, "confidence": 0.95}
+BASE = "demo-base"
+
+
+def assets() -> Path:
+    """The folder of the shipped solar-cell models; DataError in an installation without them."""
+    folder = Path(__file__).parent / "assets" / "elpv"
+    if not (folder / "edge_int8" / "inspect.json").is_file():
+        raise DataError(f"{folder} holds no shipped models; install the whole wheel, or run 'make demo-train'.")
+    return folder
+
+
+def run(out: Path, progress: Progress = no_progress, models: Path | None = None) -> str:
+    """Make `out`/data, `out`/edge, `out`/cascade, `out`/results.json and plots; returns the table.
+
+    `models` holds edge/, edge_int8/ and adapter/; the shipped ones by default. What is there already and was made
+    from the same inputs is not made again.
+    """
+    models = models or assets()
+    begin = perf_counter()
+    data = out / "data"
+    manifest = build("elpv", data)
+    inputs = {"data": manifest["fingerprint"], "models": _fingerprint(models), "risk": RISK}
+    results_file = out / "results.json"
+    if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:
+        return results_table(files.read_json(results_file))
+    demo_base()
+    export_student(models / "edge", out / "edge", data=data, int8=False)
+    calibrate(models / "edge_int8", (BASE, models / "adapter"), data, out / "cascade", **RISK, progress=progress)
+    results, scores = measure(out / "cascade", out / "edge", data, progress)
+    results |= {"seconds": round(perf_counter() - begin, 1), "inputs": inputs}
+    write_plots(results, scores, load_policies(out / "cascade"), out / "plots")
+    files.write_json(results_file, results)
+    return results_table(results)
+
+
+def measure(
+    cascade: Path, edge_fp32: Path, data: Path, progress: Progress = no_progress
+) -> tuple[dict[str, Any], Scores]:
+    """Figures of FP32 edge, INT8 edge, VLM and both policies on the test split, and the scores they come from."""
+    inspector = Inspector.from_pretrained(cascade)
+    if inspector.vlm is None:
+        raise DataError(f"the demo needs its VLM: {inspector.no_vlm}.")
+    fp32 = score(data, "test", edge=Engine.from_pretrained(edge_fp32), progress=progress)
+    scores = score(data, "test", inspector.edge, inspector.vlm, progress=progress)
+    policies = load_policies(cascade)
+    results = {
+        "data": data_section(data, "test", count_evaluation(data, "test", "demo")),
+        "environment": environment(),
+        "edge": model_report(fp32, "edge"),
+        "edge_int8": model_report(scores, "edge"),
+        "vlm": model_report(scores, "vlm"),
+        "cascade": {name: cascade_report(scores, policy) for name, policy in policies.items()},
+    }
+    return results, scores
+
+
+def _fingerprint(models: Path) -> dict[str, str]:
+    """SHA-256 of each weights file that the demo runs."""
+    weights = sorted(p for p in models.rglob("*") if p.suffix in (".safetensors", ".bin"))
+    return {p.relative_to(models).as_posix(): files.sha256(p) for p in weights}

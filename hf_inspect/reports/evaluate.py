@@ -1,0 +1,143 @@
+"""A model + a split it has not seen -> the figures of results.json, each with n, counts and a 95 % interval."""
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_inspect import files, metrics
+from hf_inspect.cascade import Policy, replay
+from hf_inspect.data import read_manifest
+from hf_inspect.errors import DataError
+from hf_inspect.inspector import Inspector, load_policies
+from hf_inspect.runtime import Engine
+from hf_inspect.scoring import Progress, Scores, no_progress, score
+
+LEDGER = "evaluations.json"  # in the data folder: how often each split was evaluated
+_PACKAGES = (
+    "hf-inspect", "numpy", "pillow", "scipy", "openvino", "torch", "transformers", "peft", "trl", "datasets", "timm",
+    "optimum-intel", "nncf",
+)  # fmt: skip
+
+
+def evaluate_edge(folder: Path, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
+    """results.json of an exported edge model."""
+    scores = score(data, split, edge=Engine.from_pretrained(folder), progress=progress)
+    return _results(data, split, str(folder), {"edge": model_report(scores, "edge")})
+
+
+def evaluate_vlm(base: str, adapter: Path | None, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
+    """results.json of a VLM, with its adapter or (None) zero-shot."""
+    from hf_inspect.vlm import VLM
+
+    scores = score(data, split, vlm=VLM.from_pretrained(base, adapter), progress=progress)
+    return _results(data, split, str(adapter or base), {"vlm": model_report(scores, "vlm")})
+
+
+def evaluate_cascade(folder: Path, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
+    """results.json of a cascade: its edge and its VLM alone, and each of its policies, on the same images."""
+    inspector = Inspector.from_pretrained(folder)
+    if inspector.vlm is None:
+        raise DataError(f"the cascade cannot be evaluated: {inspector.no_vlm}.")
+    scores = score(data, split, inspector.edge, inspector.vlm, progress=progress)
+    policies = load_policies(folder)
+    figures = {name: model_report(scores, name) for name in ("edge", "vlm")}
+    figures["cascade"] = {name: cascade_report(scores, policy) for name, policy in policies.items()}
+    return _results(data, split, str(folder), figures)
+
+
+def model_report(scores: Scores, which: str, threshold: float = 0.5) -> dict[str, Any]:
+    """Figures of one model alone, `which` being `edge` or `vlm`; P(defect) >= `threshold` is a defect."""
+    p = scores.p_edge if which == "edge" else scores.p_vlm
+    report = metrics.binary_report(scores.labels, p, threshold)
+    return report | {"ms_per_image": scores.ms[which], "reliability": metrics.reliability(scores.labels, p)}
+
+
+def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
+    """Figures of the whole cascade under one policy, beside the edge alone and the VLM alone on the same images.
+
+    Its time an image is the edge's and the policy's for every part plus the VLM's for the escalated share.
+    """
+    outcome = replay(policy, scores.p_edge, scores.p_vlm, scores.complexity)
+    labels, sent = scores.labels, outcome.escalated
+    report = metrics.decision_report(labels, outcome.codes)
+    edge_says, vlm_says = scores.p_edge >= 0.5, scores.p_vlm >= policy.cloud_threshold
+    gates = scores.ms["complexity"] if policy.needs_complexity else 0.0
+    ms = scores.ms["edge"] + gates + scores.ms["vlm"] * sent.mean()
+    return report | {
+        "edge_promise": _edge_promise(labels, outcome.codes, ~sent),
+        "share_escalated": outcome.share_escalated(),
+        "vlm_calls": outcome.vlm_calls,
+        "cloud_threshold": policy.cloud_threshold,
+        "escalated": {"vlm": _agreement(labels, vlm_says, sent), "edge": _agreement(labels, edge_says, sent)},
+        "minus_edge_only": metrics.paired_difference(outcome.codes == labels, edge_says == labels),
+        "ms_per_image": float(ms),
+        "time_saved_against_vlm_only": float(1 - ms / scores.ms["vlm"]),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what a report was measured: time, hardware, versions."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def count_evaluation(data: Path, split: str, what: str) -> int:
+    """Note in the data folder that `what` was evaluated on `split`; returns how often that split was evaluated."""
+    path = data / LEDGER
+    ledger = files.read_json(path) if path.exists() else []
+    ledger.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "split": split, "what": what})
+    files.write_json(path, ledger)
+    return sum(entry["split"] == split for entry in ledger)
+
+
+def _results(data: Path, split: str, what: str, figures: dict[str, Any]) -> dict[str, Any]:
+    evaluations = count_evaluation(data, split, what)
+    return {"data": data_section(data, split, evaluations), "environment": environment(), **figures}
+
+
+def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
+    """What was measured on: the data's fingerprint, the split, its counts, how often it was evaluated so far."""
+    manifest = read_manifest(data)
+    stated = {"name": manifest["builder"]["name"], "fingerprint": manifest["fingerprint"], "split": split}
+    return stated | {"counts": manifest["counts"][split], "evaluations_of_this_split": evaluations}
+
+
+def _edge_promise(
+    labels: NDArray[np.int64], codes: NDArray[np.int64], by_edge: NDArray[np.bool_]
+) -> dict[str, Mapping[str, Any]]:
+    """What the stated risk is about: defects the edge itself passed, goods it itself rejected."""
+    defects, goods = int(labels.sum()), int((labels == 0).sum())
+    return {
+        "edge_good_given_defect": metrics.rate(int((by_edge & (codes == 0) & (labels == 1)).sum()), defects),
+        "edge_defect_given_good": metrics.rate(int((by_edge & (codes == 1) & (labels == 0)).sum()), goods),
+    }
+
+
+def _agreement(labels: NDArray[np.int64], says: NDArray[np.bool_], where: NDArray[np.bool_]) -> Mapping[str, Any]:
+    return metrics.rate(int((says == labels)[where].sum()), int(where.sum()))
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,44 @@
+"""results.json -> the Markdown table of README, cards and the command line."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_COLUMNS = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "escalated", "ms an image")
+NAMES = {
+    "edge": "edge, FP32",
+    "edge_int8": "edge, INT8 (shipped)",
+    "vlm": "VLM with adapter",
+    "calibrated": "cascade `calibrated`",
+    "saec": "cascade `saec`",
+}
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """A row a model and policy, each figure with its 95 % interval; escapes are of defects, overkill of good parts."""
+    lines = [_line(_COLUMNS), _line("---" for _ in _COLUMNS)]
+    lines += [_line(_cells(name, report)) for name, report in _reports(results)]
+    return "\n".join(lines)
+
+
+def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield from ((name, results[name]) for name in ("edge", "edge_int8", "vlm") if name in results)
+    yield from results.get("cascade", {}).items()
+
+
+def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
+    yield NAMES[name]
+    yield str(report["n"])
+    for figure in ("accuracy", "auroc", "escapes", "overkill"):
+        yield _percent(report[figure]) if figure in report else "–"
+    yield _percent(report["share_escalated"]["total"]) if "share_escalated" in report else "–"
+    yield f"{report['ms_per_image']:.1f}"
+
+
+def _percent(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return figure["method"]
+    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,35 @@
+"""Set before any library reads it: no hub, no telemetry, one thread (the machine is shared)."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "TRACKIO_DISABLE": "1",
+}
+
+import io  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def elpv(tmp_path_factory) -> Path:
+    """The built ELPV data set, made once a session."""
+    from hf_inspect.data import build
+
+    folder = tmp_path_factory.mktemp("data") / "elpv"
+    build("elpv", folder)
+    return folder
+
+
+def png(array: np.ndarray) -> bytes:
+    """A grey or RGB uint8 array as PNG bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "png")
+    return buffer.getvalue()

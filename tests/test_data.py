@@ -1,0 +1,209 @@
+import io
+import json
+import shutil
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hf_inspect import files
+from hf_inspect.data import build, group, load_split, near_pairs, packaged_folder, read_manifest, sign, trained_on
+from hf_inspect.data.hashing import MAX_DISTANCE, Signature
+from hf_inspect.data.leakage import refuse_seen
+from hf_inspect.data.partition import _split_groups, partition
+from hf_inspect.errors import DataError, LeakageError
+from hf_inspect.schema import Sample
+from tests.conftest import png
+
+SHARES = {"train": 0.55, "validation": 0.10, "calibration": 0.15, "test": 0.20}
+
+
+def picture(seed: int, side: int = 96) -> np.ndarray:
+    """A smooth random grey picture: what a perceptual hash is made for."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (8, 8)).astype(np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def jpeg(array: np.ndarray, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "jpeg", quality=quality)
+    return buffer.getvalue()
+
+
+def test_signature_is_of_the_bytes_and_of_the_picture():
+    one, again, other = sign(png(picture(1))), sign(jpeg(picture(1), 90)), sign(png(picture(2)))
+    assert one.sha256 != again.sha256
+    assert near_pairs([one], [again]).tolist() == [[0, 0]]
+    assert near_pairs([one], [other]).tolist() == []
+
+
+def test_copies_in_other_clothes_are_grouped_transitively():
+    first = picture(3)
+    bright = (first * 0.8 + 40).astype(np.uint8)
+    small = np.asarray(Image.fromarray(first).resize((64, 64)))
+    contents = [png(first), png(picture(4)), jpeg(first, 60), png(bright), png(small), png(first)]
+    assert group([sign(c) for c in contents]).tolist() == [0, 1, 0, 0, 0, 0]
+
+
+def test_a_close_hash_alone_does_not_join():
+    a, b = sign(png(picture(5))), sign(png(picture(6)))
+    faked = Signature(b.sha256, a.phash, b.thumb)
+    assert near_pairs([a], [faked]).tolist() == []
+    assert near_pairs([a], [Signature("0" * 64, a.phash, a.thumb)]).tolist() == [[0, 0]]
+
+
+def test_equal_bytes_join_even_when_flat():
+    flat = sign(png(np.full((32, 32), 7, np.uint8)))
+    assert near_pairs([flat], [flat]).tolist() == [[0, 0]]
+
+
+def test_distance_counts_bits():
+    base = sign(png(picture(8)))
+    bits = bytearray(bytes.fromhex(base.phash))
+    for i in range(MAX_DISTANCE):
+        bits[i] ^= 1
+    at_limit = Signature("a", bits.hex(), base.thumb)
+    bits[MAX_DISTANCE] ^= 1
+    beyond = Signature("b", bits.hex(), base.thumb)
+    assert near_pairs([base], [at_limit, beyond]).tolist() == [[0, 0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=40, max_size=120),
+    seed=st.integers(0, 1000),
+    kinds=st.integers(1, 4),
+)
+def test_no_group_is_split_and_shares_are_met(sizes, seed, kinds):
+    groups = [g for g, size in enumerate(sizes) for _ in range(size)]
+    strata = [str(g % kinds) for g in groups]
+    split = _split_groups(strata, groups, SHARES, seed)
+    assert set(split) == set(groups)
+    assert split == _split_groups(strata, groups, SHARES, seed)
+    count = defaultdict(int)
+    for g in groups:
+        count[split[g]] += 1
+    for name, share in SHARES.items():  # each stratum rounds at most one largest group off
+        assert abs(count[name] - share * len(groups)) <= 5 * kinds
+
+
+def samples(tmp_path, arrays):
+    for i, array in enumerate(arrays):
+        (tmp_path / f"{i}.png").write_bytes(png(array))
+    return [Sample(f"{i}.png", tmp_path / f"{i}.png", "good", "good") for i in range(len(arrays))]
+
+
+def test_a_group_above_five_percent_stops_the_build(tmp_path):
+    arrays = [picture(9)] * 3 + [picture(100 + i) for i in range(37)]
+    with pytest.raises(DataError, match="joins 3 of 40"):
+        partition(samples(tmp_path, arrays), SHARES, 0)
+
+
+def test_partition_needs_images_and_whole_shares(tmp_path):
+    with pytest.raises(DataError, match="0 images"):
+        partition([], SHARES, 0)
+    with pytest.raises(DataError, match="sum to 1"):
+        partition(samples(tmp_path, [picture(1)]), {"train": 0.5}, 0)
+
+
+def test_unknown_data_set_names_the_known_ones(tmp_path):
+    with pytest.raises(DataError, match="elpv"):
+        build("nothing", tmp_path / "x")
+
+
+def test_elpv_reads_back_whole_with_plain_load_dataset(elpv):
+    import datasets
+
+    manifest = read_manifest(elpv)
+    whole = datasets.load_dataset(str(elpv))
+    assert {split: len(rows) for split, rows in whole.items()} == {
+        split: sum(counts.values()) for split, counts in manifest["counts"].items()
+    }
+    assert sum(map(len, whole.values())) == len(manifest["images"]) == 2624
+    first = whole["test"][0]
+    assert first["image"].size == (300, 300)
+    assert set(first) == {"image", "label", "probability", "cell_type", "group"}
+    assert whole["test"].features["label"].names == ["good", "defect"]
+
+
+def test_elpv_bytes_are_the_package_s_own(elpv):
+    source = packaged_folder("elpv-dataset", "1.0.0.post1", "elpv_dataset") / "data"
+    known = {row["sha256"]: row for row in read_manifest(elpv)["images"]}
+    for row in load_split(elpv, "calibration"):
+        content = row["image"]["bytes"]
+        stated = known[sign(content).sha256]
+        assert content == (source / stated["source"]).read_bytes()
+        assert stated["split"] == "calibration"
+        assert (row["probability"] >= 0.5) == bool(row["label"]) == (stated["label"] == "defect")
+
+
+def test_elpv_splits_share_no_group_and_keep_the_proportions(elpv):
+    manifest = read_manifest(elpv)
+    of_group = defaultdict(set)
+    for row in manifest["images"]:
+        of_group[row["group"]].add(row["split"])
+    assert all(len(splits) == 1 for splits in of_group.values())
+    for split, share in SHARES.items():
+        counts = manifest["counts"][split]
+        assert sum(counts.values()) == pytest.approx(share * 2624, abs=6)
+        assert counts["defect"] / sum(counts.values()) == pytest.approx(821 / 2624, abs=0.005)
+    assert manifest["groups"]["largest_share"] < 0.05
+
+
+def test_elpv_card_says_what_it_cannot_know(elpv):
+    card = (elpv / "README.md").read_text()
+    assert "cells of one module may lie in different splits" in card
+    assert read_manifest(elpv)["fingerprint"] in card
+    assert card.startswith("---\nlicense: cc-by-nc-sa-4.0\n")
+
+
+def test_a_build_is_a_function_of_its_arguments(elpv, tmp_path):
+    again = build("elpv", tmp_path / "again")
+    other = build("elpv", tmp_path / "other", seed=1)
+    assert again == read_manifest(elpv)
+    assert other["fingerprint"] != again["fingerprint"]
+    shards = sorted(p.relative_to(elpv) for p in elpv.rglob("*.parquet"))
+    assert len(shards) == 4
+    for shard in shards:
+        assert files.sha256(elpv / shard) == files.sha256(tmp_path / "again" / shard)
+
+
+def test_a_second_build_does_nothing(elpv):
+    before = {p: p.stat().st_mtime_ns for p in elpv.rglob("*")}
+    build("elpv", elpv)
+    assert before == {p: p.stat().st_mtime_ns for p in elpv.rglob("*")}
+
+
+def test_missing_rows_are_noticed(elpv, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(elpv, broken)
+    manifest = read_manifest(broken)
+    manifest["counts"]["test"]["good"] += 1
+    files.write_json(broken / "manifest.json", manifest)
+    with pytest.raises(DataError, match="build it again"):
+        load_split(broken, "test")
+    with pytest.raises(DataError, match="no split 'holdout'"):
+        load_split(broken, "holdout")
+
+
+def test_seen_images_and_their_near_copies_are_refused(elpv):
+    manifest = read_manifest(elpv)
+    contents = [row["bytes"] for row in load_split(elpv, "validation")["image"]]
+    record = json.loads(json.dumps(trained_on(manifest, contents)))
+    assert record["fingerprint"] == manifest["fingerprint"]
+    test = load_split(elpv, "test")["image"]
+    fresh, names = [row["bytes"] for row in test], [row["path"] for row in test]
+    refuse_seen(record, fresh, names)
+    copied = np.asarray(Image.open(io.BytesIO(contents[5])))
+    with pytest.raises(LeakageError, match=r"1 of 526 .*\(copy\.jpg\)"):
+        refuse_seen(record, [*fresh, jpeg(copied, 80)], [*names, "copy.jpg"])
+    with pytest.raises(LeakageError, match=r"262 of 262 .*a\.png, a\.png, a\.png, \.\.\."):
+        refuse_seen(record, contents, ["a.png"] * len(contents))
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    with pytest.raises(DataError, match="not a readable image"):
+        sign(b"text")

@@ -1,0 +1,67 @@
+"""Imports run leftwards only: the order of the package's modules is the architecture."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hf_inspect
+
+PACKAGE = Path(hf_inspect.__file__).parent
+ORDER = [
+    "errors", "schema", "files", "images", "metrics", "runtime", "cascade", "prompts", "data", "training", "vlm",
+    "students", "export", "scoring", "calibrate", "inspector", "predict", "reports", "demo", "cli",
+]  # fmt: skip
+EDGE = ORDER[: ORDER.index("prompts")]
+HEAVY = {"torch", "transformers", "datasets", "timm", "peft", "trl", "accelerate", "optimum", "nncf"}
+
+
+def imports_of(path: Path) -> list[tuple[str, bool]]:
+    """Every imported module of a file, and whether the import stands at its top level."""
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in tree.body}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "hf_inspect":
+            found += [(f"hf_inspect.{alias.name}", id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found.append((node.module, id(node) in top))
+    return found
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.name != "__init__.py")
+
+
+def test_every_module_has_its_place():
+    assert {module_of(path) for path in FILES if "assets" not in path.parts} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_leftwards(path):
+    own = ORDER.index(module_of(path))
+    for name, _ in imports_of(path):
+        if name.startswith("hf_inspect."):
+            other = name.split(".")[1]
+            assert ORDER.index(other) <= own, f"{path.name} imports {name}, which stands to its right"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_heavy_libraries_are_imported_where_they_are_used(path):
+    for name, at_top in imports_of(path):
+        root = name.split(".")[0]
+        if root in HEAVY:
+            assert not at_top, f"{path.name} imports {name} at the top"
+            assert module_of(path) not in EDGE, f"{path.name} runs on the edge box, which has no {root}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "dataset_scripts").rglob("*.py")), ids=lambda p: p.name)
+def test_data_set_scripts_use_data_alone(path):
+    used = {name.split(".")[1] for name, _ in imports_of(path) if name.startswith("hf_inspect.")}
+    assert used <= {"errors", "schema", "data"}
