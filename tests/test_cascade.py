@@ -28,6 +28,9 @@ from hf_inspect.cascade import (
 from hf_inspect.cascade.calibrated import largest_k, one_per_group, parts_needed
 from hf_inspect.errors import DataError
 
+settings.register_profile("unhurried", deadline=None)  # a loaded machine is no failure
+settings.load_profile("unhurried")
+
 CODES = {"good": GOOD, "defect": DEFECT, None: UNDECIDED}
 SCORES = st.one_of(st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]), st.floats(0, 1))
 PARTS = st.lists(st.tuples(SCORES, st.integers(0, 1), st.integers(0, 12)), min_size=1, max_size=60)
@@ -141,7 +144,11 @@ def brute_force_k(n, risk, miss):
 
 @given(st.integers(0, 150), st.floats(0.005, 0.9), st.floats(0.005, 0.5))
 def test_k_is_the_binomial_one(n, risk, miss):
-    assert largest_k(n, risk, miss) == brute_force_k(n, risk, miss)
+    def found(allowed):  # -1 for None; the margins below leave out tails that equal `miss` to within rounding
+        return -1 if allowed is None else allowed
+
+    least, most = (brute_force_k(n, risk, miss * margin) for margin in (1 - 1e-9, 1 + 1e-9))
+    assert found(least) <= found(largest_k(n, risk, miss)) <= found(most)
 
 
 @given(st.floats(0.005, 0.9), st.floats(0.005, 0.5))
@@ -430,7 +437,6 @@ def test_replay_names_wrong_input():
         replay(BAND, P_EDGE, P_VLM[:3])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), SCORES, SCORES), min_size=1, max_size=25))
 def test_curve_against_brute_force(parts):
     y, edge, cloud = (np.array(column) for column in zip(*[*parts, (1, 0.5, 0.5)], strict=True))

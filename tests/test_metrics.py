@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from hf_inspect import metrics
 from hf_inspect.errors import DataError
 
+settings.register_profile("unhurried", deadline=None)  # a loaded machine is no failure
+settings.load_profile("unhurried")
+
 SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
 PARTS = st.lists(st.tuples(st.integers(0, 1), SCORES), min_size=1, max_size=30)
 
@@ -61,7 +64,7 @@ def test_rate_refuses_impossible_counts(k, n):
         metrics.rate(k, n)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(PARTS)
 def test_auroc_is_the_share_of_ordered_pairs(parts):
     labels, scores = columns(parts)
