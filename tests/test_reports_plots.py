@@ -1,0 +1,97 @@
+"""Plots are readable PNGs, repeat byte for byte, appear whole or not at all, and leave matplotlib's state alone."""
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_inspect import metrics
+from hf_inspect.cascade import escalation_curve, fit_calibrated, fit_saec, replay
+from hf_inspect.errors import DataError
+from hf_inspect.reports import plots
+
+RNG = np.random.default_rng(0)
+LABELS = np.repeat([0, 1], [360, 165])
+EDGE = RNG.beta(np.where(LABELS, 5, 2), np.where(LABELS, 2, 5))
+VLM = RNG.beta(np.where(LABELS, 6, 2), np.where(LABELS, 2, 6))
+COMPLEXITY = RNG.uniform(0.3, 0.6, len(LABELS))
+
+
+def section(policy):
+    played = replay(policy, EDGE, VLM, COMPLEXITY)
+    return metrics.decision_report(LABELS, played.codes) | {"share_escalated": played.share_escalated()}
+
+
+def draw_roc(out):
+    plots.roc_plot(out, LABELS, {"edge": EDGE, "VLM": VLM})
+
+
+def draw_escalation(out):
+    policies = {"calibrated": fit_calibrated(EDGE, LABELS, range(len(LABELS))), "saec": fit_saec(COMPLEXITY)}
+    curve = escalation_curve(LABELS, EDGE, VLM)
+    plots.escalation_curve_plot(out, curve, {name: section(policy) for name, policy in policies.items()})
+
+
+def draw_reliability(out):
+    models = {"edge": metrics.reliability(LABELS, EDGE), "VLM": metrics.reliability(LABELS, VLM)}
+    plots.reliability_plot(out, models)
+
+
+DRAW = [draw_roc, draw_escalation, draw_reliability]
+
+
+@pytest.mark.parametrize("draw", DRAW)
+def test_plot_is_a_png_that_repeats(draw, tmp_path):
+    draw(tmp_path / "new" / "a.png")
+    draw(tmp_path / "b.png")
+    assert (tmp_path / "new" / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) >= 700
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["b.png"]
+
+
+@pytest.mark.parametrize("draw", DRAW)
+def test_a_failed_write_keeps_the_old_file(draw, tmp_path, monkeypatch):
+    out = tmp_path / "plot.png"
+    out.write_bytes(b"old")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        draw(out)
+    assert out.read_bytes() == b"old"
+
+
+def test_settings_of_matplotlib_stay(tmp_path):
+    before = dict(matplotlib.rcParams)
+    draw_roc(tmp_path / "roc.png")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_is_never_loaded(tmp_path):
+    draw = f"plots.roc_plot(pathlib.Path({str(tmp_path / 'roc.png')!r}), [0, 1], {{'edge': [0.1, 0.9]}})"
+    check = "sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = f"import pathlib, sys; from hf_inspect.reports import plots; {draw}; {check}"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert (tmp_path / "roc.png").exists()
+
+
+def test_import_brings_no_matplotlib():
+    code = "import sys, hf_inspect.reports.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_one_class_has_no_roc(tmp_path):
+    with pytest.raises(DataError, match="both classes"):
+        plots.roc_plot(tmp_path / "roc.png", [1, 1], {"edge": [0.1, 0.9]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_policy_without_a_rate_is_left_out(tmp_path):
+    nothing = metrics.rate(0, 0)
+    policy = {"share_escalated": {"total": metrics.rate(1, 4)}, "accuracy": metrics.rate(3, 4), "escapes": nothing}
+    plots.escalation_curve_plot(tmp_path / "curve.png", escalation_curve(LABELS, EDGE, VLM), {"calibrated": policy})
+    assert (tmp_path / "curve.png").exists()
