@@ -4,21 +4,25 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from hf_inspect import files
 from hf_inspect.calibrate import calibrate
+from hf_inspect.cascade import escalation_curve
 from hf_inspect.data import build
 from hf_inspect.errors import DataError
 from hf_inspect.export import export_student
 from hf_inspect.inspector import Inspector, load_policies
+from hf_inspect.reports import plots
 from hf_inspect.reports import cascade_report, data_section, environment, model_report, results_table
 from hf_inspect.reports.evaluate import count_evaluation
-from hf_inspect.reports.plots import write_plots
 from hf_inspect.runtime import Engine
-from hf_inspect.scoring import Progress, Scores, no_progress, score
+from hf_inspect.scoring import Progress, Scores, no_progress, read_scores, score, write_scores
 from hf_inspect.vlm import demo_base
 
 RISK = {"escape": 0.05, "overkill": 0.10, "confidence": 0.95}
 BASE = "demo-base"
+TEST_SCORES = "test_scores.jsonl"
 
 
 def assets() -> Path:
@@ -48,7 +52,8 @@ def run(out: Path, progress: Progress = no_progress, models: Path | None = None)
     calibrate(models / "edge_int8", (BASE, models / "adapter"), data, out / "cascade", **RISK, progress=progress)
     results, scores = measure(out / "cascade", out / "edge", data, progress)
     results |= {"seconds": round(perf_counter() - begin, 1), "inputs": inputs}
-    write_plots(results, scores, load_policies(out / "cascade"), out / "plots")
+    write_scores(out / TEST_SCORES, scores.rows(split="test"))
+    write_plots(results, read_scores(out / TEST_SCORES), out / "plots")
     files.write_json(results_file, results)
     return results_table(results)
 
@@ -72,6 +77,17 @@ def measure(
         "cascade": {name: cascade_report(scores, policy) for name, policy in policies.items()},
     }
     return results, scores
+
+
+def write_plots(results: dict[str, Any], rows: list[dict[str, Any]], out: Path) -> None:
+    """roc.png, escalation.png and reliability.png from results.json's content and the test split's scores."""
+    labels, p_edge, p_vlm = (np.array([row[key] for row in rows]) for key in ("label", "p_edge", "p_vlm"))
+    threshold = results["cascade"]["calibrated"]["cloud_threshold"]
+    curve = escalation_curve(labels, p_edge, p_vlm, threshold)
+    plots.roc_plot(out / "roc.png", labels, {"edge, INT8": p_edge, "VLM": p_vlm})
+    plots.escalation_curve_plot(out / "escalation.png", curve, results["cascade"])
+    reliabilities = {"edge, INT8": results["edge_int8"]["reliability"], "VLM": results["vlm"]["reliability"]}
+    plots.reliability_plot(out / "reliability.png", reliabilities)
 
 
 def _fingerprint(models: Path) -> dict[str, str]:

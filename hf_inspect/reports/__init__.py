@@ -1,5 +1,6 @@
 """Models and splits -> results.json, and from it tables and plots."""
 
+from hf_inspect.reports.card import render_card
 from hf_inspect.reports.evaluate import (
     cascade_report,
     data_section,
@@ -19,5 +20,6 @@ __all__ = [
     "evaluate_edge",
     "evaluate_vlm",
     "model_report",
+    "render_card",
     "results_table",
 ]

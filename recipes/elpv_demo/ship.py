@@ -1,0 +1,92 @@
+"""Trained models -> the shipped assets: exported, calibrated, measured, with cards and the README's table and picture.
+
+`make demo-train` runs it last. The shipped edge is that of the first seed, whatever the others reach.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from hf_inspect import demo, files
+from hf_inspect.data import build
+from hf_inspect.export import export_student
+from hf_inspect.reports import evaluate_edge, render_card, results_table
+
+EDGE_FILES = ("config.json", "model.safetensors", "trained_on.json", "training_log.json")
+ADAPTER_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt")
+FIGURES = ("accuracy", "auroc", "escapes", "overkill")
+
+
+def seeds_report(students: list[Path], data: Path, work: Path) -> dict:
+    """INT8 figures on test of every seed's student; a seed whose INT8 export breaks a limit stops the run."""
+    report = {}
+    for student in students:
+        folder = work / f"{student.name}-int8"
+        export_student(student, folder, data=data, int8=True)
+        found = evaluate_edge(folder, data, "test")["edge"]
+        validation = files.read_json(student / "training_log.json")["best"]["score"]
+        report[student.name] = {"validation_auroc": validation, "test": {key: found[key] for key in FIGURES}}
+    return report
+
+
+def gather(train: Path, work: Path) -> Path:
+    """edge/, edge_int8/ and adapter/ of the first seed, with nothing in them but what is shipped."""
+    models = work / "models"
+    shutil.rmtree(models, ignore_errors=True)
+    for name in ("edge", "adapter"):
+        (models / name).mkdir(parents=True)
+    for name in EDGE_FILES:
+        shutil.copy(train / "edge-0" / name, models / "edge")
+    for path in (train / "adapter").iterdir():
+        if path.is_file() and path.suffix in ADAPTER_SUFFIXES:
+            shutil.copy(path, models / "adapter")
+    shutil.copytree(work / "edge-0-int8", models / "edge_int8")
+    return models
+
+
+def write_assets(models: Path, made: Path, seeds: dict, out: Path) -> None:
+    """Lay the shipped folder out: it is itself a cascade folder, its parts beside its cascade.json."""
+    with files.staged_folder(out) as stage:
+        shutil.copytree(models, stage, dirs_exist_ok=True)
+        stated = files.read_json(made / "cascade" / "cascade.json")
+        parts = {"edge": "edge_int8", "vlm": {"base": demo.BASE, "adapter": "adapter"}}
+        files.write_json(stage / "cascade.json", stated | parts)
+        shutil.copy(made / "cascade" / "calibration.jsonl", stage)
+        shutil.copy(made / "data" / "manifest.json", stage)
+        for name in ("results.json", demo.TEST_SCORES):
+            shutil.copy(made / name, stage)
+        shutil.copytree(made / "plots", stage / "plots")
+        files.write_json(stage / "seeds.json", seeds)
+        files.write_text(stage / "LICENSE", files.shipped("model_cards").joinpath("LICENSE-assets").read_text())
+        results = files.read_json(stage / "results.json")
+        values = {"results": results, "seeds": seeds, "table": results_table(results), "cascade": stated}
+        for kind, folder in (("student", "edge"), ("adapter", "adapter"), ("cascade", ".")):
+            log = stage / folder / "training_log.json"
+            own = {"log": files.read_json(log)} if log.exists() else {}
+            files.write_text(stage / folder / "README.md", render_card(kind, values | own))
+
+
+def update_readme(readme: Path, results: dict) -> None:
+    """Put the table of results.json between the README's markers."""
+    before, _, rest = readme.read_text().partition("<!-- results -->\n")
+    _, _, after = rest.partition("<!-- /results -->")
+    files.write_text(readme, f"{before}<!-- results -->\n{results_table(results)}\n<!-- /results -->{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", type=Path, required=True, help="folder with edge-*/ and adapter/")
+    parser.add_argument("--out", type=Path, required=True, help="assets folder to write")
+    arguments = parser.parse_args()
+    work = arguments.train / "ship"
+    build("elpv", work / "data")
+    students = sorted(p for p in arguments.train.glob("edge-*") if (p / "training_log.json").is_file())
+    seeds = seeds_report(students, work / "data", work)
+    models = gather(arguments.train, work)
+    print(demo.run(work, models=models))
+    write_assets(models, work, seeds, arguments.out)
+    update_readme(Path("README.md"), files.read_json(arguments.out / "results.json"))
+
+
+if __name__ == "__main__":
+    main()

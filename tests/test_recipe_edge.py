@@ -1,0 +1,147 @@
+"""The edge recipe, run by its documented command: learns, survives a kill, and carries what it must."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_inspect import images
+from hf_inspect.data import load_split
+from hf_inspect.errors import DataError
+from hf_inspect.students import LITE0, load_student, new_student, preprocess_of
+from hf_inspect.training import newest_whole_checkpoint
+from tests.conftest import png
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "recipes/edge_classifier/train.py"]
+
+
+def command(data, out, *more):
+    return [*LAUNCH, "--config", "recipes/edge_classifier/tiny.yaml", "--data", data, "--output_dir", out, *more]
+
+
+def train(data, out, *more):
+    done = subprocess.run(command(data, out, *more), cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((out / "training_log.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(elpv, tmp_path_factory):
+    out = tmp_path_factory.mktemp("edge") / "whole"
+    return out, train(elpv, out)
+
+
+def test_the_folder_loads_by_the_ecosystem_s_own_calls(trained, elpv):
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+    out, _ = trained
+    model = AutoModelForImageClassification.from_pretrained(out)
+    assert model.config.id2label == {0: "good", 1: "defect"}
+    row = load_split(elpv, "test")[0]["image"]["bytes"]
+    (out / "cell.png").write_bytes(row)
+    found = {r["label"]: r["score"] for r in pipeline("image-classification", model=str(out))(str(out / "cell.png"))}
+    (out / "cell.png").unlink()
+    student = load_student(out)
+    pixels = torch.from_numpy(images.prepare(images.load(row).rgb, student.preprocess))[None]
+    with torch.no_grad():
+        p = student.model(pixels).logits.softmax(-1)[0]
+    assert found == pytest.approx({"good": p[0].item(), "defect": p[1].item()}, abs=1e-5)
+    theirs = AutoImageProcessor.from_pretrained(out)(images.load(row).rgb)["pixel_values"]
+    assert torch.allclose(theirs, pixels, atol=1e-6)
+
+
+def test_nothing_in_the_folder_needs_unpickling(trained):
+    out, _ = trained
+    kept = {p.name for p in out.iterdir() if p.is_file()}
+    assert kept == {"config.json", "model.safetensors", "trained_on.json", "training_log.json"}
+
+
+def test_it_carries_every_image_it_was_trained_on(trained, elpv):
+    record = json.loads((trained[0] / "trained_on.json").read_text())
+    manifest = json.loads((elpv / "manifest.json").read_text())
+    assert record["fingerprint"] == manifest["fingerprint"]
+    known = {row["sha256"]: row["split"] for row in manifest["images"]}
+    splits = [known[row["sha256"]] for row in record["images"]]
+    assert len(splits) == 128
+    assert set(splits) == {"train", "validation"}
+
+
+def test_training_prepares_pixels_as_inference_does(trained, elpv):
+    sys.path.insert(0, str(ROOT / "recipes/edge_classifier"))
+    import train as recipe
+
+    preprocess = load_student(trained[0]).preprocess
+    rows = load_split(elpv, "train")[:4]
+    batch = recipe.to_inputs(rows, preprocess, soft=True)
+    batch = [{k: batch[k][i] for k in batch} for i in range(4)]
+    fed = recipe.collate(batch, preprocess)["pixel_values"].numpy()
+    for given, row in zip(fed, rows["image"], strict=True):
+        wanted = images.prepare(images.load(row["bytes"]).rgb, preprocess)
+        assert np.abs(given - wanted).max() < 1e-6
+
+
+def test_kill_9_and_the_same_command_again_give_the_same_weights(trained, elpv, tmp_path):
+    undisturbed, _ = trained
+    out = tmp_path / "killed"
+    run = subprocess.Popen(
+        command(elpv, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while newest_whole_checkpoint(out) is None and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert newest_whole_checkpoint(out).endswith("checkpoint-4")
+    assert not (out / "training_log.json").exists()
+    log = train(elpv, out)
+    assert max(row.get("step", 0) for row in log["history"]) == 8
+    ours, theirs = load_file(out / "model.safetensors"), load_file(undisturbed / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert max((ours[k].float() - theirs[k].float()).abs().max().item() for k in ours) <= 1e-6
+
+
+def test_a_checkpoint_cut_short_is_passed_over(trained, tmp_path):
+    for step in (4, 8):
+        shutil.copytree(trained[0] / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-tmp").mkdir()
+    assert newest_whole_checkpoint(tmp_path).endswith("-8")
+    (tmp_path / "checkpoint-8" / "trainer_state.json").write_text('{"torn')
+    assert newest_whole_checkpoint(tmp_path).endswith("-4")
+    (tmp_path / "checkpoint-4" / "trainer_state.json").unlink()
+    assert newest_whole_checkpoint(tmp_path) is None
+
+
+def test_an_unknown_key_fails(elpv, tmp_path):
+    config = (ROOT / "recipes/edge_classifier/tiny.yaml").read_text() + "learning_rat: 1\n"
+    (tmp_path / "typo.yaml").write_text(config)
+    typo = [*LAUNCH, "--config", tmp_path / "typo.yaml", "--data", elpv, "--output_dir", tmp_path / "out"]
+    done = subprocess.run(typo, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "learning_rat" in done.stderr
+
+
+def test_lite0_comes_with_its_imagenet_weights():
+    model = new_student(LITE0, 64)
+    fresh = new_student("random:tf_efficientnet_lite0", 64)
+    stem = model.timm_model.conv_stem.weight
+    assert not torch.equal(stem, fresh.timm_model.conv_stem.weight)
+    assert model.timm_model.bn1.running_var.mean() != 1
+    assert preprocess_of(model.config).height == 64
+    noise = torch.randn(2, 3, 64, 64)
+    assert model.eval()(noise).logits.shape == (2, 2)
+
+
+def test_a_folder_that_is_no_student_says_so(tmp_path):
+    (tmp_path / "x.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
+    with pytest.raises(DataError, match="holds no student"):
+        load_student(tmp_path)
