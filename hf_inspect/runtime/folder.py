@@ -1,0 +1,45 @@
+"""An exported folder -> its inspect.json, with every file it names found and checked by SHA-256."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_inspect import files
+from hf_inspect.errors import DataError, ParityError
+
+INSPECT = "inspect.json"
+MODEL = "openvino_model.xml"  # Optimum's name, so that its classes open the folder as well
+TRAINED_ON = "trained_on.json"
+FORMAT = 1  # of inspect.json; a reader refuses another
+PRECISION = "f32"  # OpenVINO's own choice is bf16 on some processors, which moves logits by 0.03 to 0.08
+_KEYS = ("format", "labels", "preprocess", "precision", "files")
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """inspect.json of an exported folder.
+
+    Raises DataError when it or a file it names is missing or unknown, ParityError when a file's content has changed.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give one that 'hf-inspect export' wrote.")
+    info = files.read_json(folder / INSPECT)
+    _check(info, folder / INSPECT)
+    for name, written in info["files"].items():
+        if Path(name).name != name or not (folder / name).is_file():
+            raise DataError(f"{folder / name}, named in {INSPECT}, is missing; export the student again.")
+        if files.sha256(folder / name) != written:
+            raise ParityError(f"{folder / name} is not the file that {INSPECT} describes; export the student again.")
+    return info
+
+
+def _check(info: Any, path: Path) -> None:
+    """Raise DataError unless this version of the package can run what `info` states."""
+    if not isinstance(info, Mapping) or any(key not in info for key in _KEYS):
+        raise DataError(f"{path} lacks one of {', '.join(_KEYS)}; export the student again.")
+    if info["format"] != FORMAT or info["precision"] != PRECISION:
+        came = f"format {info['format']!r}, precision {info['precision']!r}"
+        raise DataError(f"{path} has {came}; this version reads {FORMAT!r}, {PRECISION!r}. Export the student again.")
+    if not isinstance(info["labels"], list) or "defect" not in info["labels"]:
+        raise DataError(f"{path} has the labels {info['labels']!r}; wanted is a list with 'defect' in it.")
+    if not isinstance(info["files"], Mapping) or not {MODEL, TRAINED_ON} <= set(info["files"]):
+        raise DataError(f"{path} names no SHA-256 of {MODEL} and {TRAINED_ON}; export the student again.")
