@@ -179,3 +179,7 @@ class _Progress:
         if what not in self.tasks:
             self.tasks[what] = self.bar.add_task(what, total=total)
         self.bar.update(self.tasks[what], completed=done, total=total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Run by `make wheel-check` in an environment with `hf-inspect[edge]` alone: the edge part works, nothing heavy is there."""
+
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+for name in ("torch", "transformers", "datasets"):
+    assert find_spec(name) is None, f"{name} is installed; hf-inspect[edge] must not pull it in"
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import hf_inspect  # noqa: E402
+
+package = Path(hf_inspect.__file__).parent
+assert "site-packages" in package.parts, package
+for folder in ("dataset_scripts", "recipes", "model_cards", "assets"):
+    assert (package / folder).is_dir(), f"the wheel lacks {folder}"
+
+parts = Path("edge-parts")
+parts.mkdir(exist_ok=True)
+rng = np.random.default_rng(0)
+for i in range(6):
+    Image.fromarray(rng.integers(0, 255, (300, 300)).astype(np.uint8)).save(parts / f"{i}.png")
+(parts / "broken.png").write_text("text")
+command = [Path(sys.executable).with_name("hf-inspect"), "predict", package / "assets/elpv", parts]
+done = subprocess.run(command, capture_output=True, text=True)
+print(done.stdout)
+assert done.returncode == 0, done.stderr
+assert "7 inspected" in done.stdout
+assert "unreadable 1" in done.stdout
+assert "vlm" not in done.stdout.splitlines()[-1].lower() or "no VLM here" in done.stdout
+
+verdict = hf_inspect.Inspector.from_pretrained(package / "assets/elpv")(parts / "0.png")
+assert verdict.label in ("good", "defect", "undecided"), verdict
+assert verdict.p_vlm is None
+
+
+def seconds(*arguments: str) -> float:
+    """The best of five runs of this Python."""
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+beyond_numpy = seconds("-c", "import numpy, hf_inspect") - seconds("-c", "import numpy")
+helped = seconds("-m", "hf_inspect.cli", "--help")
+print(f"import hf_inspect: {beyond_numpy:.3f} s beyond numpy's; hf-inspect --help: {helped:.2f} s")
+assert beyond_numpy < 0.1
+assert helped < 0.7
