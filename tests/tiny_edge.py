@@ -5,12 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from conftest import png
 
 from hf_inspect import files
 from hf_inspect.export import export_student
 from hf_inspect.images import load, prepare
 from hf_inspect.schema import LABELS
+from tests.conftest import png
 
 SIDE = 32
 COUNTS = {"train": 96, "validation": 120}
@@ -34,7 +34,9 @@ def data() -> Path:
     folder, rng = Path(_FOLDER.name) / "data", np.random.default_rng(0)
     (folder / "data").mkdir(parents=True)
     for split, n in COUNTS.items():
-        rows = [{"image": {"bytes": png(cell(i % 2, rng)), "path": f"{split}{i}.png"}, "label": i % 2} for i in range(n)]
+        rows = [
+            {"image": {"bytes": png(cell(i % 2, rng)), "path": f"{split}{i}.png"}, "label": i % 2} for i in range(n)
+        ]
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(LABELS))})
         shard = str(folder / "data" / f"tiny-{split}-00000.parquet")
         datasets.Dataset.from_list(rows, features=features).to_parquet(shard)

@@ -1,0 +1,184 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from hf_inspect import files
+from hf_inspect.data import load_split
+from hf_inspect.errors import DataError, MissingExtraError, ParityError
+from hf_inspect.export import export_student
+from hf_inspect.export import student as command
+from hf_inspect.export.openvino import CALIBRATION_IMAGES, stratified
+from hf_inspect.export.parity import FP32, INT8, refuse_beyond
+from hf_inspect.images import load
+from hf_inspect.runtime import INSPECT, MODEL, TRAINED_ON, Engine
+from tests import tiny_edge
+
+
+@pytest.fixture(scope="module")
+def contents():
+    return [row["bytes"] for row in load_split(tiny_edge.data(), "validation")["image"]]
+
+
+@pytest.fixture(scope="module")
+def by_pipeline(contents):
+    """P(defect) of the torch student by transformers' own pipeline and preprocessing."""
+    from PIL import Image
+    from transformers import pipeline
+
+    ask = pipeline("image-classification", model=str(tiny_edge.student()), device="cpu")
+    answers = ask([Image.fromarray(load(content).rgb) for content in contents], top_k=2)
+    return np.array([next(a["score"] for a in answer if a["label"] == "defect") for answer in answers])
+
+
+def test_fp32_answers_as_the_pipeline_of_transformers(contents, by_pipeline):
+    found = Engine.from_pretrained(tiny_edge.exported(int8=False)).predict(contents)
+    assert len(found) == 120
+    np.testing.assert_allclose(found, by_pipeline, atol=1e-4)
+    assert 40 < (found > 0.5).sum() < 80
+
+
+def test_int8_stays_within_its_limits(contents, by_pipeline):
+    folder = tiny_edge.exported(int8=True)
+    found = Engine.from_pretrained(folder).predict(contents)
+    report = json.loads((folder / INSPECT).read_text())["parity"]
+    assert report["flips"] == {"k": int(((found > 0.5) != (by_pipeline > 0.5)).sum()), "n": 120}
+    assert report["flips"]["k"] <= 1
+    assert report["max_change"] == pytest.approx(np.abs(found - by_pipeline).max(), abs=1e-4)
+    assert report["max_change"] > 1e-3, "the weights are not quantized"
+    assert report["accuracy"]["before"]["k"] - report["accuracy"]["after"]["k"] <= 0.005 * 120
+    sizes = [(tiny_edge.exported(int8) / "openvino_model.bin").stat().st_size for int8 in (True, False)]
+    assert sizes[0] < 0.4 * sizes[1]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_inspect_json_says_everything(int8):
+    folder = tiny_edge.exported(int8)
+    info = json.loads((folder / INSPECT).read_text())
+    assert info["labels"] == ["good", "defect"]
+    assert info["weights"] == ("int8" if int8 else "fp32")
+    assert (info["precision"], info["threshold"]) == ("f32", 0.5)
+    assert (info["licence"], info["trained_on"]) == ("cc0-1.0", "f" * 64)
+    assert (info["preprocess"]["height"], info["preprocess"]["mean"]) == (tiny_edge.SIDE, [0.5, 0.5, 0.5])
+    assert set(info["files"]) == {MODEL, "openvino_model.bin", TRAINED_ON}
+    assert info["parity"]["limits"]["flips"] == (0.01 if int8 else 0.0)
+    assert info["parity"]["data"] == "f" * 64
+    assert (folder / TRAINED_ON).read_text() == (tiny_edge.student() / TRAINED_ON).read_text()
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_optimums_own_class_opens_the_folder(int8, contents):
+    from optimum.intel import OVModelForImageClassification
+    from PIL import Image
+    from transformers import AutoConfig, AutoImageProcessor
+
+    folder = tiny_edge.exported(int8)
+    model = OVModelForImageClassification.from_pretrained(folder, ov_config={"INFERENCE_PRECISION_HINT": "f32"})
+    inputs = AutoImageProcessor.from_pretrained(folder)([Image.fromarray(load(c).rgb) for c in contents[:8]])
+    theirs = model(**inputs).logits.softmax(-1)[:, 1].numpy()
+    np.testing.assert_allclose(Engine.from_pretrained(folder).predict(contents[:8]), theirs, atol=1e-4)
+    assert model.config.id2label == AutoConfig.from_pretrained(folder).id2label == {0: "good", 1: "defect"}
+
+
+# The gate.
+
+
+def broken_preprocessing(monkeypatch, **changes):
+    """Make the export state another preprocessing than the student's."""
+    honest = command._describe
+
+    def describe(*arguments):
+        info = honest(*arguments)
+        return info | {"preprocess": info["preprocess"] | changes}
+
+    monkeypatch.setattr(command, "_describe", describe)
+
+
+def test_wrong_preprocessing_is_caught_and_nothing_written(tmp_path, monkeypatch):
+    broken_preprocessing(monkeypatch, std=[0.4, 0.5, 0.5])
+    with pytest.raises(ParityError, match=r"P\(defect\) changes by up to .*Nothing was written"):
+        export_student(tiny_edge.student(), tmp_path / "out", data=tiny_edge.data(), int8=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_export_leaves_the_older_one(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / INSPECT).write_text("older")
+    broken_preprocessing(monkeypatch, mean=[0.9, 0.9, 0.9])
+    with pytest.raises(ParityError):
+        export_student(tiny_edge.student(), out, data=tiny_edge.data(), int8=False)
+    assert [(p.name, p.read_text()) for p in out.iterdir()] == [(INSPECT, "older")]
+
+
+def test_ranges_that_clip_defects_are_caught(tmp_path, monkeypatch):
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
+
+    monkeypatch.setattr(Ranges, "MINMAX", Ranges.MEAN_MINMAX)  # NNCF's default
+    with pytest.raises(ParityError, match=r"decisions flip .*accuracy falls by .*Nothing was written; keep FP32"):
+        export_student(tiny_edge.student(), tmp_path / "out", data=tiny_edge.data(), int8=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def report(flips, change, lost, n=400):
+    accuracy = {"before": {"k": 350}, "after": {"k": 350 - lost}}
+    return {"flips": {"k": flips, "n": n}, "max_change": change, "accuracy": accuracy}
+
+
+@pytest.mark.parametrize(
+    ("limits", "passes"), [(FP32, report(0, 1e-3, 0)), (INT8, report(4, 0.9, 2)), (INT8, report(0, 0.0, -3))]
+)
+def test_the_limits_themselves_pass(limits, passes, tmp_path):
+    refuse_beyond(passes, limits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "breaks", "words"),
+    [
+        (FP32, report(1, 1e-4, 0), r"1 of 400 decisions flip \(0\.25%; limit 0\.00%\)"),
+        (FP32, report(0, 1.1e-3, 0), r"P\(defect\) changes by up to 0\.0011 \(limit 0\.001\)"),
+        (FP32, report(0, float("nan"), 0), "changes by up to nan"),
+        (INT8, report(5, 0.2, 0), r"5 of 400 decisions flip \(1\.25%; limit 1\.00%\)"),
+        (INT8, report(3, 0.2, 3), r"accuracy falls by 3 of 400 \(0\.75%; limit 0\.50%\)"),
+    ],
+)
+def test_a_broken_limit_is_named(limits, breaks, words, tmp_path):
+    with pytest.raises(ParityError, match=words):
+        refuse_beyond(breaks, limits, tmp_path)
+
+
+# Calibration images.
+
+
+def test_calibration_images_are_stratified_seeded_and_distinct():
+    labels = (np.random.default_rng(1).random(1443) < 0.3).astype(int)
+    chosen = stratified(labels, CALIBRATION_IMAGES)
+    assert len(chosen) == len(set(chosen.tolist())) == CALIBRATION_IMAGES
+    assert abs(labels[chosen].mean() - labels.mean()) < 1 / CALIBRATION_IMAGES
+    assert chosen.tolist() == stratified(labels, CALIBRATION_IMAGES).tolist()
+    assert sorted(stratified(labels[:50], CALIBRATION_IMAGES).tolist()) == list(range(50))
+
+
+# What it refuses to start on.
+
+
+def test_missing_parts_are_named(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="holds no student"):
+        export_student(tmp_path, tmp_path / "out", data=tiny_edge.data(), int8=False)
+    with pytest.raises(DataError, match=r"manifest\.json is missing"):
+        export_student(tiny_edge.student(), tmp_path / "out", data=tmp_path, int8=False)
+    monkeypatch.setitem(sys.modules, "optimum.exporters.openvino", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'hf-inspect\[export\]'"):
+        export_student(tiny_edge.student(), tmp_path / "out", data=tiny_edge.data(), int8=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_student_without_a_licence_is_refused(tmp_path):
+    folder = tmp_path / "student"
+    folder.mkdir()
+    for path in tiny_edge.student().iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    files.write_json(folder / TRAINED_ON, {"fingerprint": "f"})
+    with pytest.raises(DataError, match=r"trained_on\.json states no fingerprint and licence"):
+        export_student(folder, tmp_path / "out", data=tiny_edge.data(), int8=False)
