@@ -9,7 +9,8 @@ from hf_inspect.cascade import fit_calibrated, fit_saec
 from hf_inspect.data import read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
-from hf_inspect.scoring import Progress, Scores, no_progress, score, write_scores
+from hf_inspect.schema import Progress, no_progress
+from hf_inspect.scoring import Scores, score, write_scores
 
 CASCADE = "cascade.json"
 CALIBRATION = "calibration.jsonl"

@@ -13,11 +13,11 @@ from hf_inspect.data import build
 from hf_inspect.errors import DataError
 from hf_inspect.export import export_student
 from hf_inspect.inspector import Inspector, load_policies
-from hf_inspect.reports import plots
-from hf_inspect.reports import cascade_report, data_section, environment, model_report, results_table
+from hf_inspect.reports import cascade_report, data_section, environment, model_report, plots, results_table
 from hf_inspect.reports.evaluate import count_evaluation
 from hf_inspect.runtime import Engine
-from hf_inspect.scoring import Progress, Scores, no_progress, read_scores, score, write_scores
+from hf_inspect.schema import Progress, no_progress
+from hf_inspect.scoring import Scores, read_scores, score, write_scores
 from hf_inspect.vlm import demo_base
 
 RISK = {"escape": 0.05, "overkill": 0.10, "confidence": 0.95}

@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_inspect.errors import DataError
 
-OURS = ("manifest.json", "config.json", "inspect.json", "prompt.json", "cascade.json")  # a folder we may replace has one
+OURS = ("manifest.json", "config.json", "inspect.json", "prompt.json", "cascade.json")  # one marks a folder as ours
 
 
 def shipped(name: str) -> Path:

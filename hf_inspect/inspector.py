@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,21 +16,10 @@ from hf_inspect.cascade import Policy, complexity, policy_from_dict
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
 from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
-from hf_inspect.schema import LABELS, Verdict
-
-if TYPE_CHECKING:
-    from hf_inspect.vlm import VLM
+from hf_inspect.schema import Scorer, Verdict, VerdictLabel
 
 Source = str | Path | bytes
 _AT_ONCE = 16  # images a batch: what keeps both models busy and memory small
-
-
-class CloudModel(Protocol):
-    """What an escalated part is shown to; `hf_inspect.vlm.VLM`, or a scripted one in tests."""
-
-    def p_defect(self, images: Sequence[Any]) -> Any:
-        """P(defect) of RGB uint8 images (h, w, 3) -> (n,)."""
-        ...
 
 
 @dataclass
@@ -43,7 +32,7 @@ class Inspector:
 
     edge: Engine
     policy: Policy
-    vlm: CloudModel | None = None
+    vlm: Scorer | None = None
     no_vlm: str = "no VLM at hand"
     fallback: Fallback = "hold"
     max_pixels: int = images.MAX_PIXELS
@@ -81,7 +70,7 @@ class Inspector:
             no_vlm=why,
             fallback=fallback,
             max_pixels=max_pixels,
-            identity=f"cascade {files.sha256(folder / CASCADE)[:16]}, {name}, {fallback}, {'with' if vlm else 'without'} VLM",
+            identity=f"cascade {files.sha256(folder / CASCADE)[:16]}, {name}, {fallback}, {'VLM' if vlm else 'no VLM'}",
         )
 
     def __call__(self, source: Source) -> Verdict:
@@ -137,7 +126,7 @@ class Inspector:
         return [self._from_vlm(verdicts[i], p, ms) for i, p in zip(escalated, p_vlm.tolist(), strict=True)]
 
     def _from_vlm(self, verdict: Verdict, p: float, ms: float) -> Verdict:
-        label = LABELS[p >= self.policy.cloud_threshold]
+        label: VerdictLabel = "defect" if p >= self.policy.cloud_threshold else "good"
         return replace(verdict, label=label, decided_by="vlm", p_defect=p, p_vlm=p, ms={**verdict.ms, "vlm": ms})
 
     def _by_rule(self, verdict: Verdict) -> Verdict:
@@ -145,7 +134,7 @@ class Inspector:
         reason = f"{verdict.reason}; {self.no_vlm}"
         if self.fallback == "hold":
             return replace(verdict, decided_by="rule", reason=reason)
-        label = LABELS[FALLBACK_CODES[self.fallback]]
+        label: VerdictLabel = "defect" if FALLBACK_CODES[self.fallback] else "good"
         reason = f"{reason}; fallback {self.fallback}"
         return replace(verdict, label=label, decided_by="rule", reason=reason, p_defect=verdict.p_edge)
 
@@ -155,7 +144,7 @@ def load_policies(cascade: Path) -> dict[str, Policy]:
     return {name: policy_from_dict(stated) for name, stated in files.read_json(cascade / CASCADE)["policies"].items()}
 
 
-def _load_vlm(folder: Path, stated: dict[str, str] | None) -> tuple["VLM | None", str]:
+def _load_vlm(folder: Path, stated: dict[str, str] | None) -> tuple[Scorer | None, str]:
     """The VLM that cascade.json names, or None and the reason why there is none."""
     if stated is None:
         return None, "this cascade has no VLM"

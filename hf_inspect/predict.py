@@ -9,10 +9,11 @@ from typing import Any
 
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector
-from hf_inspect.schema import Verdict
-from hf_inspect.scoring import Progress, no_progress
+from hf_inspect.schema import Progress, Verdict, no_progress
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm", ".jp2", ".avif"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm", ".jp2", ".avif"}
+)
 
 _ROW_START = b'{"path": "'
 

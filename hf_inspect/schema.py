@@ -1,12 +1,17 @@
 """The frozen values that cross module borders, checked once at construction."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hf_inspect.errors import DataError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Progress = Callable[[str, int, int], None]  # what is under way, how many are done, how many there are
 LABELS = ("good", "defect")  # index = class id, everywhere
 VerdictLabel = Literal["good", "defect", "undecided", "unreadable"]
 DecidedBy = Literal["edge", "vlm", "rule"]
@@ -29,6 +34,22 @@ class Sample:
     def read(self) -> bytes:
         """The file's bytes as they are on disk."""
         return self.path.read_bytes()
+
+
+class Scorer(Protocol):
+    """Anything that gives P(defect): an edge engine, a VLM, or a scripted stand-in."""
+
+    @property
+    def trained_on(self) -> Mapping[str, Any] | None:
+        """trained_on.json of the model, None when it was not trained on any built data set."""
+
+    def p_defect(self, images: "Sequence[NDArray[np.uint8]]") -> "NDArray[np.float64]":
+        """P(defect) in [0, 1] of each RGB image (h, w, 3) -> (n,)."""
+        ...
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Show nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +15,9 @@ from hf_inspect import files, images
 from hf_inspect.cascade import complexity
 from hf_inspect.data import load_split, refuse_seen
 from hf_inspect.errors import DataError
+from hf_inspect.schema import Progress, Scorer, no_progress
 
-Progress = Callable[[str, int, int], None]  # what, images done, images in all
 _AT_ONCE = 64  # images decoded and held in memory together
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
-
-
-class Scorer(Protocol):
-    """A model that gives P(defect) of RGB uint8 images (h, w, 3), and knows what it was trained on."""
-
-    trained_on: Mapping[str, Any] | None
-
-    def p_defect(self, images: Any) -> NDArray[np.float64]:
-        """P(defect) of each image -> (n,)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +69,8 @@ def score(
     found: dict[str, NDArray[np.float64]] = {}
     ms: dict[str, float] = {}
     for name, model in models.items():
-        found[name], ms[name] = _timed(model.p_defect, contents, lambda k, name=name: progress(name, k, len(contents)))
-    found["complexity"], ms["complexity"] = _timed(_complexities, contents)
+        found[name], ms[name] = _timed(model.p_defect, contents, partial(progress, f"{split}, {name}"))
+    found["complexity"], ms["complexity"] = _timed(_complexities, contents, partial(progress, f"{split}, complexity"))
     nothing = np.full(len(contents), np.nan)
     return Scores(
         sources=sources,
@@ -110,14 +97,14 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
 
 
 def _timed(
-    function: Callable[[list[Any]], Any], contents: list[bytes], done: Callable[[int], None] = lambda k: None
+    function: Callable[[list[Any]], Any], contents: list[bytes], progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.float64], float]:
     """The function's value of every image, fed in chunks, and the milliseconds it took an image."""
     parts, begin = [], perf_counter()
     for start in range(0, len(contents), _AT_ONCE):
         chunk = contents[start : start + _AT_ONCE]
         parts.append(function([images.load(content).rgb for content in chunk]))
-        done(start + len(chunk))
+        progress(start + len(chunk), len(contents))
     return np.concatenate(parts), (perf_counter() - begin) * 1000 / len(contents)
 
 

@@ -22,14 +22,12 @@ def newest_whole_checkpoint(folder: Path) -> str | None:
 
 
 def write_training_log(trainer: "Trainer", arguments: Any) -> None:
-    """training_log.json in the run's folder: the recipe's own arguments, the trainer's, the versions, every log line."""
-    import torch
-
+    """Write training_log.json: the recipe's own arguments, the trainer's, the versions, every log line."""
     value = {
         "recipe": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(arguments).items()},
         "trainer": {k: getattr(trainer.args, k) for k in _KEPT},
         "versions": {name: version(name) for name in ("torch", "transformers", "timm", "peft", "trl")},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+        "device": _device(),
         "best": {"checkpoint_step": trainer.state.best_global_step, "score": trainer.state.best_metric},
         "history": trainer.state.log_history,
     }
@@ -40,6 +38,12 @@ _KEPT = (
     "seed", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
     "weight_decay", "warmup_steps", "bf16", "metric_for_best_model",
 )  # fmt: skip
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} thread(s)"
 
 
 def _is_whole(checkpoint: Path) -> bool:

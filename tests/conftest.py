@@ -10,12 +10,12 @@ os.environ |= {
     "TRACKIO_DISABLE": "1",
 }
 
-import io  # noqa: E402
-from pathlib import Path  # noqa: E402
+import io
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+import pytest
+from PIL import Image
 
 
 @pytest.fixture(scope="session")

@@ -103,4 +103,5 @@ def test_a_changed_engine_is_refused(cascade, tmp_path):
 
 
 def test_a_cascade_states_its_risk(cascade):
-    assert "at most 5.00% of defects" in files.read_json(cascade / "cascade.json")["policies"]["calibrated"]["statement"]
+    stated = files.read_json(cascade / "cascade.json")["policies"]["calibrated"]["statement"]
+    assert "at most 5.00% of defects" in stated

@@ -43,7 +43,8 @@ def _script(name: str) -> ModuleType:
         known = ", ".join(sorted(p.parent.name for p in folder.glob("*/*.py")))
         raise DataError(f"no data set {name!r}; there are: {known}.")
     spec = importlib.util.spec_from_file_location(f"hf_inspect_dataset_{name}", path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # `datasets` imports a builder's module by name
     spec.loader.exec_module(module)

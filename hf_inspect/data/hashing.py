@@ -1,4 +1,4 @@
-"""Images -> signatures (SHA-256, 256-bit pHash, 16 x 16 grey thumbnail) -> exact and near-duplicates, joined to groups.
+"""Images -> signatures (SHA-256, 256-bit pHash, 16 x 16 thumbnail) -> groups of copies and near-duplicates.
 
 A perceptual hash alone joins what only looks alike: a near-duplicate is a close hash confirmed on the thumbnail's pixels.
 """
@@ -59,8 +59,8 @@ def near_pairs(a: Sequence[Signature], b: Sequence[Signature]) -> NDArray[np.int
         i, j = np.nonzero(distance <= MAX_DISTANCE)
         i += start
         alike = (pixels_a[i] * pixels_b[j]).sum(axis=1) >= MIN_CORRELATION
-        same = np.array([a[p].sha256 == b[q].sha256 for p, q in zip(i, j, strict=True)], bool)
-        keep = alike | same
+        same = [a[p].sha256 == b[q].sha256 for p, q in zip(i.tolist(), j.tolist(), strict=True)]
+        keep = alike | np.array(same, dtype=np.bool_)
         found.append(np.stack([i[keep], j[keep]], axis=1))
     return np.concatenate(found)
 

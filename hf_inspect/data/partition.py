@@ -26,7 +26,8 @@ class Row:
     def to_manifest(self) -> dict[str, Any]:
         """The row as manifest.json keeps it."""
         kept = {k: v for k, v in asdict(self.signature).items() if k != "thumb"}
-        return {"source": self.sample.source, **kept, "group": self.group, "split": self.split, "label": self.sample.label}
+        place = {"group": self.group, "split": self.split, "label": self.sample.label}
+        return {"source": self.sample.source, **kept, **place}
 
 
 def partition(samples: Sequence[Sample], shares: Mapping[str, float], seed: int) -> list[Row]:
@@ -36,7 +37,7 @@ def partition(samples: Sequence[Sample], shares: Mapping[str, float], seed: int)
     share is off, or one group holds more than 5 % of the images.
     """
     if not samples or abs(sum(shares.values()) - 1) > 1e-9:
-        raise DataError(f"{len(samples)} images and shares {dict(shares)}: images are needed, and shares that sum to 1.")
+        raise DataError(f"{len(samples)} images and shares {dict(shares)}; give images, and shares that sum to 1.")
     signatures = [sign(sample.read()) for sample in samples]
     groups = group(signatures).tolist()
     _check_largest(groups)
@@ -77,4 +78,3 @@ def _split_groups(
             wanted[split] -= members[g]
             placed[g] = split
     return placed
-

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,8 @@ from hf_inspect.data import read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.runtime import Engine
-from hf_inspect.scoring import Progress, Scores, no_progress, score
+from hf_inspect.schema import Progress, no_progress
+from hf_inspect.scoring import Scores, score
 
 LEDGER = "evaluations.json"  # in the data folder: how often each split was evaluated
 _PACKAGES = (
@@ -32,7 +34,9 @@ def evaluate_edge(folder: Path, data: Path, split: str, progress: Progress = no_
     return _results(data, split, str(folder), {"edge": model_report(scores, "edge")})
 
 
-def evaluate_vlm(base: str, adapter: Path | None, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
+def evaluate_vlm(
+    base: str, adapter: Path | None, data: Path, split: str, progress: Progress = no_progress
+) -> dict[str, Any]:
     """results.json of a VLM, with its adapter or (None) zero-shot."""
     from hf_inspect.vlm import VLM
 
@@ -86,6 +90,7 @@ def environment() -> dict[str, Any]:
     """Where and with what a report was measured: time, hardware, versions."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -127,6 +132,20 @@ def _edge_promise(
 
 def _agreement(labels: NDArray[np.int64], says: NDArray[np.bool_], where: NDArray[np.bool_]) -> Mapping[str, Any]:
     return metrics.rate(int((says == labels)[where].sum()), int(where.sum()))
+
+
+def _commit() -> str | None:
+    """The checkout's commit, `+` when files differ from it; None where the package is not run from one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+"], capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return described.stdout.strip() or None
 
 
 def _processor() -> str:

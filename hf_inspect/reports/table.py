@@ -29,8 +29,8 @@ def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
     yield NAMES[name]
     yield str(report["n"])
     for figure in ("accuracy", "auroc", "escapes", "overkill"):
-        yield _percent(report[figure]) if figure in report else "–"
-    yield _percent(report["share_escalated"]["total"]) if "share_escalated" in report else "–"
+        yield _percent(report[figure]) if figure in report else "-"
+    yield _percent(report["share_escalated"]["total"]) if "share_escalated" in report else "-"
     yield f"{report['ms_per_image']:.1f}"
 
 

@@ -66,7 +66,7 @@ def preprocess_of(config: "TimmWrapperConfig") -> Preprocess:
     stated = config.pretrained_cfg
     _, height, width = stated["input_size"]
     if (stated["crop_mode"], stated["crop_pct"], stated["interpolation"]) != ("squash", 1.0, "bilinear"):
-        raise DataError("this student resizes in another way than 'squash, bilinear, no crop'; train it with our recipe.")
+        raise DataError("this student does not resize by 'squash, bilinear, no crop'; train it with our recipe.")
     return Preprocess(height=height, width=width, mean=tuple(stated["mean"]), std=tuple(stated["std"]))
 
 

@@ -1,4 +1,7 @@
-"""Fine-tune a timm classifier on a built data set: `accelerate launch recipes/edge_classifier/train.py --config X.yaml`.
+"""Fine-tune a timm classifier on a built data set.
+
+    accelerate launch recipes/edge_classifier/train.py --config recipes/edge_classifier/elpv.yaml
+
 
 Writes a folder that `AutoModelForImageClassification.from_pretrained` loads, with trained_on.json beside the weights.
 Run again after a stop or a kill, it goes on from the newest whole checkpoint.
@@ -26,7 +29,7 @@ class StudentArguments:
     """What this recipe adds to transformers' TrainingArguments."""
 
     data: Path = field(default=Path("outputs/data/elpv"), metadata={"help": "folder of `hf-inspect data build`"})
-    base: str = field(default=LITE0, metadata={"help": "Hub repository, folder, pypi:... or random:<timm architecture>"})
+    base: str = field(default=LITE0, metadata={"help": "Hub repository, folder, pypi:... or random:<architecture>"})
     side: int = field(default=288, metadata={"help": "pixels; more shows finer cracks, and costs its square in time"})
     drop_path: float = 0.1
     balance: float = field(default=0.5, metadata={"help": "class weight = (1 / frequency) ** balance; 0 is off"})
@@ -50,7 +53,8 @@ def to_inputs(rows, preprocess, soft, augment=None):
     resized = [images.resize(images.load(row["bytes"]).rgb, preprocess) for row in rows["image"]]
     pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in resized]
     targets = rows["probability"] if soft and "probability" in rows else rows["label"]
-    return {"pixel_values": [augment(p) if augment else p for p in pixels], "labels": targets, "hard_labels": rows["label"]}
+    pixels = [augment(p) if augment else p for p in pixels]
+    return {"pixel_values": pixels, "labels": targets, "hard_labels": rows["label"]}
 
 
 def collate(rows, preprocess):

@@ -1,4 +1,4 @@
-"""Run by `make wheel-check` in an environment with `hf-inspect[edge]` alone: the edge part works, nothing heavy is there."""
+"""Run by `make wheel-check` where `hf-inspect[edge]` alone is installed: the edge part works without torch."""
 
 import subprocess
 import sys

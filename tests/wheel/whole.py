@@ -1,4 +1,4 @@
-"""Run by `make wheel-check` in an environment with the whole wheel: data, recipe, export and the shipped cascade work."""
+"""Run by `make wheel-check` where the whole wheel is installed: data, recipe, export and the cascade work."""
 
 import subprocess
 import sys
