@@ -1,4 +1,4 @@
-"""What both kinds of recipe need around a transformers Trainer: where to resume, and a log of the run."""
+"""What both kinds of recipe need around a transformers Trainer: augmentation, where to resume, a log of the run."""
 
 import json
 from dataclasses import asdict
@@ -9,9 +9,23 @@ from typing import TYPE_CHECKING, Any
 from hf_inspect import files
 
 if TYPE_CHECKING:
+    from torchvision.transforms import v2
     from transformers import Trainer
 
 LOG = "training_log.json"
+
+
+def augmentation(side: int, jitter: float, min_crop: float) -> "v2.Compose":
+    """uint8 (3, h, w) -> uint8 (3, side, side): the eight turns and mirrors of a square, a crop, light and contrast.
+
+    `jitter` is the largest change of brightness and of contrast, `min_crop` the smallest share of the area kept.
+    """
+    from torchvision.transforms import v2
+
+    transpose = v2.RandomApply([v2.Lambda(lambda x: x.transpose(-1, -2))], p=0.5)
+    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), transpose]
+    crop = v2.RandomResizedCrop(side, scale=(min_crop, 1.0), ratio=(0.9, 1.1), antialias=True)
+    return v2.Compose([*flips, crop, v2.ColorJitter(jitter, jitter)])
 
 
 def newest_whole_checkpoint(folder: Path) -> str | None:

@@ -1,6 +1,6 @@
 """Images -> signatures (SHA-256, 256-bit pHash, 16 x 16 thumbnail) -> groups of copies and near-duplicates.
 
-A perceptual hash alone joins what only looks alike: a near-duplicate is a close hash confirmed on the thumbnail's pixels.
+A perceptual hash alone joins what only looks alike: a near-duplicate is a close hash confirmed on pixels.
 """
 
 import hashlib

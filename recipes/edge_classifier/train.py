@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from torchvision.transforms import v2
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 from trl import TrlParser
 
 from hf_inspect import files, images, metrics
 from hf_inspect.data import load_split, read_manifest, trained_on
 from hf_inspect.students import LITE0, TRAINED_ON, new_student, preprocess_of
-from hf_inspect.training import newest_whole_checkpoint, write_training_log
+from hf_inspect.training import augmentation, newest_whole_checkpoint, write_training_log
 
 
 @dataclass
@@ -38,14 +37,6 @@ class StudentArguments:
     min_crop: float = field(default=0.8, metadata={"help": "smallest share of the cell a crop shows"})
     patience: int = field(default=5, metadata={"help": "epochs without a better validation AUROC before stopping"})
     max_rows: int | None = field(default=None, metadata={"help": "the first rows of each split alone"})
-
-
-def augmentation(arguments: StudentArguments, side: int) -> v2.Transform:
-    """The eight turns and mirrors of a square, a crop, brightness and contrast."""
-    transpose = v2.RandomApply([v2.Lambda(lambda x: x.transpose(-1, -2))], p=0.5)
-    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), transpose]
-    crop = v2.RandomResizedCrop(side, scale=(arguments.min_crop, 1.0), ratio=(0.9, 1.1), antialias=True)
-    return v2.Compose([*flips, crop, v2.ColorJitter(arguments.jitter, arguments.jitter)])
 
 
 def to_inputs(rows, preprocess, soft, augment=None):
@@ -89,7 +80,7 @@ def main():
     model = new_student(arguments.base, arguments.side, {"drop_path_rate": arguments.drop_path})
     preprocess = preprocess_of(model.config)
     prepare = functools.partial(to_inputs, preprocess=preprocess, soft=arguments.soft_labels)
-    augmented = functools.partial(prepare, augment=augmentation(arguments, arguments.side))
+    augmented = functools.partial(prepare, augment=augmentation(arguments.side, arguments.jitter, arguments.min_crop))
     frequency = np.bincount(splits["train"]["label"], minlength=2) / len(splits["train"])
     weights = torch.tensor((0.5 / frequency) ** arguments.balance, dtype=torch.float32)
 

@@ -1,0 +1,53 @@
+import pytest
+
+from hf_inspect import files
+from hf_inspect.errors import DataError
+from hf_inspect.schema import Verdict
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a" / "x.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"a": object()})
+    assert files.read_json(path) == {"a": 1}
+    assert [p.name for p in path.parent.iterdir()] == ["x.json"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError), files.staged_folder(out) as stage:
+        (stage / "half").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with files.staged_folder(out) as stage:
+        (stage / "manifest.json").write_text("{}")
+    with files.staged_folder(out) as stage:
+        (stage / "manifest.json").write_text("[]")
+    assert (out / "manifest.json").read_text() == "[]"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_of_somebody_else_s_is_never_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for name in ("photos", "file"):
+        with pytest.raises(DataError), files.staged_folder(tmp_path / name):
+            pass
+    assert (tmp_path / "photos" / "1.png").read_text() == "x"
+
+
+def test_broken_json_names_its_file(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    for name, why in (("x.json", "not JSON"), ("y.json", "missing")):
+        with pytest.raises(DataError, match=rf"{name} is {why}"):
+            files.read_json(tmp_path / name)
+
+
+def test_a_verdict_is_checked_once_at_construction():
+    with pytest.raises(DataError, match="probabilities lie in"):
+        Verdict("good", "edge", "sure", p_defect=1.2)
+    with pytest.raises(DataError, match="needs the probability"):
+        Verdict("defect", "edge", "sure")
+    assert Verdict("unreadable", "rule", "empty").to_dict()["p_defect"] is None
