@@ -69,7 +69,7 @@ def export(
 
 @app.command()
 def calibrate(
-    edge: Path,
+    edge: Annotated[Path, typer.Option(help="Folder that `hf-inspect export` wrote.")],
     data: Data,
     out: Out,
     base: Base = "demo-base",
