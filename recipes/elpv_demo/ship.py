@@ -1,6 +1,6 @@
 """Trained models -> the shipped assets: exported, calibrated, measured, with cards and the README's table and picture.
 
-`make demo-train` runs it last. The shipped edge is that of the first seed, whatever the others reach.
+`make demo-train` runs it last. The shipped edge is the seed with the best AUROC on validation; test picks nothing.
 """
 
 import argparse
@@ -29,18 +29,18 @@ def seeds_report(students: list[Path], data: Path, work: Path) -> dict:
     return report
 
 
-def gather(train: Path, work: Path) -> Path:
-    """edge/, edge_int8/ and adapter/ of the first seed, with nothing in them but what is shipped."""
+def gather(train: Path, best: str, work: Path) -> Path:
+    """edge/, edge_int8/ and adapter/, with nothing in them but what is shipped."""
     models = work / "models"
     shutil.rmtree(models, ignore_errors=True)
     for name in ("edge", "adapter"):
         (models / name).mkdir(parents=True)
     for name in EDGE_FILES:
-        shutil.copy(train / "edge-0" / name, models / "edge")
+        shutil.copy(train / best / name, models / "edge")
     for path in (train / "adapter").iterdir():
         if path.is_file() and path.suffix in ADAPTER_SUFFIXES:
             shutil.copy(path, models / "adapter")
-    shutil.copytree(work / "edge-0-int8", models / "edge_int8")
+    shutil.copytree(work / f"{best}-int8", models / "edge_int8")
     return models
 
 
@@ -82,7 +82,8 @@ def main() -> None:
     build("elpv", work / "data")
     students = sorted(p for p in arguments.train.glob("edge-*") if (p / "training_log.json").is_file())
     seeds = seeds_report(students, work / "data", work)
-    models = gather(arguments.train, work)
+    best = max(seeds, key=lambda name: seeds[name]["validation_auroc"])
+    models = gather(arguments.train, best, work)
     print(demo.run(work, models=models))
     write_assets(models, work, seeds, arguments.out)
     update_readme(Path("README.md"), files.read_json(arguments.out / "results.json"))
