@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON value, indented, keys in the order given, ending in a newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path, head: Mapping[str, Any], name: str, rows: Iterable[Any]) -> None:
+    """Write `head` with one more key, `name`, whose rows take a line each: small, and a diff shows which changed."""
+    opening = json.dumps(dict(head), indent=2, ensure_ascii=False).removesuffix("\n}")
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
+    write_text(path, f'{opening},\n  {json.dumps(name)}: [\n{lines}\n]}}\n')
 
 
 def read_json(path: Path) -> Any:

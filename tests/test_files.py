@@ -38,6 +38,14 @@ def test_a_folder_of_somebody_else_s_is_never_replaced(tmp_path):
     assert (tmp_path / "photos" / "1.png").read_text() == "x"
 
 
+def test_a_table_is_json_with_a_line_a_row(tmp_path):
+    rows = [{"a": i, "b": "é"} for i in range(3)]
+    files.write_table(tmp_path / "t.json", {"n": 3, "of": {"x": 1}}, "rows", rows)
+    assert files.read_json(tmp_path / "t.json") == {"n": 3, "of": {"x": 1}, "rows": rows}
+    assert (tmp_path / "t.json").read_text().count('{"a"') == 3
+    assert len((tmp_path / "t.json").read_text().splitlines()) == 10
+
+
 def test_broken_json_names_its_file(tmp_path):
     (tmp_path / "x.json").write_text("{")
     for name, why in (("x.json", "not JSON"), ("y.json", "missing")):

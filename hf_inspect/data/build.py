@@ -31,7 +31,8 @@ def build(name: str, out: Path, seed: int = 0) -> dict[str, Any]:
         rows = _write_parquet(script, stage, name, seed)
         manifest = _manifest(rows, arguments, script.LICENCE)
         files.write_text(stage / "README.md", _card(script, manifest))
-        files.write_json(stage / MANIFEST, manifest)
+        head = {key: value for key, value in manifest.items() if key != "images"}
+        files.write_table(stage / MANIFEST, head, "images", manifest["images"])
     return manifest
 
 

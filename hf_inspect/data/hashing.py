@@ -4,6 +4,7 @@ A perceptual hash alone joins what only looks alike: a near-duplicate is a close
 """
 
 import hashlib
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -24,7 +25,7 @@ _ROWS_AT_ONCE = 512  # rows compared with all others in one step: memory stays a
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What identifies an image's content: SHA-256 and 256-bit pHash as hex, thumbnail as hex of 256 grey bytes."""
+    """What identifies an image's content: SHA-256 and 256-bit pHash as hex, thumbnail as base64 of 256 grey bytes."""
 
     sha256: str
     phash: str
@@ -43,7 +44,7 @@ def sign(content: bytes) -> Signature:
         raise DataError(f"not a readable image ({error}); remove or repair it.") from None
     bits = imagehash.phash(grey, hash_size=HASH_SIDE).hash
     thumb = grey.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX).tobytes()
-    return Signature(hashlib.sha256(content).hexdigest(), np.packbits(bits).tobytes().hex(), thumb.hex())
+    return Signature(hashlib.sha256(content).hexdigest(), np.packbits(bits).tobytes().hex(), b64encode(thumb).decode())
 
 
 def near_pairs(a: Sequence[Signature], b: Sequence[Signature]) -> NDArray[np.int64]:
@@ -92,7 +93,7 @@ def _words(signatures: Iterable[Signature]) -> NDArray[np.uint64]:
 
 def _pixels(signatures: Iterable[Signature]) -> NDArray[np.float32]:
     """Thumbnails as (n, 256), each of zero mean and unit length; a flat one is all zeros and like no other."""
-    raw = np.frombuffer(bytes.fromhex("".join(s.thumb for s in signatures)), np.uint8)
+    raw = np.frombuffer(b"".join(b64decode(s.thumb) for s in signatures), np.uint8)
     pixels = raw.reshape(-1, THUMB_SIDE * THUMB_SIDE).astype(np.float32)
     pixels = pixels - pixels.mean(axis=1, keepdims=True)
     length = np.linalg.norm(pixels, axis=1, keepdims=True)

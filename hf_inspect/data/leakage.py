@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from hf_inspect import files
 from hf_inspect.data.hashing import near_pairs, sign, signature_from
 from hf_inspect.errors import LeakageError
 
@@ -17,6 +19,11 @@ def trained_on(manifest: Mapping[str, Any], contents: Iterable[bytes]) -> dict[s
     """
     images = [asdict(sign(content)) for content in contents]
     return {"fingerprint": manifest["fingerprint"], "licence": manifest["licence"], "images": images}
+
+
+def write_trained_on(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record of `trained_on`, an image a line."""
+    files.write_table(path, {k: v for k, v in record.items() if k != "images"}, "images", record["images"])
 
 
 def refuse_seen(record: Mapping[str, Any], contents: Sequence[bytes], names: Sequence[str]) -> None:

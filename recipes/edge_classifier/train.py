@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 from trl import TrlParser
 
-from hf_inspect import files, images, metrics
-from hf_inspect.data import load_split, read_manifest, trained_on
+from hf_inspect import images, metrics
+from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
 from hf_inspect.students import LITE0, TRAINED_ON, new_student, preprocess_of
 from hf_inspect.training import augmentation, newest_whole_checkpoint, write_training_log
 
@@ -101,7 +101,7 @@ def main():
         (Path(training.output_dir) / "training_args.bin").unlink()  # a pickle; the log holds the arguments
         contents = [row["bytes"] for rows in splits.values() for row in rows["image"]]
         record = trained_on(read_manifest(arguments.data), contents)
-        files.write_json(Path(training.output_dir) / TRAINED_ON, record)
+        write_trained_on(Path(training.output_dir) / TRAINED_ON, record)
         write_training_log(trainer, arguments)
 
 
