@@ -1,0 +1,227 @@
+"""The VLM recipe, run by its documented command: loss on the answer only, a checked list of what trains, resuming."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from hf_inspect import files, images, metrics, prompts
+from hf_inspect.data import load_split
+from hf_inspect.errors import DataError
+from hf_inspect.vlm import VLM, base, training
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+TINY = str(ROOT / "recipes/vlm_sft/tiny.yaml")
+RATES = {"vision_tower": 1e-3, "multi_modal_projector": 2e-3, "lora_": 3e-3}
+
+
+def train(data, out, cache, *more):
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "recipes/vlm_sft/train.py"]
+    command = [*launch, "--config", "recipes/vlm_sft/tiny.yaml", "--data", data, "--output_dir", out, *more]
+    environment = os.environ | {"HF_INSPECT_CACHE": str(cache)}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def trained(elpv, cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp("vlm") / "adapter"
+    done = train(elpv, out, cache)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stdout
+
+
+@pytest.fixture(scope="module")
+def tiny_base(cache):
+    return base.tiny_base(cache / "tiny-base")
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location("vlm_sft_train", ROOT / "recipes/vlm_sft/train.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def wrapped(tiny_base):
+    model, _ = tiny.parts(tiny_base)
+    return get_peft_model(model, LoraConfig(r=4, target_modules=tiny.LORA, modules_to_save=tiny.FULL))
+
+
+def log_of(out):
+    return json.loads((out / "training_log.json").read_text())
+
+
+def test_the_folder_holds_what_it_must_and_nothing_that_needs_unpickling(trained):
+    out, printed = trained
+    assert {p.name for p in out.iterdir() if p.is_file()} == {
+        "adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json", "prompt.json",
+        "trained_on.json", "training_log.json",
+    }  # fmt: skip
+    assert "vision_tower: 47 tensors, 99,196 parameters, rate 0.001" in printed
+    assert "lora_: 28 tensors" in printed
+    losses = [row["loss"] for row in log_of(out)["history"] if "loss" in row]
+    assert losses[-1] < losses[0]
+
+
+def test_the_adapter_answers_as_the_trainer_measured(trained, elpv, tiny_base):
+    rows = load_split(elpv, "validation").shuffle(seed=0).select(range(64))
+    vlm = VLM.from_pretrained(tiny_base, trained[0], dtype=torch.float32)
+    assert vlm.task == prompts.SOLAR_CELL
+    p = vlm.p_defect([images.load(row["bytes"]).rgb for row in rows["image"]])
+    measured = log_of(trained[0])["best"]["score"]
+    assert metrics.auroc(rows["label"], p, seed=0)["value"] == pytest.approx(measured, abs=0.02)
+
+
+def test_batch_norm_s_statistics_travel_with_the_adapter(trained, tiny_base):
+    ours, before = load_file(trained[0] / "adapter_model.safetensors"), load_file(tiny_base / "model.safetensors")
+    statistics = [name for name in ours if "running_" in name]
+    assert len(statistics) == 26
+    for name in statistics:
+        assert not torch.equal(ours[name], before[name.removeprefix("base_model.model.")])
+    merged = VLM.from_pretrained(tiny_base, trained[0], dtype=torch.float32).model.state_dict()
+    assert all(torch.equal(merged[name.removeprefix("base_model.model.")], ours[name]) for name in statistics)
+
+
+def test_it_carries_every_image_it_was_trained_on(trained, elpv):
+    record, manifest = files.read_json(trained[0] / "trained_on.json"), files.read_json(elpv / "manifest.json")
+    assert record["fingerprint"] == manifest["fingerprint"]
+    known = {row["sha256"]: row["split"] for row in manifest["images"]}
+    splits = [known[row["sha256"]] for row in record["images"]]
+    assert (splits.count("train"), splits.count("validation")) == (64, 64)
+
+
+def test_a_stopped_run_goes_on_from_its_newest_whole_checkpoint(trained, elpv, cache, recipe, tmp_path, monkeypatch):
+    out = tmp_path / "again"
+    for step in (4, 8):
+        shutil.copytree(trained[0] / f"checkpoint-{step}", out / f"checkpoint-{step}")
+    (out / "checkpoint-8" / "trainer_state.json").unlink()  # cut short
+    monkeypatch.setenv("HF_INSPECT_CACHE", str(cache))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", TINY, "--data", str(elpv), "--output_dir", str(out)])
+    recipe.main()
+    assert [row["step"] for row in log_of(out)["history"] if "loss" in row] == [2, 4, 6, 8]
+    ours, whole = (load_file(folder / "adapter_model.safetensors") for folder in (out, trained[0]))
+    assert max((ours[name].float() - whole[name].float()).abs().max().item() for name in whole) <= 1e-6
+
+
+def test_an_unknown_key_fails(recipe, tmp_path):
+    (tmp_path / "typo.yaml").write_text(Path(TINY).read_text() + "lora_rank: 1\n")
+    parser = recipe.TrlParser((recipe.AdapterArguments, recipe.SFTConfig))
+    with pytest.raises(ValueError, match="lora_rank"):
+        parser.parse_args_and_config(["--config", str(tmp_path / "typo.yaml")])
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "recipes/vlm_sft").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_is_understood(recipe, config):
+    parser = recipe.TrlParser((recipe.AdapterArguments, recipe.SFTConfig))
+    arguments, trainer = parser.parse_args_and_config(["--config", str(config)])
+    assert set(arguments.learning_rates) == set(RATES)
+    assert trainer.metric_for_best_model == "auroc"
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_loss_is_on_the_answer_and_its_end_alone(tiny_base, label):
+    _, processor = tiny.parts(tiny_base)
+    rows = [{"images": [tiny.pictures(1)[0]], **prompts.render(prompts.SOLAR_CELL, i)} for i in (label, 1 - label)]
+    batch = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)(rows)
+    kept = batch["labels"][0][batch["labels"][0] != -100]
+    assert processor.tokenizer.decode(kept) == prompts.SOLAR_CELL.options[label] + "<|im_end|>"
+
+
+def test_answer_loss_is_the_model_s_own(tiny_base):
+    model, processor = tiny.parts(tiny_base)
+    tiny.loud(model)
+    rows = [
+        {"images": [image], **prompts.render(prompts.SOLAR_CELL, i % 2)} for i, image in enumerate(tiny.pictures(4))
+    ]
+    batch = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)(rows)
+    whole = model(**batch).loss
+    assert training.answer_loss(model, batch).item() == pytest.approx(whole.item(), rel=1e-5)
+    tokens = (batch["labels"] != -100).sum()
+    assert training.answer_loss(model, batch, 2 * tokens).item() == pytest.approx(whole.item() / 2, rel=1e-5)
+
+
+def test_what_trains_is_what_is_named(wrapped):
+    groups = training.what_trains(wrapped, RATES)
+    trainable = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    assert {name for names in groups.values() for name in names} == trainable
+    decayed = [name for name in trainable if name.endswith("weight")]
+    optimizer = training.optimizer_groups(wrapped, RATES, decayed, 0.01)
+    assert {group["name"]: group["lr"] for group in optimizer} == RATES
+    assert sum(len(group["params"]) for group in optimizer) == len(trainable)
+
+
+def test_anything_else_trainable_or_anything_named_but_frozen_stops(wrapped):
+    with pytest.raises(DataError, match=r"trains, but no pattern"):
+        training.what_trains(wrapped, {"vision_tower": 1, "lora_": 1})
+    with pytest.raises(DataError, match="'nothing'"):
+        training.what_trains(wrapped, RATES | {"nothing": 1})
+    with pytest.raises(DataError, match="but it is frozen"):
+        training.what_trains(wrapped, RATES | {"embed_tokens": 1})
+
+
+def test_soft_labels_are_drawn_by_probability():
+    from tests.conftest import png
+
+    n = 200
+    batch = {"image": [{"bytes": png(tiny.pictures(1)[0])}] * n, "label": [0] * n, "probability": [1 / 3] * n}
+    torch.manual_seed(0)
+    answers = training.chat_rows(batch, prompts.SOLAR_CELL, soft_labels=True)["completion"]
+    drawn = sum(message[0]["content"][0]["text"] == "defect" for message in answers)
+    assert 45 < drawn < 90
+    assert len({str(c) for c in training.chat_rows(batch, prompts.SOLAR_CELL)["completion"]}) == 1
+
+
+def test_a_tower_in_float32_ignores_autocast_and_changes_no_name(wrapped):
+    names = set(wrapped.state_dict())
+    tower = wrapped.get_submodule("base_model.model.model.vision_tower.modules_to_save.default")
+    pixels = torch.randn(1, 3, 64, 64)
+    plain = tower(pixels).last_hidden_state
+    training.convolutions_in_float32(tower)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = tower(pixels).last_hidden_state
+    assert inside.dtype == torch.float32
+    assert torch.allclose(inside, plain, atol=1e-5)
+    assert set(wrapped.state_dict()) == names
+
+
+def test_what_is_trained_is_in_float32_whatever_the_base_is(tiny_base):
+    model, _ = tiny.parts(tiny_base)
+    wrapped = get_peft_model(model.bfloat16(), LoraConfig(r=4, target_modules=tiny.LORA, modules_to_save=tiny.FULL))
+    training.float32_where_trained(wrapped)
+    assert {p.dtype for p in wrapped.parameters() if p.requires_grad} == {torch.float32}
+    floats = [b for name, b in wrapped.named_buffers() if "modules_to_save" in name and b.is_floating_point()]
+    assert {b.dtype for b in floats} == {torch.float32}
+    assert wrapped.get_input_embeddings().weight.dtype == torch.bfloat16
+
+
+def test_compiling_says_what_it_finds(wrapped, monkeypatch, capsys):
+    with pytest.raises(DataError, match="matches no module"):
+        training.compile_training(wrapped, "no_such_layer")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert training.compile_training(wrapped, r".*layers\.\d+") == 0
+    assert "No C++ compiler" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setattr("torch.compile", lambda forward: lambda *args, **kwargs: "compiled")
+    assert training.compile_training(wrapped, r".*multi_modal_projector\.modules_to_save\.default") == 1
+    projector = wrapped.get_submodule("base_model.model.model.multi_modal_projector.modules_to_save.default")
+    assert projector.train()(torch.zeros(1, 256)) == "compiled"
+    assert projector.eval()(torch.zeros(1, 256)).shape == (1, 64)

@@ -1,0 +1,73 @@
+"""Tiny vision-language models made in process, their adapters and their images."""
+
+from pathlib import Path
+
+import numpy as np
+
+from hf_inspect import files, prompts
+from hf_inspect.vlm import base, parity, training
+
+LORA = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+FULL = ["vision_tower", "multi_modal_projector"]
+TASK = prompts.Task(system="Look.", question="Is it good?", options=("ok", "no"))
+
+
+def parts(folder: Path):
+    """The tiny base's model (float32, eval) and processor."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    return model.eval(), AutoProcessor.from_pretrained(folder)
+
+
+def loud(model):
+    """The model with large weights, so that its answers differ from image to image as a trained one's do."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and "vision" not in name:
+                scale = 0.3 if "embed" in name else 4 if "projector.linear_2" in name else 1
+                weight.copy_(torch.randn(weight.shape, generator=generator) * scale * (2 / weight.shape[1]) ** 0.5)
+    return model
+
+
+def loud_base(out: Path) -> Path:
+    """The tiny base's folder with `loud` weights."""
+    base.tiny_base(out)
+    model, _ = parts(out)
+    loud(model).save_pretrained(out)
+    return out
+
+
+def pictures(n: int, seed: int = 0) -> list[np.ndarray]:
+    """RGB uint8 images of several sizes, each of another mean and texture."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(40, 90, (n, 2))
+    return [rng.integers(0, rng.integers(40, 255), (h, w, 3)).astype(np.uint8) for h, w in sizes]
+
+
+def random_adapter(base_folder: Path, out: Path, task: prompts.Task = TASK, targets: str = LORA):
+    """An adapter with random weights and batch norm statistics, its folder complete; returns the unmerged model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    model, processor = parts(base_folder)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, modules_to_save=FULL, init_lora_weights=False)
+    torch.manual_seed(0)
+    wrapped = get_peft_model(model, config)
+    with torch.no_grad():
+        for parameter in (p for p in wrapped.parameters() if p.requires_grad):
+            parameter.copy_(parameter.bfloat16())  # what the file can hold
+        for name, buffer in wrapped.named_buffers():
+            if "running_" in name and "modules_to_save" in name:
+                buffer.add_(torch.rand(buffer.shape) * 0.1)
+    training.save_adapter(wrapped, out, "tiny-base")
+    processor.image_processor.save_pretrained(out)
+    collator = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
+    ids = collator([parity.canonical_row(task)])["input_ids"][0].tolist()
+    parity.write_prompt(out, processor, task, ids)
+    files.write_json(out / "trained_on.json", {"fingerprint": "none", "licence": "CC0-1.0", "images": []})
+    return wrapped.eval(), processor
