@@ -160,6 +160,28 @@ def test_calibration_images_are_stratified_seeded_and_distinct():
     assert sorted(stratified(labels[:50], CALIBRATION_IMAGES).tolist()) == list(range(50))
 
 
+def weights_of(op):
+    """The constant a convolution's weights are stored in, before they are scaled back to float."""
+    node = op.input_value(1).get_node()
+    while node.get_type_name() != "Constant":
+        node = node.input_value(0).get_node()
+    return node
+
+
+def test_depthwise_and_half_resolution_convolutions_stay_in_float():
+    import openvino
+
+    model = openvino.Core().read_model(tiny_edge.exported(int8=True) / MODEL)
+    convolutions = [op for op in model.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
+    quantized = [weights_of(op).get_element_type().get_type_name() == "i8" for op in convolutions]
+    heights = [op.output(0).partial_shape[2].get_length() for op in convolutions]
+    depthwise = [op.get_type_name() == "GroupConvolution" for op in convolutions]
+    kept = [d or 2 * h >= tiny_edge.SIDE for d, h in zip(depthwise, heights, strict=True)]
+    assert (sum(depthwise), sum(kept), len(kept)) == (2, 4, 17)
+    assert not any(q for q, k in zip(quantized, kept, strict=True) if k)
+    assert sum(quantized) > 6, "hardly any layer is in 8 bits"
+
+
 # What it refuses to start on.
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hf_inspect import files, images
 from hf_inspect.errors import MissingExtraError
+from hf_inspect.images import Preprocess
 from hf_inspect.runtime import MODEL
 from hf_inspect.schema import LABELS
 from hf_inspect.students import Student
@@ -35,30 +36,13 @@ def write_fp32(student: Student, folder: Path) -> None:
 
 
 def write_int8(student: Student, folder: Path, train: "datasets.Dataset") -> None:
-    """Write the student with 8-bit weights and activations, their ranges taken from up to 300 training images.
-
-    A range spans all values seen. NNCF's default, the mean of the images' largest values, clips what only defects
-    raise: on a network that tells bright squares from noise, 57 of 60 defects then passed.
-    """
+    """Write the student with 8-bit weights and activations, their ranges taken from up to 300 training images."""
     with TemporaryDirectory() as fp32:
         write_fp32(student, Path(fp32))
-        import nncf
         import openvino
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-        def inputs(row: dict[str, Any]) -> NDArray[np.float32]:
-            return images.prepare(images.load(row["image"]["bytes"]).rgb, student.preprocess)[None]
 
         rows = train.select(stratified(np.array(train["label"]), CALIBRATION_IMAGES))
-        quantized = nncf.quantize(
-            openvino.Core().read_model(Path(fp32) / MODEL),
-            nncf.Dataset(rows, inputs),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(rows),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
-            ),
-        )
+        quantized = _quantize(openvino.Core().read_model(Path(fp32) / MODEL), rows, student.preprocess)
         openvino.save_model(quantized, folder / MODEL, compress_to_fp16=False)
         shutil.copy(Path(fp32) / "config.json", folder)  # for Optimum's own classes
 
@@ -76,6 +60,45 @@ def _name_labels(path: Path) -> None:
     files.write_json(path, files.read_json(path) | names)
 
 
+def _quantize(model: Any, rows: "datasets.Dataset", preprocess: Preprocess) -> Any:
+    """The OpenVINO model in 8 bits, with ranges that span all values seen on the rows.
+
+    NNCF's default, the mean of the images' largest values, clips what only defects raise: the tests' network, which
+    tells bright squares from noise, then lets 7 of 60 more defects pass.
+    """
+    import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    def inputs(row: dict[str, Any]) -> NDArray[np.float32]:
+        return images.prepare(images.load(row["image"]["bytes"]).rgb, preprocess)[None]
+
+    return nncf.quantize(
+        model,
+        nncf.Dataset(rows, inputs),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(rows),
+        ignored_scope=nncf.IgnoredScope(names=_kept_in_float(model)),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+        ),
+    )
+
+
+def _kept_in_float(model: Any) -> list[str]:
+    """Names of the convolutions that lose most by 8 bits and win least: depthwise ones, and those at half resolution.
+
+    EfficientNet-Lite0 on ELPV, 262 validation images: all in 8 bits, P(defect) moves by 0.021 on average and 6
+    decisions flip, in 4.3 ms an image; without these 0.003, none and 5.5 ms; in float 8.4 ms.
+    """
+    height = model.input(0).partial_shape[2].get_length()
+    names = []
+    for op in model.get_ordered_ops():
+        depthwise = op.get_type_name() == "GroupConvolution"
+        wide = op.get_type_name() == "Convolution" and 2 * op.output(0).partial_shape[2].get_length() >= height
+        names += [op.get_friendly_name()] * (depthwise or wide)
+    return names
+
+
 def _export_config(student: Student) -> Any:
     """How Optimum shall export a TimmWrapper model, which it has no entry for."""
     from optimum.exporters.openvino.config import VisionOpenVINOConfig
@@ -86,9 +109,7 @@ def _export_config(student: Student) -> Any:
 
         @property
         def inputs(self) -> dict[str, dict[int, str]]:
-            return {
-                "pixel_values": {0: "batch_size"}
-            }  # the axes left free: timm's "same" padding is traced for one size
+            return {"pixel_values": {0: "batch_size"}}  # the size is fixed: timm traces its "same" padding for one
 
     sized = copy.deepcopy(student.model.config)
     sized.image_size = [student.preprocess.height, student.preprocess.width]  # where Optimum looks for it
