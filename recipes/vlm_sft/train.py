@@ -14,8 +14,8 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
-from hf_inspect import files, images, metrics, prompts
-from hf_inspect.data import load_split, read_manifest, trained_on
+from hf_inspect import images, metrics, prompts
+from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
 from hf_inspect.training import augmentation, newest_whole_checkpoint, write_training_log
 from hf_inspect.vlm import VLM, parity
 from hf_inspect.vlm import training as sft
@@ -133,7 +133,7 @@ def main():
         emitted = trainer.data_collator([parity.canonical_row(task)])["input_ids"][0].tolist()
         parity.write_prompt(out, processor, task, emitted)
         contents = [row["bytes"] for rows in splits.values() for row in rows["image"]]
-        files.write_json(out / TRAINED_ON, trained_on(read_manifest(arguments.data), contents))
+        write_trained_on(out / TRAINED_ON, trained_on(read_manifest(arguments.data), contents))
         write_training_log(trainer, arguments)
 
 
