@@ -42,7 +42,7 @@ def write_table(path: Path, head: Mapping[str, Any], name: str, rows: Iterable[A
     """Write `head` with one more key, `name`, whose rows take a line each: small, and a diff shows which changed."""
     opening = json.dumps(dict(head), indent=2, ensure_ascii=False).removesuffix("\n}")
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
-    write_text(path, f'{opening},\n  {json.dumps(name)}: [\n{lines}\n]}}\n')
+    write_text(path, f"{opening},\n  {json.dumps(name)}: [\n{lines}\n]}}\n")
 
 
 def read_json(path: Path) -> Any:

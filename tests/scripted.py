@@ -6,6 +6,7 @@ import numpy as np
 
 from hf_inspect import files
 from hf_inspect.cascade import fit_calibrated, fit_saec
+from hf_inspect.data import trained_on, write_trained_on
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON
 
 SLOPE = 8.0  # logit of P(defect) = SLOPE * (mean brightness - 0.5)
@@ -22,7 +23,7 @@ def brightness_engine(folder: Path, side: int = 16) -> Path:
     logits = ops.concat([ops.multiply(logit, np.float32(0)), logit], axis=1)
     folder.mkdir(parents=True)
     ov.save_model(ov.Model([logits], [pixels]), folder / MODEL, compress_to_fp16=False)
-    files.write_json(folder / TRAINED_ON, {"fingerprint": "none", "licence": "CC0-1.0", "images": []})
+    write_trained_on(folder / TRAINED_ON, trained_on({"fingerprint": "none", "licence": "CC0-1.0"}, []))
     preprocess = {
         "height": side, "width": side, "resize": "squash", "interpolation": "bilinear",
         "mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0],

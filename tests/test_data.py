@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_inspect import files
 from hf_inspect.data import build, group, load_split, near_pairs, packaged_folder, read_manifest, sign, trained_on
-from hf_inspect.data.hashing import MAX_DISTANCE, Signature
+from hf_inspect.data.hashing import MAX_DISTANCE, THUMB_BYTES, Signature
 from hf_inspect.data.leakage import refuse_seen
 from hf_inspect.data.partition import _split_groups, partition
 from hf_inspect.errors import DataError, LeakageError
@@ -62,6 +62,7 @@ def test_equal_bytes_join_even_when_flat():
 
 def test_distance_counts_bits():
     base = sign(png(picture(8)))
+    assert len(base.thumb) == THUMB_BYTES
     bits = bytearray(bytes.fromhex(base.phash))
     for i in range(MAX_DISTANCE):
         bits[i] ^= 1
@@ -202,6 +203,13 @@ def test_seen_images_and_their_near_copies_are_refused(elpv):
         refuse_seen(record, [*fresh, jpeg(copied, 80)], [*names, "copy.jpg"])
     with pytest.raises(LeakageError, match=r"262 of 262 .*a\.png, a\.png, a\.png, \.\.\."):
         refuse_seen(record, contents, ["a.png"] * len(contents))
+
+
+def test_a_broken_record_is_no_clean_record(elpv):
+    record = trained_on(read_manifest(elpv), [png(picture(1)), png(picture(2))])
+    for broken in ({**record, "images": record["images"][:1]}, {**record, "thumbs": ""}, {"images": []}):
+        with pytest.raises(DataError, match=r"trained_on\.json is incomplete"):
+            refuse_seen(broken, [png(picture(3))], ["3.png"])
 
 
 def test_an_unreadable_image_is_named(tmp_path):

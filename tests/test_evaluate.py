@@ -8,7 +8,7 @@ import pytest
 from hf_inspect import Inspector, files, images
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cascade import Calibrated, fit_calibrated
-from hf_inspect.data import load_split, read_manifest, trained_on
+from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.reports import cascade_report, evaluate_edge, model_report, render_card, results_table
 from hf_inspect.reports.evaluate import LEDGER
@@ -70,7 +70,7 @@ def seen(edge, elpv, split, tmp_path):
     other = tmp_path / "seen"
     shutil.copytree(edge, other)
     contents = [row["bytes"] for row in load_split(elpv, split)["image"]]
-    files.write_json(other / TRAINED_ON, trained_on(read_manifest(elpv), contents))
+    write_trained_on(other / TRAINED_ON, trained_on(read_manifest(elpv), contents))
     info = files.read_json(other / INSPECT)
     info["files"][TRAINED_ON] = files.sha256(other / TRAINED_ON)
     files.write_json(other / INSPECT, info)

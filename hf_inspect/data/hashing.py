@@ -4,11 +4,9 @@ A perceptual hash alone joins what only looks alike: a near-duplicate is a close
 """
 
 import hashlib
-from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +17,18 @@ HASH_SIDE = 16  # 256 bits; at 64 bits and distance 6, 352 unrelated solar cells
 MAX_DISTANCE = 16  # bits of 256 that may differ
 MIN_CORRELATION = 0.95  # Pearson correlation of the thumbnails' pixels: blind to brightness and contrast
 THUMB_SIDE = 16
+THUMB_BYTES = THUMB_SIDE * THUMB_SIDE
 _WORDS = HASH_SIDE * HASH_SIDE // 64
 _ROWS_AT_ONCE = 512  # rows compared with all others in one step: memory stays at 512 x n words
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What identifies an image's content: SHA-256 and 256-bit pHash as hex, thumbnail as base64 of 256 grey bytes."""
+    """What identifies an image's content: SHA-256 and 256-bit pHash as hex, thumbnail as 256 grey bytes."""
 
     sha256: str
     phash: str
-    thumb: str
+    thumb: bytes
 
 
 def sign(content: bytes) -> Signature:
@@ -44,7 +43,7 @@ def sign(content: bytes) -> Signature:
         raise DataError(f"not a readable image ({error}); remove or repair it.") from None
     bits = imagehash.phash(grey, hash_size=HASH_SIDE).hash
     thumb = grey.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX).tobytes()
-    return Signature(hashlib.sha256(content).hexdigest(), np.packbits(bits).tobytes().hex(), b64encode(thumb).decode())
+    return Signature(hashlib.sha256(content).hexdigest(), np.packbits(bits).tobytes().hex(), thumb)
 
 
 def near_pairs(a: Sequence[Signature], b: Sequence[Signature]) -> NDArray[np.int64]:
@@ -78,14 +77,6 @@ def group(signatures: Sequence[Signature]) -> NDArray[np.int64]:
     return component.astype(np.int64)
 
 
-def signature_from(row: dict[str, Any]) -> Signature:
-    """The signature kept in a row of trained_on.json."""
-    try:
-        return Signature(row["sha256"], row["phash"], row["thumb"])
-    except (KeyError, TypeError):
-        raise DataError("a row of trained_on.json lacks sha256, phash or thumb; train the model again.") from None
-
-
 def _words(signatures: Iterable[Signature]) -> NDArray[np.uint64]:
     """Hashes as (n, 4) 64-bit words."""
     return np.frombuffer(bytes.fromhex("".join(s.phash for s in signatures)), np.uint64).reshape(-1, _WORDS)
@@ -93,8 +84,8 @@ def _words(signatures: Iterable[Signature]) -> NDArray[np.uint64]:
 
 def _pixels(signatures: Iterable[Signature]) -> NDArray[np.float32]:
     """Thumbnails as (n, 256), each of zero mean and unit length; a flat one is all zeros and like no other."""
-    raw = np.frombuffer(b"".join(b64decode(s.thumb) for s in signatures), np.uint8)
-    pixels = raw.reshape(-1, THUMB_SIDE * THUMB_SIDE).astype(np.float32)
+    raw = np.frombuffer(b"".join(s.thumb for s in signatures), np.uint8)
+    pixels = raw.reshape(-1, THUMB_BYTES).astype(np.float32)
     pixels = pixels - pixels.mean(axis=1, keepdims=True)
     length = np.linalg.norm(pixels, axis=1, keepdims=True)
     return np.divide(pixels, length, out=np.zeros_like(pixels), where=length > 0)

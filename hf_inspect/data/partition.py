@@ -3,7 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from hf_inspect.data.hashing import Signature, group, sign
@@ -25,9 +25,8 @@ class Row:
 
     def to_manifest(self) -> dict[str, Any]:
         """The row as manifest.json keeps it."""
-        kept = {k: v for k, v in asdict(self.signature).items() if k != "thumb"}
-        place = {"group": self.group, "split": self.split, "label": self.sample.label}
-        return {"source": self.sample.source, **kept, **place}
+        content = {"source": self.sample.source, "sha256": self.signature.sha256, "phash": self.signature.phash}
+        return content | {"group": self.group, "split": self.split, "label": self.sample.label}
 
 
 def partition(samples: Sequence[Sample], shares: Mapping[str, float], seed: int) -> list[Row]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
-from hf_inspect.data import load_split, read_manifest
+from hf_inspect.data import load_split, read_manifest, write_trained_on
 from hf_inspect.errors import DataError
 from hf_inspect.export.openvino import write_fp32, write_int8
 from hf_inspect.export.parity import FP32, INT8, THRESHOLD, compare, refuse_beyond
@@ -31,7 +31,7 @@ def export_student(student: Path, out: Path, *, data: Path, int8: bool) -> dict[
             write_int8(source, stage, train)
         else:
             write_fp32(source, stage)
-        files.write_json(stage / TRAINED_ON, source.trained_on)
+        write_trained_on(stage / TRAINED_ON, source.trained_on)
         info = _describe(source, stage, "int8" if int8 else "fp32")
         files.write_json(stage / INSPECT, info)
         report = compare(Engine.from_pretrained(stage), source, validation, limits)

@@ -107,7 +107,7 @@ class VLM:
         import torch
 
         given = torch.tensor([ids[:-1]], device=mask.device).expand(len(mask), -1)
-        seen = torch.cat([mask, torch.ones_like(given)], dim=1)
+        seen = None if mask.all() else torch.cat([mask, torch.ones_like(given)], dim=1)  # Qwen's positions need None
         out = self.model(input_ids=given, attention_mask=seen, past_key_values=cache, use_cache=True)
         return _sum_of(out.logits.float().log_softmax(-1), ids[1:])
 

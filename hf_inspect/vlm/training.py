@@ -42,6 +42,22 @@ def chat_rows(
     }
 
 
+def start_tower_from(tower: Any, student: Path) -> None:
+    """Load a trained student's body (a folder of `recipes/edge_classifier`) into a `TimmWrapperModel`, in its dtype.
+
+    DataError unless the two are of one architecture; the student's two-class head is left out.
+    """
+    from safetensors.torch import load_file
+
+    if not (student / "model.safetensors").is_file():
+        raise DataError(f"{student} holds no trained student; train recipes/edge_classifier first.")
+    own = tower.timm_model.state_dict()  # a student is saved under timm's names
+    body = {name: value for name, value in load_file(student / "model.safetensors").items() if name in own}
+    if missing := [name for name in own if name not in body or body[name].shape != own[name].shape]:
+        raise DataError(f"{student} is of another architecture than the vision tower ({missing[0]} does not fit).")
+    tower.timm_model.load_state_dict(body)
+
+
 def what_trains(model: "torch.nn.Module", rates: Mapping[str, float]) -> dict[str, list[str]]:
     """Names of the trainable parameters under the first pattern of `rates` that finds them.
 

@@ -30,6 +30,9 @@ class AdapterArguments:
     data: Path = field(default=Path("outputs/data/elpv"), metadata={"help": "folder of `hf-inspect data build`"})
     base: str = field(default="demo-base", metadata={"help": "Hub repository, folder, or demo-base"})
     side: int = field(default=288, metadata={"help": "pixels; more shows finer cracks, and costs its square in time"})
+    student: Path | None = field(
+        default=None, metadata={"help": "start the vision tower from this edge student, not from the base's weights"}
+    )
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05
@@ -96,6 +99,8 @@ def main():
     dtype = fast_dtype() if arguments.bfloat16 else torch.float32
     config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=arguments.attention)
+    if arguments.student:
+        sft.start_tower_from(model.model.vision_tower, arguments.student)
     lora = LoraConfig(
         r=arguments.lora_r, lora_alpha=arguments.lora_alpha, lora_dropout=arguments.lora_dropout,
         target_modules=arguments.lora_targets, modules_to_save=arguments.full_modules,
