@@ -235,3 +235,20 @@ def test_the_scripted_model_answers_in_order():
     assert vlm.p_defect(tiny.pictures(3)).tolist() == [0.1, 0.9, 0.1]
     assert vlm.p_defect(tiny.pictures(1)).tolist() == [0.9]
     assert (vlm.asked, vlm.trained_on) == (4, None)
+
+
+def test_a_vision_tower_starts_from_a_student_of_its_architecture(tmp_path):
+    from hf_inspect.students import new_student
+
+    model, _ = tiny.parts(base.tiny_base(tmp_path / "base"))
+    tower = model.model.vision_tower
+    with pytest.raises(DataError, match="holds no trained student"):
+        training.start_tower_from(tower, tmp_path)
+    student = new_student("random:test_efficientnet", 64)
+    student.save_pretrained(tmp_path / "student")
+    training.start_tower_from(tower, tmp_path / "student")
+    theirs = student.timm_model.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in tower.timm_model.state_dict().items())
+    new_student("random:test_vit", 160).save_pretrained(tmp_path / "other")
+    with pytest.raises(DataError, match="another architecture"):
+        training.start_tower_from(tower, tmp_path / "other")
