@@ -104,7 +104,7 @@ def test_it_carries_every_image_it_was_trained_on(trained, elpv):
     record, manifest = files.read_json(trained[0] / "trained_on.json"), files.read_json(elpv / "manifest.json")
     assert record["fingerprint"] == manifest["fingerprint"]
     known = {row["sha256"]: row["split"] for row in manifest["images"]}
-    splits = [known[row["sha256"]] for row in record["images"]]
+    splits = [known[sha256] for sha256, _ in record["images"]]
     assert (splits.count("train"), splits.count("validation")) == (64, 64)
 
 

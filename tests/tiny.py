@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_inspect import files, prompts
+from hf_inspect import prompts
+from hf_inspect.data import trained_on, write_trained_on
 from hf_inspect.vlm import base, parity, training
 
 LORA = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
@@ -69,5 +70,5 @@ def random_adapter(base_folder: Path, out: Path, task: prompts.Task = TASK, targ
     collator = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
     ids = collator([parity.canonical_row(task)])["input_ids"][0].tolist()
     parity.write_prompt(out, processor, task, ids)
-    files.write_json(out / "trained_on.json", {"fingerprint": "none", "licence": "CC0-1.0", "images": []})
+    write_trained_on(out / "trained_on.json", trained_on({"fingerprint": "none", "licence": "CC0-1.0"}, []))
     return wrapped.eval(), processor

@@ -1,7 +1,7 @@
 """What a model was trained on, kept beside it as trained_on.json, and the refusal to evaluate on any of it."""
 
 import lzma
-from base64 import b64decode, b64encode
+from base64 import b85decode, b85encode
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ _NAMED = 3  # offenders a refusal names
 
 
 def trained_on(manifest: Mapping[str, Any], contents: Iterable[bytes]) -> dict[str, Any]:
-    """The record of a training: the data's fingerprint and licence, and each image's signature, thumbnails packed.
+    """The record of a training: the data's fingerprint and licence, and each image's [SHA-256, pHash].
 
+    `thumbs` holds the thumbnails that confirm near-duplicates, packed: 256 grey bytes an image, xz, base85.
     `contents` are the image files' bytes of every split that touched the weights or chose a checkpoint.
     """
     signatures = [sign(content) for content in contents]
     return {
         "fingerprint": manifest["fingerprint"],
         "licence": manifest["licence"],
-        "thumbs": b64encode(lzma.compress(b"".join(s.thumb for s in signatures))).decode(),
-        "images": [{"sha256": s.sha256, "phash": s.phash} for s in signatures],
+        "thumbs": b85encode(lzma.compress(b"".join(s.thumb for s in signatures))).decode(),
+        "images": [[s.sha256, s.phash] for s in signatures],
     }
 
 
@@ -47,9 +48,9 @@ def refuse_seen(record: Mapping[str, Any], contents: Sequence[bytes], names: Seq
 def _seen(record: Mapping[str, Any]) -> list[Signature]:
     """The signatures of a record of `trained_on`."""
     try:
-        thumbs = lzma.decompress(b64decode(record["thumbs"]))
+        thumbs = lzma.decompress(b85decode(record["thumbs"]))
         pieces = [thumbs[at : at + THUMB_BYTES] for at in range(0, len(thumbs), THUMB_BYTES)]
         rows = zip(record["images"], pieces, strict=True)
-        return [Signature(row["sha256"], row["phash"], thumb) for row, thumb in rows]
+        return [Signature(sha256, phash, thumb) for (sha256, phash), thumb in rows]
     except (KeyError, TypeError, ValueError, lzma.LZMAError) as error:
         raise DataError(f"trained_on.json is incomplete ({error!r}); train the model again.") from None

@@ -43,7 +43,7 @@ def write_int8(student: Student, folder: Path, train: "datasets.Dataset") -> Non
 
         rows = train.select(stratified(np.array(train["label"]), CALIBRATION_IMAGES))
         quantized = _quantize(openvino.Core().read_model(Path(fp32) / MODEL), rows, student.preprocess)
-        openvino.save_model(quantized, folder / MODEL)  # what stays in float is stored in 16 bits
+        openvino.save_model(quantized, folder / MODEL, compress_to_fp16=False)
         shutil.copy(Path(fp32) / "config.json", folder)  # for Optimum's own classes
 
 

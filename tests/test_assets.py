@@ -1,0 +1,114 @@
+"""The shipped solar-cell cascade: small enough, clean, licensed, and the source of every number in README and cards."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_inspect import Inspector, demo, files
+from hf_inspect.cascade import policy_from_dict
+from hf_inspect.data import load_split
+from hf_inspect.reports import render_card, results_table
+from hf_inspect.scoring import read_scores
+
+ROOT = Path(__file__).parent.parent
+ASSETS = demo.assets()
+RESULTS = files.read_json(ASSETS / "results.json")
+FILES = sorted(p for p in ASSETS.rglob("*") if p.is_file())
+TEXTS = [p for p in FILES if p.suffix in (".json", ".jsonl", ".md", ".txt", ".jinja", ".xml", "")]
+
+
+def test_it_is_small_and_whole():
+    names = {p.relative_to(ASSETS).as_posix() for p in FILES}
+    assert sum(p.stat().st_size for p in FILES) <= 40e6
+    assert {
+        "LICENSE", "README.md", "adapter/README.md", "adapter/adapter_model.safetensors", "adapter/prompt.json",
+        "adapter/trained_on.json", "adapter/training_log.json", "calibration.jsonl", "cascade.json", "edge/README.md",
+        "edge/model.safetensors", "edge/training_log.json", "edge_int8/inspect.json", "manifest.json",
+        "plots/escalation.png", "plots/reliability.png", "plots/roc.png", "results.json", "seeds.json",
+    } <= names  # fmt: skip
+
+
+def test_nothing_in_it_is_a_pickle():
+    assert not [p for p in FILES if p.suffix in (".pt", ".pth", ".pkl", ".ckpt", ".joblib")]
+    for path in ASSETS.rglob("*.bin"):
+        assert path.name == "openvino_model.bin"
+        assert path.read_bytes()[:2] != b"PK"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.relative_to(ASSETS).as_posix())
+def test_no_text_holds_a_path_of_a_machine_or_a_token(path):
+    text = path.read_text()
+    assert not re.search(r"(?<![\w.<])/(home|root|work|tmp|usr|Users|mnt)/", text)
+    assert not re.search(r"\bhf_[A-Za-z0-9]{30,}", text)
+
+
+def test_the_licence_is_the_images_own():
+    assert "CC BY-NC-SA 4.0" in (ASSETS / "LICENSE").read_text()
+    for card in ASSETS.rglob("README.md"):
+        assert "license: cc-by-nc-sa-4.0" in card.read_text()
+        assert "Non-commercial" in card.read_text()
+    assert 'license = "Apache-2.0 AND CC-BY-NC-SA-4.0"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_readme_shows_what_results_json_says():
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("<!-- results -->\n")[1].split("\n<!-- /results -->")[0]
+    assert shown == results_table(RESULTS)
+
+
+def test_the_pictures_are_drawn_from_the_results(tmp_path):
+    demo.write_plots(RESULTS, read_scores(ASSETS / demo.TEST_SCORES), tmp_path)
+    for name in ("escalation.png", "roc.png", "reliability.png"):
+        kept, drawn = (np.asarray(Image.open(p / name).convert("L"), float) for p in (ASSETS / "plots", tmp_path))
+        assert kept.shape == drawn.shape
+        assert np.abs(kept - drawn).mean() < 1.0  # of 255: another matplotlib may set letters otherwise
+
+
+def test_the_results_are_of_the_files_that_ship():
+    for name, sha256 in RESULTS["inputs"]["models"].items():
+        assert files.sha256(ASSETS / name) == sha256, name
+    assert RESULTS["inputs"]["data"] == files.read_json(ASSETS / "manifest.json")["fingerprint"]
+
+
+def test_the_cards_are_made_from_the_results():
+    values = {
+        "results": RESULTS,
+        "seeds": files.read_json(ASSETS / "seeds.json"),
+        "table": results_table(RESULTS),
+        "cascade": files.read_json(ASSETS / "cascade.json"),
+    }
+    for kind, folder in (("student", "edge"), ("adapter", "adapter"), ("cascade", ".")):
+        log = ASSETS / folder / "training_log.json"
+        own = {"log": files.read_json(log)} if log.exists() else {}
+        assert (ASSETS / folder / "README.md").read_text() == render_card(kind, values | own)
+
+
+def test_the_scores_give_the_results_again():
+    rows = read_scores(ASSETS / demo.TEST_SCORES)
+    labels, p_edge, p_vlm = (np.array([row[key] for row in rows]) for key in ("label", "p_edge", "p_vlm"))
+    assert RESULTS["edge_int8"]["accuracy"]["k"] == int(((p_edge >= 0.5) == labels).sum())
+    assert RESULTS["vlm"]["accuracy"]["k"] == int(((p_vlm >= 0.5) == labels).sum())
+    stated = files.read_json(ASSETS / "cascade.json")["policies"]["calibrated"]
+    routes = policy_from_dict(stated).route_batch(p_edge)
+    assert RESULTS["cascade"]["calibrated"]["vlm_calls"] == int((routes.codes == -1).sum())
+
+
+def test_the_shipped_edge_gives_its_scores_again(elpv):
+    inspector = Inspector.from_pretrained(ASSETS, use_vlm=False)
+    kept = {row["source"]: row["p_edge"] for row in read_scores(ASSETS / demo.TEST_SCORES)}
+    rows = load_split(elpv, "test")["image"][:100]
+    found = inspector.edge.predict([row["bytes"] for row in rows])
+    wanted = np.array([kept[row["path"]] for row in rows])
+    assert ((found >= 0.5) == (wanted >= 0.5)).mean() >= 0.99  # another processor may round INT8 otherwise
+    assert np.abs(found - wanted).mean() < 0.01
+
+
+def test_the_whole_cascade_decides_every_readable_cell(elpv):
+    inspector = Inspector.from_pretrained(ASSETS)
+    rows = load_split(elpv, "test")["image"][:24]
+    verdicts = list(inspector.inspect([row["bytes"] for row in rows]))
+    assert {v.label for v in verdicts} <= {"good", "defect"}
+    assert {v.decided_by for v in verdicts} == {"edge", "vlm"}
