@@ -43,7 +43,7 @@ def main() -> None:
     vlm = VLM.from_pretrained(arguments.base, arguments.adapter)
     if arguments.side:
         vlm.processor.image_processor.size = {"height": arguments.side, "width": arguments.side}
-    plain = as_transformers_loads(arguments.base, arguments.adapter, vlm.model)
+    plain = as_transformers_loads(arguments.base, arguments.adapter)
     askers = {
         "rank": by_rank(vlm),
         "one": by_generate(vlm, plain, 1),
@@ -53,16 +53,18 @@ def main() -> None:
     report(compare(askers, pixels, arguments.batch), arguments.batch)
 
 
-def as_transformers_loads(base: str, adapter: Path | None, like: Any) -> Any:
+def as_transformers_loads(base: str, adapter: Path | None) -> Any:
+    import torch
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
     from hf_inspect.vlm.base import base_folder
+    from hf_inspect.vlm.model import fast_dtype
 
-    model = AutoModelForImageTextToText.from_pretrained(base_folder(base), dtype=like.dtype)
+    model = AutoModelForImageTextToText.from_pretrained(base_folder(base), dtype=fast_dtype())
     if adapter:
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    return model.to(like.device).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def by_rank(vlm: "VLM") -> Ask:

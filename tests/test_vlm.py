@@ -10,7 +10,7 @@ import torch
 from hf_inspect import files, prompts
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.vlm import VLM, ScriptedVLM, base, parity, training
-from hf_inspect.vlm.model import _scored_ids
+from hf_inspect.vlm.model import _scored_ids, products_in
 from tests import tiny
 
 SEVERAL = prompts.Task("", "Which is it?", ("ab", "cd", "abe", "cdfgh"))
@@ -120,7 +120,10 @@ def test_batching_and_order_change_nothing_in_float32(folder, task):
 
 def test_batching_flips_almost_nothing_in_bfloat16(folder):
     model, processor = tiny.parts(folder)
-    vlm = VLM(model.bfloat16(), processor, tiny.TASK)
+    products_in(model, torch.bfloat16)
+    assert model.get_output_embeddings().weight.dtype == torch.float32
+    assert model.model.vision_tower.timm_model.conv_stem.weight.dtype == torch.bfloat16
+    vlm = VLM(model, processor, tiny.TASK)
     images = tiny.pictures(200)
     together, alone = vlm.p_defect(images, 16), vlm.p_defect(images, 1)
     assert np.abs(together - alone).max() <= 0.02

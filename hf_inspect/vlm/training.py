@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files, images, prompts
 from hf_inspect.errors import DataError
+from hf_inspect.vlm.model import outside_autocast
 
 if TYPE_CHECKING:
     import torch
@@ -152,16 +153,11 @@ def compile_training(model: "torch.nn.Module", pattern: str) -> int:
 
 
 def convolutions_in_float32(tower: "torch.nn.Module") -> None:
-    """Run `tower` in float32 inside autocast, channels last: on a CPU, convolutions gain nothing from bfloat16."""
+    """Run `tower` in float32 inside autocast, channels last: on a CPU, its backward gains nothing from bfloat16."""
     import torch
 
-    forward = tower.to(memory_format=torch.channels_last).forward
-
-    def outside_autocast(pixel_values: "torch.Tensor", *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(pixel_values.device.type, enabled=False):
-            return forward(pixel_values, *args, **kwargs)
-
-    tower.forward = outside_autocast
+    tower.to(memory_format=torch.channels_last)
+    outside_autocast(tower)
 
 
 def save_adapter(model: "PeftModel", folder: Path, base: str) -> None:
