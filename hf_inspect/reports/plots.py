@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: told apart by colour-blind eyes too
 MARKERS = ("o", "s", "^", "D", "v")
 GUIDE = "#888888"
-DPI = 120
+DPI = 110
 
 
 def roc_plot(out: Path, labels: ArrayLike, scores: Mapping[str, ArrayLike]) -> None:
