@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from hf_inspect import files
+from hf_inspect.data import trained_on, write_trained_on
 from hf_inspect.export import export_student
 from hf_inspect.images import load, prepare
 from hf_inspect.schema import LABELS
@@ -67,7 +68,7 @@ def student() -> Path:
         optimizer.step()
     folder = Path(_FOLDER.name) / "student"
     model.save_pretrained(folder)
-    files.write_json(folder / "trained_on.json", {"fingerprint": "f" * 64, "licence": "cc0-1.0", "images": []})
+    write_trained_on(folder / "trained_on.json", trained_on({"fingerprint": "f" * 64, "licence": "cc0-1.0"}, []))
     return folder
 
 
