@@ -24,7 +24,7 @@ def elpv(tmp_path_factory) -> Path:
     from hf_inspect.data import build
 
     folder = tmp_path_factory.mktemp("data") / "elpv"
-    build("elpv", folder)
+    build("elpv", folder, accept_license=True)
     return folder
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hf_inspect import files, metrics
 from hf_inspect.cascade import Policy, replay
-from hf_inspect.data import read_manifest
+from hf_inspect.data import config_of, read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.runtime import Engine
@@ -116,7 +116,8 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
     """What was measured on: the data's fingerprint, the split, its counts, how often it was evaluated so far."""
     manifest = read_manifest(data)
     stated = {"name": manifest["builder"]["name"], "fingerprint": manifest["fingerprint"], "split": split}
-    return stated | {"counts": manifest["counts"][split], "evaluations_of_this_split": evaluations}
+    counts = manifest["counts"][config_of(manifest, split)][split]
+    return stated | {"counts": counts, "evaluations_of_this_split": evaluations}
 
 
 def _edge_promise(

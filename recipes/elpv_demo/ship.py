@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="assets folder to write")
     arguments = parser.parse_args()
     work = arguments.train / "ship"
-    build("elpv", work / "data")
+    build("elpv", work / "data", accept_license=True)
     students = sorted(p for p in arguments.train.glob("edge-*") if (p / "training_log.json").is_file())
     seeds = seeds_report(students, work / "data", work)
     best = max(seeds, key=lambda name: seeds[name]["validation_auroc"])
