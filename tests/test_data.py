@@ -11,9 +11,10 @@ from PIL import Image
 
 from hf_inspect import files
 from hf_inspect.data import build, group, load_split, near_pairs, packaged_folder, read_manifest, sign, trained_on
+from hf_inspect.data.examine import examine
 from hf_inspect.data.hashing import MAX_DISTANCE, THUMB_BYTES, Signature
 from hf_inspect.data.leakage import refuse_seen
-from hf_inspect.data.partition import _split_groups, partition
+from hf_inspect.data.partition import check_largest, deal, partition
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.schema import Sample
 from tests.conftest import png
@@ -81,9 +82,9 @@ def test_distance_counts_bits():
 def test_no_group_is_split_and_shares_are_met(sizes, seed, kinds):
     groups = [g for g, size in enumerate(sizes) for _ in range(size)]
     strata = [str(g % kinds) for g in groups]
-    split = _split_groups(strata, groups, SHARES, seed)
+    split = deal(strata, groups, SHARES, seed)
     assert set(split) == set(groups)
-    assert split == _split_groups(strata, groups, SHARES, seed)
+    assert split == deal(strata, groups, SHARES, seed)
     count = defaultdict(int)
     for g in groups:
         count[split[g]] += 1
@@ -99,15 +100,16 @@ def samples(tmp_path, arrays):
 
 def test_a_group_above_five_percent_stops_the_build(tmp_path):
     arrays = [picture(9)] * 3 + [picture(100 + i) for i in range(37)]
+    examined, _ = examine(samples(tmp_path, arrays))
     with pytest.raises(DataError, match="joins 3 of 40"):
-        partition(samples(tmp_path, arrays), SHARES, 0)
+        check_largest(group([image.signature for image in examined]).tolist())
 
 
 def test_partition_needs_images_and_whole_shares(tmp_path):
     with pytest.raises(DataError, match="0 images"):
-        partition([], SHARES, 0)
+        partition([], [], SHARES, 0)
     with pytest.raises(DataError, match="sum to 1"):
-        partition(samples(tmp_path, [picture(1)]), {"train": 0.5}, 0)
+        partition(examine(samples(tmp_path, [picture(1)]))[0], [0], {"train": 0.5}, 0)
 
 
 def test_unknown_data_set_names_the_known_ones(tmp_path):
@@ -121,7 +123,7 @@ def test_elpv_reads_back_whole_with_plain_load_dataset(elpv):
     manifest = read_manifest(elpv)
     whole = datasets.load_dataset(str(elpv))
     assert {split: len(rows) for split, rows in whole.items()} == {
-        split: sum(counts.values()) for split, counts in manifest["counts"].items()
+        split: sum(counts.values()) for split, counts in manifest["counts"]["default"].items()
     }
     assert sum(map(len, whole.values())) == len(manifest["images"]) == 2624
     first = whole["test"][0]
@@ -148,7 +150,7 @@ def test_elpv_splits_share_no_group_and_keep_the_proportions(elpv):
         of_group[row["group"]].add(row["split"])
     assert all(len(splits) == 1 for splits in of_group.values())
     for split, share in SHARES.items():
-        counts = manifest["counts"][split]
+        counts = manifest["counts"]["default"][split]
         assert sum(counts.values()) == pytest.approx(share * 2624, abs=6)
         assert counts["defect"] / sum(counts.values()) == pytest.approx(821 / 2624, abs=0.005)
     assert manifest["groups"]["largest_share"] < 0.05
@@ -163,7 +165,7 @@ def test_elpv_card_says_what_it_cannot_know(elpv):
 
 def test_a_build_is_a_function_of_its_arguments(elpv, tmp_path):
     again = build("elpv", tmp_path / "again")
-    other = build("elpv", tmp_path / "other", seed=1)
+    other = build("elpv", tmp_path / "other", options={"seed": 1})
     assert again == read_manifest(elpv)
     assert other["fingerprint"] != again["fingerprint"]
     shards = sorted(p.relative_to(elpv) for p in elpv.rglob("*.parquet"))
@@ -182,11 +184,11 @@ def test_missing_rows_are_noticed(elpv, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(elpv, broken)
     manifest = read_manifest(broken)
-    manifest["counts"]["test"]["good"] += 1
+    manifest["counts"]["default"]["test"]["good"] += 1
     files.write_json(broken / "manifest.json", manifest)
     with pytest.raises(DataError, match="build it again"):
         load_split(broken, "test")
-    with pytest.raises(DataError, match="no split 'holdout'"):
+    with pytest.raises(DataError, match="no config with a split 'holdout'"):
         load_split(broken, "holdout")
 
 

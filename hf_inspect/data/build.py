@@ -20,7 +20,7 @@ from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row, check_largest
 from hf_inspect.data.sources import opened
-from hf_inspect.errors import DataError
+from hf_inspect.errors import DataError, InspectError
 from hf_inspect.schema import Progress, Sample, no_progress
 
 if TYPE_CHECKING:
@@ -135,6 +135,16 @@ def _typed(option: str, value: str | None, default: Any) -> Any:
         raise DataError(f"{option} {value!r} is no number; the default is {default}.") from None
 
 
+def _behind(error: BaseException) -> BaseException:
+    """What made `datasets` give up: an error of ours or of the disk, where one stands behind, else `error` itself."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, InspectError) or (isinstance(at, OSError) and at.errno):
+            return at
+        at = at.__cause__ or at.__context__
+    return error
+
+
 @dataclass
 class _Counted:
     """Counts the rows written on top of `done`."""
@@ -216,7 +226,10 @@ def _write_parquet(
         where = {"cache_dir": str(stage / "cache"), "dataset_name": name, "config_name": config}
         builder = script(rows=own, columns=columns, on_row=step, **where)
         target = stage / "data" if config == DEFAULT else stage / "data" / config
-        builder.download_and_prepare(str(target), file_format="parquet", max_shard_size=MAX_SHARD_SIZE)
+        try:
+            builder.download_and_prepare(str(target), file_format="parquet", max_shard_size=MAX_SHARD_SIZE)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise _behind(error) from None
         written += len(own)
     shutil.rmtree(stage / "cache", ignore_errors=True)
     for extra in (*stage.rglob("*.lock"), *(stage / "data").rglob("*.json")):  # datasets' own bookkeeping

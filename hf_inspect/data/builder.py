@@ -38,6 +38,7 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
     EVALUATION: ClassVar[tuple[str, str]] = (DEFAULT, "test")
     VIEWS: ClassVar[bool] = False
     BUILDER_CONFIG_CLASS = datasets.BuilderConfig
+    DEFAULT_WRITER_BATCH_SIZE = 32  # images in memory, and in a row group
 
     def __init__(
         self, *, rows: Sequence[Row], columns: Mapping[str, Any], on_row: Callable[[], None], **kwargs: Any
