@@ -61,10 +61,8 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Annotated(Sample):
-    """A sample with its entry of `images` and its annotations, as the JSON has them."""
+    """A sample whose `columns` are its `entry` of `images` and its `annotations` as the JSON has them, until placed."""
 
-    entry: Mapping[str, Any] = field(default_factory=dict)
-    annotations: Sequence[Mapping[str, Any]] = ()
     shared: Shared = field(default_factory=Shared)
 
 
@@ -83,13 +81,11 @@ class Coco(InspectionBuilder):
         listed, problems = _listed(coco["images"], root)
         annotations, lost = _annotations(coco["annotations"], listed)
         shared = Shared(_used(coco["categories"], annotations), [*problems, *lost])
+        strata = _strata(listed, annotations, shared)
         return [
-            Annotated(
-                source, root / source, "defect" if annotations[source] else "good", stratum,
-                entry=entries[0], annotations=annotations[source], shared=shared,
-            )
-            for (source, entries), stratum in zip(listed.items(), _strata(listed, annotations, shared), strict=True)
-        ]  # fmt: skip
+            _sample(root, source, entries[0], annotations[source], stratum, shared)
+            for (source, entries), stratum in zip(listed.items(), strata, strict=True)
+        ]
 
     @classmethod
     def columns_of(cls, samples: Sequence[Annotated], options: Options) -> Mapping[str, Any]:
@@ -116,6 +112,8 @@ class Coco(InspectionBuilder):
             if columns is not None:
                 kept.append(replace(image, sample=replace(image.sample, columns=columns)))
                 kept_groups.append(group)
+        if not kept:
+            raise DataError(f"no image can be used: {' '.join(_notes(problems))}")
         rows = partition(kept, kept_groups, parse_shares(options.shares), options.seed)
         return Placement(rows, _notes(problems))
 
@@ -155,6 +153,19 @@ def _types(entry: Mapping[str, Any]) -> dict[str, type]:
 def _named(entry: Any) -> bool:
     types = _types(entry) if isinstance(entry, dict) else {}
     return types.get("id") is int and types.get("file_name") is str
+
+
+def _sample(
+    root: Path,
+    source: str,
+    entry: Mapping[str, Any],
+    annotations: Sequence[Mapping[str, Any]],
+    stratum: str,
+    shared: Shared,
+) -> Annotated:
+    label = "defect" if annotations else "good"
+    columns = {"entry": entry, "annotations": annotations}
+    return Annotated(source, root / source, label, stratum, columns, shared=shared)
 
 
 def _listed(entries: Sequence[Any], root: Path) -> tuple[dict[str, list[Mapping[str, Any]]], list[Problem]]:
@@ -230,10 +241,10 @@ def _category(annotation: Mapping[str, Any], shared: Shared) -> str | None:
 
 def _columns(image: Examined) -> tuple[dict[str, Any] | None, list[Problem]]:
     """The further values of an image's row, None where its size is not the JSON's, and what is wrong with them."""
-    entry, size = image.sample.entry, (image.width, image.height)
+    entry, size = image.sample.columns["entry"], (image.width, image.height)
     if any(said and said != true for said, true in zip(map(entry.get, ("width", "height")), size, strict=True)):
         return None, [(OTHER_SIZE, image.sample.source)]
-    found = [_object(one, image.sample.shared, size) for one in image.sample.annotations]
+    found = [_object(one, image.sample.shared, size) for one in image.sample.columns["annotations"]]
     objects = {
         name: [value[name] for value, _ in found if value] for name in ("bbox", "category", "polygons", "iscrowd")
     }
