@@ -10,67 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_inspect import files
-from hf_inspect.data import build, group, load_split, near_pairs, packaged_folder, read_manifest, sign, trained_on
+from hf_inspect.data import build, group, load_split, packaged_folder, read_manifest, sign, trained_on
 from hf_inspect.data.examine import examine
-from hf_inspect.data.hashing import MAX_DISTANCE, THUMB_BYTES, Signature
 from hf_inspect.data.leakage import refuse_seen
 from hf_inspect.data.partition import check_largest, deal, partition
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.schema import Sample
-from tests.conftest import png
+from tests.conftest import jpeg, picture, png
 
 SHARES = {"train": 0.55, "validation": 0.10, "calibration": 0.15, "test": 0.20}
-
-
-def picture(seed: int, side: int = 96) -> np.ndarray:
-    """A smooth random grey picture: what a perceptual hash is made for."""
-    coarse = np.random.default_rng(seed).integers(0, 255, (8, 8)).astype(np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
-
-
-def jpeg(array: np.ndarray, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "jpeg", quality=quality)
-    return buffer.getvalue()
-
-
-def test_signature_is_of_the_bytes_and_of_the_picture():
-    one, again, other = sign(png(picture(1))), sign(jpeg(picture(1), 90)), sign(png(picture(2)))
-    assert one.sha256 != again.sha256
-    assert near_pairs([one], [again]).tolist() == [[0, 0]]
-    assert near_pairs([one], [other]).tolist() == []
-
-
-def test_copies_in_other_clothes_are_grouped_transitively():
-    first = picture(3)
-    bright = (first * 0.8 + 40).astype(np.uint8)
-    small = np.asarray(Image.fromarray(first).resize((64, 64)))
-    contents = [png(first), png(picture(4)), jpeg(first, 60), png(bright), png(small), png(first)]
-    assert group([sign(c) for c in contents]).tolist() == [0, 1, 0, 0, 0, 0]
-
-
-def test_a_close_hash_alone_does_not_join():
-    a, b = sign(png(picture(5))), sign(png(picture(6)))
-    faked = Signature(b.sha256, a.phash, b.thumb)
-    assert near_pairs([a], [faked]).tolist() == []
-    assert near_pairs([a], [Signature("0" * 64, a.phash, a.thumb)]).tolist() == [[0, 0]]
-
-
-def test_equal_bytes_join_even_when_flat():
-    flat = sign(png(np.full((32, 32), 7, np.uint8)))
-    assert near_pairs([flat], [flat]).tolist() == [[0, 0]]
-
-
-def test_distance_counts_bits():
-    base = sign(png(picture(8)))
-    assert len(base.thumb) == THUMB_BYTES
-    bits = bytearray(bytes.fromhex(base.phash))
-    for i in range(MAX_DISTANCE):
-        bits[i] ^= 1
-    at_limit = Signature("a", bits.hex(), base.thumb)
-    bits[MAX_DISTANCE] ^= 1
-    beyond = Signature("b", bits.hex(), base.thumb)
-    assert near_pairs([base], [at_limit, beyond]).tolist() == [[0, 0]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -212,8 +160,3 @@ def test_a_broken_record_is_no_clean_record(elpv):
     for broken in ({**record, "images": record["images"][:1]}, {**record, "thumbs": ""}, {"images": []}):
         with pytest.raises(DataError, match=r"trained_on\.json is incomplete"):
             refuse_seen(broken, [png(picture(3))], ["3.png"])
-
-
-def test_an_unreadable_image_is_named(tmp_path):
-    with pytest.raises(DataError, match="not a readable image"):
-        sign(b"text")

@@ -21,7 +21,7 @@ THUMB_BYTES = THUMB_SIDE * THUMB_SIDE
 _WORDS = HASH_SIDE * HASH_SIDE // 64
 _SIEVE = 1  # the word of 64 bits compared first: it lets 1 % of real pictures' pairs pass
 _TILE = (32, 8192)  # rows and columns compared in one step: 2 MB of differences, which stay in the cache
-_PAIRS_AT_ONCE = 16384  # pairs confirmed in one step: 32 MB of thumbnails
+_PAIRS_AT_ONCE = 16384  # pairs confirmed in one step: 16 MB of thumbnails a side
 
 
 @dataclass(frozen=True, slots=True)
