@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def test_configs_of_the_source_stay_configs(tmp_path, monkeypatch):
     files.write_json(tmp_path / "both" / "manifest.json", both)
     script = script_named("folder")
     monkeypatch.setattr(script, "CONFIGS", {"one": ("one",), "all": ("one", "two")})
-    monkeypatch.setattr("hf_inspect.data.chat.script_named", lambda name: script)
+    monkeypatch.setattr(sys.modules["hf_inspect.data.chat"], "script_named", lambda name: script)
     chat(tmp_path / "both", tmp_path / "out", write_yaml(tmp_path / QUESTIONS))
     assert sorted(datasets.get_dataset_config_names(str(tmp_path / "out"))) == ["all", "one"]
     one, whole = (datasets.load_dataset(str(tmp_path / "out"), name) for name in ("one", "all"))
