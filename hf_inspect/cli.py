@@ -64,7 +64,8 @@ def data_chat(
 
     with _Progress() as bar:
         manifest = chat(folder, out, questions, bar.of_many)
-    print(f"{out}: {manifest['rows']} rows of {len(manifest['images'])} images")
+    rows = sum(n for splits in manifest["rows"].values() for n in splits.values())
+    print(f"{out}: {rows} rows of {len(manifest['images'])} images")
 
 
 @data.command("audit")

@@ -18,6 +18,15 @@ import pytest
 from PIL import Image
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_licence_is_accepted_for_the_user(tmp_path_factory):
+    """Acceptances of the tests are kept apart from those of whoever runs them."""
+    kept = tmp_path_factory.mktemp("licences")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_inspect.data.licence.cache_folder", lambda: kept)
+        yield
+
+
 @pytest.fixture(scope="session")
 def elpv(tmp_path_factory) -> Path:
     """The built ELPV data set, made once a session."""

@@ -3,6 +3,8 @@
 import errno
 import io
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -241,6 +243,40 @@ def test_an_image_that_changes_meanwhile_stops_the_build(parts, tmp_path):
         build("folder", tmp_path / "out", src=copied, progress=change)
 
 
+def test_an_edited_annotation_is_built_again(tmp_path):
+    root, rng = tmp_path / "raw", np.random.default_rng(5)
+    root.mkdir()
+    for i in range(30):
+        raw.picture(rng).save(root / f"{i}.png")
+    stated = {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 24, "height": 24} for i in range(30)],
+        "categories": [{"id": 1, "name": "dent"}],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 5, 5]} for i in range(0, 30, 2)],
+    }
+    files.write_json(root / "boxes.json", stated)
+    build("coco", tmp_path / "built", src=root)
+    stated["annotations"][0]["bbox"] = [2, 2, 9, 9]
+    files.write_json(root / "boxes.json", stated)
+    build("coco", tmp_path / "built", src=root)
+    boxes = [
+        row["objects"]["bbox"]
+        for split in ("train", "validation", "calibration", "test")
+        for row in load_split(tmp_path / "built", split)
+    ]
+    assert [[2.0, 2.0, 11.0, 11.0]] in boxes
+
+
+def test_the_card_s_own_command_builds_the_same(parts, tmp_path):
+    options = {"seed": 7, "good": "ok, fine", "group_rule": r"(ok1\d)"}
+    manifest = build("folder", tmp_path / "built", src=parts, options=options)
+    card = (tmp_path / "built" / "README.md").read_text()
+    command = re.search(r"^    hf-inspect (data build .*)$", card, re.MULTILINE)[1]
+    again = [{"RAW": str(parts), "DIR": str(tmp_path / "again")}.get(word, word) for word in shlex.split(command)]
+    done = subprocess.run([sys.executable, "-m", "hf_inspect.cli", *again], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(tmp_path / "again") == manifest
+
+
 def test_progress_counts_every_image(parts, tmp_path):
     seen = []
     build("folder", tmp_path / "out", src=parts, progress=lambda *step: seen.append(step))
@@ -264,7 +300,7 @@ def test_options_are_read_in_their_types():
 
 
 def test_a_licence_is_asked_for_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_INSPECT_CACHE", str(tmp_path))
+    monkeypatch.setattr(gate, "cache_folder", lambda: tmp_path)
     terms = Licence("CC-BY-NC-4.0", False, "https://example.org", "Somebody (2020)")
     with pytest.raises(DataError, match=r"NON-COMMERCIAL.*--accept-license"):
         gate.pass_gate("parts", terms, accepted=False)
@@ -275,7 +311,7 @@ def test_a_licence_is_asked_for_once(tmp_path, monkeypatch):
 
 
 def test_a_licence_is_accepted_at_a_terminal(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_INSPECT_CACHE", str(tmp_path))
+    monkeypatch.setattr(gate, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     terms = Licence("CC-BY-NC-4.0", False, "https://example.org", "Somebody (2020)")
     for answer, passes in {"n": False, "": False, "y": True}.items():

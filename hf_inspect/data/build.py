@@ -163,11 +163,12 @@ class _Unchanged(Exception):
 
 
 def _arguments(name: str, script: "type[InspectionBuilder]", options: Any, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What a build depends on: script, options, and the names and sizes of the files it reads."""
+    """What a build depends on: script, options, the files' names and sizes, and what the source says of them."""
     listing = hashlib.sha256()
     for sample in samples:
         sizes = [path.stat().st_size for path in (sample.path, sample.mask) if path is not None and path.exists()]
-        listing.update(json.dumps([sample.source, sizes]).encode())
+        said = [sample.source, sizes, sample.label, dict(sample.columns)]
+        listing.update(json.dumps(said, sort_keys=True, default=str).encode())
     stated = {"name": name, "version": str(script.VERSION), "options": asdict(options)}
     return stated | {"files": len(samples), "listing_sha256": listing.hexdigest()}
 

@@ -1,6 +1,7 @@
 """The card of a built data set: YAML that makes `load_dataset` work, the script's text, and what was counted."""
 
 import random
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +90,7 @@ def _classes(rows: Sequence[Row]) -> list[tuple[str, int]]:
 
 def _origin(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:
     builder = manifest["builder"]
-    options = "".join(f" --{k.replace('_', '-')} {_shell(v)}" for k, v in builder["options"].items() if v is not None)
+    options = "".join(map(_option, builder["options"].items()))
     src = " --src RAW" if builder["name"] != "elpv" else ""
     lines = ["## Build it again", "", f"    hf-inspect data build {builder['name']}{src}{options} --out DIR", ""]
     lines += [f"Fingerprint `{manifest['fingerprint']}`, script version {builder['version']}.", "", "## Licence", ""]
@@ -98,10 +99,12 @@ def _origin(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> s
     return "\n".join([*lines, script.LICENCE.sentence() + ".", "", f"Cite: {script.LICENCE.citation}"])
 
 
-def _shell(value: Any) -> str:
-    import shlex
-
-    return shlex.quote(str(value))
+def _option(named: tuple[str, Any]) -> str:
+    """` --n-good 20`; a switch alone, nothing for one that is off or has no value."""
+    name, value = f" --{named[0].replace('_', '-')}", named[1]
+    if value is None or isinstance(value, bool):
+        return name if value else ""
+    return f"{name} {shlex.quote(str(value))}"
 
 
 def _caption(row: Row) -> str:
