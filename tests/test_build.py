@@ -116,6 +116,12 @@ def test_the_folders_layout_has_each_evaluation_image_once(small_mvtec, tmp_path
     assert set(config) == {"test"}
 
 
+def test_the_folders_layout_unites_configs(small_mvtec, tmp_path):
+    build("mvtec_ad", tmp_path / "b", src=small_mvtec, folders=True, accept_license=True)
+    listed = {label: (tmp_path / f"b/splits/mvtec_ad_{label}.txt").read_text().split() for label in ("good", "defect")}
+    assert {label: len(paths) for label, paths in listed.items()} == {"good": 5, "defect": 10}
+
+
 def test_what_cannot_be_used_is_left_out_and_listed(small_mvtec, tmp_path):
     good, bent = small_mvtec / "bottle/train/good", small_mvtec / "grid/test/bent"
     whole = (good / "001.png").read_bytes()
@@ -133,6 +139,7 @@ def test_what_cannot_be_used_is_left_out_and_listed(small_mvtec, tmp_path):
         "grid/test/bent/001.png", "grid/test/bent/002.png",
     }  # fmt: skip
     assert "3 x 3 pixels, the image 24 x 24" in reasons["grid/test/bent/001.png"]
+    assert reasons["grid/test/bent/002.png"] == "its mask 002_mask.png is missing."
     assert "Left out: 5 images" in (tmp_path / "built" / "README.md").read_text()
     assert not any(row["source"] in reasons for row in manifest["images"])
 

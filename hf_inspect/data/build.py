@@ -18,7 +18,7 @@ from hf_inspect.data.examine import Rejected, examine
 from hf_inspect.data.hashing import group
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
-from hf_inspect.data.partition import DEFAULT, Placement, Row, check_largest
+from hf_inspect.data.partition import DEFAULT, Placement, Row
 from hf_inspect.data.sources import opened
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.schema import Progress, Sample, no_progress
@@ -194,12 +194,11 @@ def _write(
         raise DataError(f"none of {len(samples)} images can be used; the first: {_first(rejected)}")
     taken = [image.sample for image in examined]
     groups = group([image.signature for image in examined], script.keys(taken, options)).tolist()
-    check_largest(groups)
     placement = script.place(examined, groups, options)
     _write_parquet(script, script.columns_of(taken, options), placement.rows, stage, str(arguments["name"]), progress)
     if folders:
         config, split = script.EVALUATION
-        evaluated = [row for row in placement.rows if (row.config, row.split) == (config, split)]
+        evaluated = [row for row in placement.rows if row.config in script.CONFIGS[config] and row.split == split]
         write_folders(stage, str(arguments["name"]), evaluated)
     manifest = _manifest(script, options, placement, rejected, arguments)
     write_card(stage, script, manifest, placement.rows)
@@ -246,7 +245,8 @@ def _manifest(
 ) -> dict[str, Any]:
     rows = placement.rows
     kept = [row.to_manifest() for row in rows]
-    largest = Counter(row.group for row in rows).most_common(1)[0][1]
+    once = {row.sample.source: row.group for row in rows}
+    largest = Counter(once.values()).most_common(1)[0][1]
     return {
         "builder": dict(arguments),
         "licence": script.LICENCE.spdx if script.LICENCE else options.license,
@@ -255,7 +255,7 @@ def _manifest(
         "notes": placement.notes,
         "fingerprint": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest(),
         "counts": _counts(rows),
-        "groups": {"n": len({row.group for row in rows}), "largest": largest, "largest_share": largest / len(rows)},
+        "groups": {"n": len(set(once.values())), "largest": largest, "largest_share": largest / len(once)},
         "rejected": [asdict(one) for one in rejected],
         "images": kept,
     }

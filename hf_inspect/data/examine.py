@@ -69,6 +69,8 @@ def _mask(path: Path, size: tuple[int, int]) -> tuple[str, bool]:
     """SHA-256 of a mask of the image's `size`, and whether any pixel is marked."""
     from PIL import Image
 
+    if not path.is_file():
+        raise DataError(f"its mask {path.name} is missing.")
     content = path.read_bytes()
     try:
         with Image.open(BytesIO(content)) as image:

@@ -53,10 +53,11 @@ def partition(examined: Sequence[Examined], groups: Sequence[int], shares: Mappi
     """Split images by group, stratified by `Sample.stratum`; same arguments, same rows.
 
     `shares` gives each split's share of the images, summing to 1. DataError when there is nothing to split or a
-    share is off.
+    share is off, or one group holds more than 5 % of the images.
     """
     if not examined or abs(sum(shares.values()) - 1) > 1e-9:
         raise DataError(f"{len(examined)} images and shares {dict(shares)}; give images, and shares that sum to 1.")
+    check_largest(groups)
     split = deal([image.sample.stratum for image in examined], groups, shares, seed)
     return [placed(image, g, split[g]) for image, g in zip(examined, groups, strict=True)]
 
