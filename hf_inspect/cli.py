@@ -18,7 +18,7 @@ Out = Annotated[Path, typer.Option(help="Folder to write; an older one of ours i
 Data = Annotated[Path, typer.Option(help="Folder that `hf-inspect data build` wrote.")]
 Base = Annotated[str, typer.Option(help="VLM base: folder, Hub repository, or `demo-base`.")]
 Results = Annotated[Path, typer.Option(help="results.json to write.")]
-Split = Annotated[str, typer.Option(help="Split to measure on.")]
+Split = Annotated[str, typer.Option(help="Split to measure on; holdout/test where several configs have a test.")]
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_inspect import files
-from hf_inspect.data import build, group, load_split, packaged_folder, read_manifest, sign, trained_on
+from hf_inspect.data import build, group, load_split, packaged_folder, place_of, read_manifest, sign, trained_on
 from hf_inspect.data.examine import examine
 from hf_inspect.data.leakage import refuse_seen
 from hf_inspect.data.partition import check_largest, deal, partition
@@ -128,6 +128,18 @@ def test_a_second_build_does_nothing(elpv):
     assert before == {p: p.stat().st_mtime_ns for p in elpv.rglob("*")}
 
 
+def test_a_split_is_named_with_its_config_where_several_have_it():
+    some = {"good": 1, "defect": 1}
+    manifest = {"counts": {"sft": {"train": some, "validation": some}, "holdout": {"test": some}}}
+    assert place_of(manifest, "test") == ("holdout", "test")
+    assert place_of(manifest, "sft/train") == ("sft", "train")
+    with pytest.raises(DataError, match=r"no split 'holdout/train'; there is sft/train, sft/validation, holdout/test"):
+        place_of(manifest, "holdout/train")
+    manifest["counts"]["original"] = {"test": some}
+    with pytest.raises(DataError, match="name one: holdout/test, original/test"):
+        place_of(manifest, "test")
+
+
 def test_missing_rows_are_noticed(elpv, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(elpv, broken)
@@ -136,7 +148,7 @@ def test_missing_rows_are_noticed(elpv, tmp_path):
     files.write_json(broken / "manifest.json", manifest)
     with pytest.raises(DataError, match="build it again"):
         load_split(broken, "test")
-    with pytest.raises(DataError, match="no config with a split 'holdout'"):
+    with pytest.raises(DataError, match="there is no split 'holdout'; there is train, validation, calibration, test"):
         load_split(broken, "holdout")
 
 

@@ -182,31 +182,42 @@ def pixels(content: bytes) -> np.ndarray:
         return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
 
-def test_planted_copies_of_solar_cells_are_found(record_property):
+def test_planted_copies_of_solar_cells_are_found():
+    """Of all 2,624 cells: JPEG 30 89.0 %, JPEG 60 98.5 %, +20 % (which clips) 89.9 %, the others 99.8 % and more."""
     folder = packaged_folder("elpv-dataset", "1.0.0.post1", "elpv_dataset") / "data"
     cells = [path.read_bytes() for path in sorted(folder.rglob("*.png"))[::8]]
     assert len(cells) == 328
     found, false, unrelated = recall(cells, 100)
     print(found, f"{false} false alarms in {unrelated} pairs")
     assert found["renamed"] == 1
+    assert min(found["JPEG 30"], found["+20 %"]) >= 0.85
+    assert min(share for kind, share in found.items() if kind not in ("JPEG 30", "+20 %")) >= 0.97
+    assert false <= 2  # of 261,600 pairs; of all cells' 55 million, 68
 
 
 def test_planted_copies_of_wagon_photos_are_found(real_images):
-    photos = [path.read_bytes() for path in sorted((real_images / "wagon" / "images").glob("*.jpg"))[::6]]
-    found, false, unrelated = recall(photos, 30)
+    """Of all 299 photos: every kind 100 %, but +20 % (which clips) 99.7 %; no false alarm in 709,296 pairs."""
+    photos = [path.read_bytes() for path in sorted((real_images / "wagon" / "images").glob("*.jpg"))[::10]]
+    assert len(photos) == 30
+    found, false, unrelated = recall(photos, 12)
     print(found, f"{false} false alarms in {unrelated} pairs")
-    assert found["renamed"] == 1
+    assert min(found.values()) >= 0.9
+    assert false == 0
 
 
-def test_augmented_copies_of_wagon_photos_by_name(real_images):
-    """Names tell which photos are copies of one; how many of those groups does the picture alone tell?"""
+def test_augmented_copies_of_wagon_photos_are_found_without_their_names(real_images):
+    """Names tell which photos are copies of one: 110 of 134 photos have some. The pictures tell the same."""
     paths = sorted((real_images / "wagon" / "images").glob("*.jpg"))
+    assert len(paths) == 299
     signed = [sign(path.read_bytes()) for path in paths]
     keys = keys_by_rule([path.name for path in paths], r"(.+)\.rf\.")
-    seen, of_key = group(signed), defaultdict(list)
-    for key, number in zip(keys, seen.tolist(), strict=True):
-        of_key[key].append(number)
-    several = [numbers for numbers in of_key.values() if len(numbers) > 1]
-    whole = sum(len(set(numbers)) == 1 for numbers in several)
-    print(f"{whole} of {len(several)} photos with copies found whole; {len(of_key)} photos, {len(set(seen))} groups")
-    assert len(set(group(signed, keys))) <= min(len(of_key), len(set(seen)))
+    seen, of_key = group(signed).tolist(), defaultdict(set)
+    for key, number in zip(keys, seen, strict=True):
+        of_key[key].add(number)
+    several = [numbers for key, numbers in of_key.items() if keys.count(key) > 1]
+    whole = sum(len(numbers) == 1 for numbers in several)
+    print(f"{whole} of {len(several)} photos with copies are one group; {len(of_key)} photos, {len(set(seen))} groups")
+    assert (len(several), len(of_key)) == (110, 134)
+    assert whole >= 105
+    assert len(set(seen)) >= 130
+    assert len(set(group(signed, keys).tolist())) <= min(134, len(set(seen)))

@@ -70,7 +70,7 @@ def test_images_labels_and_masks_read_back_byte_equal(whole, source, tmp_path, c
 
 
 def test_good_parts_are_drawn_from_both_published_splits_by_the_seed(whole, few, tmp_path):
-    rows = load_split(whole, "test", "balanced")
+    rows = load_split(whole, "balanced/test")
     drawn = [split for split, label in zip(rows["original_split"], rows["label"], strict=True) if label == 0]
     assert drawn.count("train") == pytest.approx(356 * 2085 / 2979, abs=30)
     one, again = built(few, tmp_path / "one"), built(few, tmp_path / "again", seed=1234)
@@ -96,7 +96,7 @@ def test_what_was_trained_on_original_is_refused_on_balanced(few, tmp_path):
     assert any("`balanced` shows images of `original`" in note for note in manifest["notes"])
     learnt = load_split(tmp_path / "out", "train")["image"]
     record = trained_on(manifest, [row["bytes"] for row in learnt])
-    balanced = load_split(tmp_path / "out", "test", "balanced")["image"]
+    balanced = load_split(tmp_path / "out", "balanced/test")["image"]
     with pytest.raises(LeakageError, match=r"of 24 images .*1000\d\.png, 100\d\d\.png, 100\d\d\.png, \.\.\."):
         refuse_seen(record, [row["bytes"] for row in balanced], [row["path"] for row in balanced])
 

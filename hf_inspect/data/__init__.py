@@ -7,14 +7,14 @@ from hf_inspect.data.examine import Examined, Rejected, examine
 from hf_inspect.data.hashing import Signature, group, near_pairs, sign
 from hf_inspect.data.leakage import refuse_seen, trained_on, write_trained_on
 from hf_inspect.data.licence import Licence
-from hf_inspect.data.load import config_of, load_split, read_manifest
+from hf_inspect.data.load import load_split, place_of, read_manifest
 from hf_inspect.data.packaged import cache_folder, lite0_weights, packaged_folder, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, deal, partition, placed
 from hf_inspect.data.sources import images_in, relative
 
 __all__ = [
     "SPLITS", "Examined", "Licence", "Placement", "Rejected", "Row", "Signature", "audit", "build", "cache_folder",
-    "chat", "config_of", "deal", "described", "examine", "group", "images_in", "lite0_weights", "load_split",
-    "near_pairs", "options_from", "packaged_folder", "partition", "placed", "read_manifest", "refuse_seen", "relative",
+    "chat", "deal", "described", "examine", "group", "images_in", "lite0_weights", "load_split", "near_pairs",
+    "options_from", "packaged_folder", "partition", "place_of", "placed", "read_manifest", "refuse_seen", "relative",
     "script_named", "sign", "trained_on", "verified", "write_trained_on",
 ]  # fmt: skip

@@ -17,32 +17,31 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return files.read_json(folder / MANIFEST)
 
 
-def config_of(manifest: dict[str, Any], split: str, config: str | None = None) -> str:
-    """The config of a built data set that has `split`: the one asked for, or the only one; else DataError."""
-    counts = manifest["counts"]
-    having = [name for name in counts if split in counts[name] and config in (None, name)]
-    if len(having) == 1:
-        return having[0]
-    if having:
-        raise DataError(f"{len(having)} configs have a split {split!r}; name one of {', '.join(having)}.")
-    there = {name: [s for s in SPLITS if s in splits] for name, splits in counts.items()}
-    known = "; ".join(f"{name}: {', '.join(splits)}" for name, splits in there.items())
-    asked = f"config {config!r}" if config else "config"
-    raise DataError(f"no {asked} with a split {split!r}; there is {known}.")
+def place_of(manifest: dict[str, Any], split: str) -> tuple[str, str]:
+    """Config and split of a built data set that `split` names: `test`, or `holdout/test`.
 
-
-def load_split(folder: Path, split: str, config: str | None = None) -> "datasets.Dataset":
-    """One split of a built data folder; its image column holds undecoded files: {"bytes", "path"}.
-
-    `config` may be left out where only one config has such a split.
+    The config may be left out where only one has such a split; DataError where several have, or none.
     """
+    counts = manifest["counts"]
+    config, _, name = split.rpartition("/")
+    having = [known for known in counts if name in counts[known] and config in ("", known)]
+    if len(having) == 1:
+        return having[0], name
+    if having:
+        raise DataError(f"several configs have a split {name!r}; name one: {', '.join(f'{c}/{name}' for c in having)}.")
+    known = [f"{c}/{s}" if len(counts) > 1 else s for c in counts for s in SPLITS if s in counts[c]]
+    raise DataError(f"there is no split {split!r}; there is {', '.join(known)}.")
+
+
+def load_split(folder: Path, split: str) -> "datasets.Dataset":
+    """One split (see `place_of`) of a built data folder; its image column holds undecoded files: {"bytes", "path"}."""
     import datasets
 
     manifest = read_manifest(folder)
-    config = config_of(manifest, split, config)
-    paths = [str(path) for path in shards(folder, config, split)]
-    rows = datasets.load_dataset("parquet", data_files={split: paths}, split=split)
-    stated = manifest["counts"][config][split]
+    config, name = place_of(manifest, split)
+    paths = [str(path) for path in shards(folder, config, name)]
+    rows = datasets.load_dataset("parquet", data_files={name: paths}, split=name)
+    stated = manifest["counts"][config][name]
     if len(rows) != sum(stated.values()):
         raise DataError(f"{folder}: {split} holds {len(rows)} rows, its manifest {stated}; build it again.")
     return rows.cast_column("image", datasets.Image(decode=False))
