@@ -56,7 +56,7 @@ demo-train: $(EDGES) outputs/train/adapter/training_log.json
 	$(OFFLINE) $(BIN)/python recipes/elpv_demo/ship.py --train outputs/train --out hf_inspect/assets/elpv
 
 outputs/data/elpv/manifest.json: $(READY)
-	$(OFFLINE) $(BIN)/hf-inspect data build elpv --out outputs/data/elpv
+	$(OFFLINE) $(BIN)/hf-inspect data build elpv --accept-license --out outputs/data/elpv
 
 outputs/train/edge-%/training_log.json: outputs/data/elpv/manifest.json
 	$(LAUNCH) recipes/edge_classifier/train.py --config recipes/edge_classifier/elpv.yaml \

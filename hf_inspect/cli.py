@@ -18,7 +18,7 @@ Out = Annotated[Path, typer.Option(help="Folder to write; an older one of ours i
 Data = Annotated[Path, typer.Option(help="Folder that `hf-inspect data build` wrote.")]
 Base = Annotated[str, typer.Option(help="VLM base: folder, Hub repository, or `demo-base`.")]
 Results = Annotated[Path, typer.Option(help="results.json to write.")]
-Split = Annotated[str, typer.Option(help="Split to measure on.")]
+Split = Annotated[str, typer.Option(help="Split to measure on; holdout/test where several configs have a test.")]
 
 
 def main() -> None:
@@ -30,17 +30,57 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-@data.command("build")
-def data_build(name: Annotated[str, typer.Argument(help="Data set, such as `elpv`.")], out: Out, seed: int = 0) -> None:
+@data.command("build", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def data_build(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Data set, such as `elpv`; its own options follow: --seed 1.")],
+    out: Out,
+    src: Annotated[Path | None, typer.Option(help="Raw data: its folder, or the archive as downloaded.")] = None,
+    num_proc: Annotated[int, typer.Option(help="Threads that read and sign; the result is the same.")] = 2,
+    layout: Annotated[str, typer.Option(help="`folders`: val/good and val/defect besides the Parquet.")] = "parquet",
+    accept_license: Annotated[bool, typer.Option("--accept-license", help="Accept the data set's licence.")] = False,
+) -> None:
     """Build a data set as Parquet, card and manifest: `load_dataset(OUT)` reads it."""
-    from hf_inspect.data import build
+    from hf_inspect.data import build, described, options_from
 
-    manifest = build(name, out, seed)
-    groups = manifest["groups"]
-    for split, counts in manifest["counts"].items():
-        print(f"{split:12} " + "  ".join(f"{label} {n}" for label, n in counts.items()))
-    print(f"{groups['n']} groups, the largest of {groups['largest']} images ({groups['largest_share']:.2%})")
-    print(f"fingerprint {manifest['fingerprint']}")
+    if layout not in ("parquet", "folders"):
+        raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
+    with _Progress() as bar:
+        manifest = build(
+            name, out, src=src, options=options_from(name, context.args), num_proc=num_proc,
+            folders=layout == "folders", accept_license=accept_license, progress=bar.of_many,
+        )  # fmt: skip
+    print(described(manifest))
+
+
+@data.command("chat")
+def data_chat(
+    folder: Annotated[Path, typer.Argument(help="Built data set.")],
+    out: Out,
+    questions: Annotated[Path | None, typer.Option(help="YAML of questions; the data set's own by default.")] = None,
+) -> None:
+    """Turn a built data set into chat rows (images, prompt, completion), split as it is."""
+    from hf_inspect.data import chat
+
+    with _Progress() as bar:
+        manifest = chat(folder, out, questions, bar.of_many)
+    rows = sum(n for splits in manifest["rows"].values() for n in splits.values())
+    print(f"{out}: {rows} rows of {len(manifest['images'])} images")
+
+
+@data.command("audit")
+def data_audit(
+    folders: Annotated[list[Path], typer.Argument(help="Built data sets.")],
+    sheet: Annotated[Path | None, typer.Option(help="Picture of the pairs to write.")] = None,
+) -> None:
+    """Find images that are, exactly or nearly, in two places; exits with 1 if any crosses a split or a data set."""
+    from hf_inspect.data import audit
+
+    with _Progress() as bar:
+        found = audit(folders, sheet, bar.of_many)
+    print(found.table())
+    if found.crossing:
+        raise typer.Exit(1)
 
 
 @app.command("demo-base")

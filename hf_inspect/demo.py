@@ -42,7 +42,7 @@ def run(out: Path, progress: Progress = no_progress, models: Path | None = None)
     models = models or assets()
     begin = perf_counter()
     data = out / "data"
-    manifest = build("elpv", data)
+    manifest = build("elpv", data, accept_license=True)
     inputs = {"data": manifest["fingerprint"], "models": _fingerprint(models), "risk": RISK}
     results_file = out / "results.json"
     if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:

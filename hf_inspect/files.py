@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: write beside, then rename. SHA-256 of files."""
 
+import glob
 import hashlib
 import json
 import os
@@ -72,6 +73,9 @@ def staged_folder(out: Path) -> Iterator[Path]:
         raise DataError(f"{out} is a file; give a folder to write to.")
     if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in OURS):
         raise DataError(f"{out} holds files this package did not write; give a new or an empty folder.")
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*[0-9]"):  # by a run that was killed
+        if not _alive(left.suffix[1:]):
+            shutil.rmtree(left, ignore_errors=True)
     stage = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
@@ -81,3 +85,14 @@ def staged_folder(out: Path) -> Iterator[Path]:
         stage.rename(out)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _alive(process: str) -> bool:
+    """Whether a process of this number runs; what is no number counts as running."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError, OverflowError):
+        return True
+    return True

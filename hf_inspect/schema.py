@@ -22,14 +22,16 @@ class Sample:
     """One raw image before it is part of a data set.
 
     `source` names it (a path relative to the raw folder, with '/'), `stratum` is what the split keeps in
-    proportion (label and cell type, say), `columns` are further values of its row.
+    proportion (label and cell type, say), `columns` are further values of its row. A `label` of None is decided
+    by the mask: `defect` where any of its pixels is not zero.
     """
 
     source: str
     path: Path
-    label: str
+    label: str | None
     stratum: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+    mask: Path | None = None
 
     def read(self) -> bytes:
         """The file's bytes as they are on disk."""

@@ -10,66 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_inspect import files
-from hf_inspect.data import build, group, load_split, near_pairs, packaged_folder, read_manifest, sign, trained_on
-from hf_inspect.data.hashing import MAX_DISTANCE, THUMB_BYTES, Signature
+from hf_inspect.data import build, group, load_split, packaged_folder, place_of, read_manifest, sign, trained_on
+from hf_inspect.data.examine import examine
 from hf_inspect.data.leakage import refuse_seen
-from hf_inspect.data.partition import _split_groups, partition
+from hf_inspect.data.partition import check_largest, deal, partition
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.schema import Sample
-from tests.conftest import png
+from tests.conftest import jpeg, picture, png
 
 SHARES = {"train": 0.55, "validation": 0.10, "calibration": 0.15, "test": 0.20}
-
-
-def picture(seed: int, side: int = 96) -> np.ndarray:
-    """A smooth random grey picture: what a perceptual hash is made for."""
-    coarse = np.random.default_rng(seed).integers(0, 255, (8, 8)).astype(np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
-
-
-def jpeg(array: np.ndarray, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "jpeg", quality=quality)
-    return buffer.getvalue()
-
-
-def test_signature_is_of_the_bytes_and_of_the_picture():
-    one, again, other = sign(png(picture(1))), sign(jpeg(picture(1), 90)), sign(png(picture(2)))
-    assert one.sha256 != again.sha256
-    assert near_pairs([one], [again]).tolist() == [[0, 0]]
-    assert near_pairs([one], [other]).tolist() == []
-
-
-def test_copies_in_other_clothes_are_grouped_transitively():
-    first = picture(3)
-    bright = (first * 0.8 + 40).astype(np.uint8)
-    small = np.asarray(Image.fromarray(first).resize((64, 64)))
-    contents = [png(first), png(picture(4)), jpeg(first, 60), png(bright), png(small), png(first)]
-    assert group([sign(c) for c in contents]).tolist() == [0, 1, 0, 0, 0, 0]
-
-
-def test_a_close_hash_alone_does_not_join():
-    a, b = sign(png(picture(5))), sign(png(picture(6)))
-    faked = Signature(b.sha256, a.phash, b.thumb)
-    assert near_pairs([a], [faked]).tolist() == []
-    assert near_pairs([a], [Signature("0" * 64, a.phash, a.thumb)]).tolist() == [[0, 0]]
-
-
-def test_equal_bytes_join_even_when_flat():
-    flat = sign(png(np.full((32, 32), 7, np.uint8)))
-    assert near_pairs([flat], [flat]).tolist() == [[0, 0]]
-
-
-def test_distance_counts_bits():
-    base = sign(png(picture(8)))
-    assert len(base.thumb) == THUMB_BYTES
-    bits = bytearray(bytes.fromhex(base.phash))
-    for i in range(MAX_DISTANCE):
-        bits[i] ^= 1
-    at_limit = Signature("a", bits.hex(), base.thumb)
-    bits[MAX_DISTANCE] ^= 1
-    beyond = Signature("b", bits.hex(), base.thumb)
-    assert near_pairs([base], [at_limit, beyond]).tolist() == [[0, 0]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,9 +30,9 @@ def test_distance_counts_bits():
 def test_no_group_is_split_and_shares_are_met(sizes, seed, kinds):
     groups = [g for g, size in enumerate(sizes) for _ in range(size)]
     strata = [str(g % kinds) for g in groups]
-    split = _split_groups(strata, groups, SHARES, seed)
+    split = deal(strata, groups, SHARES, seed)
     assert set(split) == set(groups)
-    assert split == _split_groups(strata, groups, SHARES, seed)
+    assert split == deal(strata, groups, SHARES, seed)
     count = defaultdict(int)
     for g in groups:
         count[split[g]] += 1
@@ -99,15 +48,16 @@ def samples(tmp_path, arrays):
 
 def test_a_group_above_five_percent_stops_the_build(tmp_path):
     arrays = [picture(9)] * 3 + [picture(100 + i) for i in range(37)]
+    examined, _ = examine(samples(tmp_path, arrays))
     with pytest.raises(DataError, match="joins 3 of 40"):
-        partition(samples(tmp_path, arrays), SHARES, 0)
+        check_largest(group([image.signature for image in examined]).tolist())
 
 
 def test_partition_needs_images_and_whole_shares(tmp_path):
     with pytest.raises(DataError, match="0 images"):
-        partition([], SHARES, 0)
+        partition([], [], SHARES, 0)
     with pytest.raises(DataError, match="sum to 1"):
-        partition(samples(tmp_path, [picture(1)]), {"train": 0.5}, 0)
+        partition(examine(samples(tmp_path, [picture(1)]))[0], [0], {"train": 0.5}, 0)
 
 
 def test_unknown_data_set_names_the_known_ones(tmp_path):
@@ -121,7 +71,7 @@ def test_elpv_reads_back_whole_with_plain_load_dataset(elpv):
     manifest = read_manifest(elpv)
     whole = datasets.load_dataset(str(elpv))
     assert {split: len(rows) for split, rows in whole.items()} == {
-        split: sum(counts.values()) for split, counts in manifest["counts"].items()
+        split: sum(counts.values()) for split, counts in manifest["counts"]["default"].items()
     }
     assert sum(map(len, whole.values())) == len(manifest["images"]) == 2624
     first = whole["test"][0]
@@ -148,7 +98,7 @@ def test_elpv_splits_share_no_group_and_keep_the_proportions(elpv):
         of_group[row["group"]].add(row["split"])
     assert all(len(splits) == 1 for splits in of_group.values())
     for split, share in SHARES.items():
-        counts = manifest["counts"][split]
+        counts = manifest["counts"]["default"][split]
         assert sum(counts.values()) == pytest.approx(share * 2624, abs=6)
         assert counts["defect"] / sum(counts.values()) == pytest.approx(821 / 2624, abs=0.005)
     assert manifest["groups"]["largest_share"] < 0.05
@@ -163,7 +113,7 @@ def test_elpv_card_says_what_it_cannot_know(elpv):
 
 def test_a_build_is_a_function_of_its_arguments(elpv, tmp_path):
     again = build("elpv", tmp_path / "again")
-    other = build("elpv", tmp_path / "other", seed=1)
+    other = build("elpv", tmp_path / "other", options={"seed": 1})
     assert again == read_manifest(elpv)
     assert other["fingerprint"] != again["fingerprint"]
     shards = sorted(p.relative_to(elpv) for p in elpv.rglob("*.parquet"))
@@ -178,15 +128,27 @@ def test_a_second_build_does_nothing(elpv):
     assert before == {p: p.stat().st_mtime_ns for p in elpv.rglob("*")}
 
 
+def test_a_split_is_named_with_its_config_where_several_have_it():
+    some = {"good": 1, "defect": 1}
+    manifest = {"counts": {"sft": {"train": some, "validation": some}, "holdout": {"test": some}}}
+    assert place_of(manifest, "test") == ("holdout", "test")
+    assert place_of(manifest, "sft/train") == ("sft", "train")
+    with pytest.raises(DataError, match=r"no split 'holdout/train'; there is sft/train, sft/validation, holdout/test"):
+        place_of(manifest, "holdout/train")
+    manifest["counts"]["original"] = {"test": some}
+    with pytest.raises(DataError, match="name one: holdout/test, original/test"):
+        place_of(manifest, "test")
+
+
 def test_missing_rows_are_noticed(elpv, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(elpv, broken)
     manifest = read_manifest(broken)
-    manifest["counts"]["test"]["good"] += 1
+    manifest["counts"]["default"]["test"]["good"] += 1
     files.write_json(broken / "manifest.json", manifest)
     with pytest.raises(DataError, match="build it again"):
         load_split(broken, "test")
-    with pytest.raises(DataError, match="no split 'holdout'"):
+    with pytest.raises(DataError, match="there is no split 'holdout'; there is train, validation, calibration, test"):
         load_split(broken, "holdout")
 
 
@@ -210,8 +172,3 @@ def test_a_broken_record_is_no_clean_record(elpv):
     for broken in ({**record, "images": record["images"][:1]}, {**record, "thumbs": ""}, {"images": []}):
         with pytest.raises(DataError, match=r"trained_on\.json is incomplete"):
             refuse_seen(broken, [png(picture(3))], ["3.png"])
-
-
-def test_an_unreadable_image_is_named(tmp_path):
-    with pytest.raises(DataError, match="not a readable image"):
-        sign(b"text")

@@ -46,7 +46,7 @@ def test_calibration_writes_what_it_used(cascade, edge, elpv):
     rows = read_scores(cascade / stated["calibration"]["scores"])
     assert {(row["split"], row["p_vlm"]) for row in rows} == {("validation", None), ("calibration", None)}
     drawn = [row for row in rows if row["split"] == "calibration"]
-    assert len(drawn) == sum(read_manifest(elpv)["counts"]["calibration"].values())
+    assert len(drawn) == sum(read_manifest(elpv)["counts"]["default"]["calibration"].values())
     again = fit_calibrated(
         [row["p_edge"] for row in drawn], [row["label"] for row in drawn], [row["group"] for row in drawn]
     )

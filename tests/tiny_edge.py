@@ -42,7 +42,9 @@ def data() -> Path:
         shard = str(folder / "data" / f"tiny-{split}-00000.parquet")
         datasets.Dataset.from_list(rows, features=features).to_parquet(shard)
     counts = {split: {"good": n // 2, "defect": n // 2} for split, n in COUNTS.items()}
-    files.write_json(folder / "manifest.json", {"counts": counts, "fingerprint": "f" * 64, "licence": "cc0-1.0"})
+    files.write_json(
+        folder / "manifest.json", {"counts": {"default": counts}, "fingerprint": "f" * 64, "licence": "cc0-1.0"}
+    )
     return folder
 
 

@@ -1,5 +1,6 @@
 """A data set's script -> a folder that plain `load_dataset` reads: Parquet, card and manifest.json."""
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -7,37 +8,108 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
-from hf_inspect.data.partition import Row
-from hf_inspect.errors import DataError
+from hf_inspect.data.card import write_card
+from hf_inspect.data.examine import Rejected, examine
+from hf_inspect.data.hashing import group
+from hf_inspect.data.layout import write_folders
+from hf_inspect.data.licence import pass_gate
+from hf_inspect.data.partition import DEFAULT, Placement, Row
+from hf_inspect.data.sources import opened
+from hf_inspect.errors import DataError, InspectError
+from hf_inspect.schema import Progress, Sample, no_progress
+
+if TYPE_CHECKING:
+    from hf_inspect.data.builder import InspectionBuilder
 
 MANIFEST = "manifest.json"
+MAX_SHARD_SIZE = "500MB"
 
 
-def build(name: str, out: Path, seed: int = 0) -> dict[str, Any]:
-    """Build the data set `name` (a folder of dataset_scripts/) into `out`; returns its manifest.
+def build(
+    name: str,
+    out: Path,
+    *,
+    src: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    num_proc: int = 1,
+    folders: bool = False,
+    accept_license: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Build the data set `name` (a folder of dataset_scripts/) from `src` into `out`; returns its manifest.
 
-    A folder already built by the same script, version and seed is left alone.
+    `src` is the raw folder, or its archive; `options` are the data set's own. `num_proc` threads read and sign; rows
+    are written by one, in the order of the source. `folders` writes val/good and val/defect besides. A folder built
+    from the same files by the same script and options is left alone. DataError for a licence not accepted, a wrong
+    root, an unknown option, a full disk, or a group above 5 % of the images.
     """
-    script = _script(name)
-    arguments = {"name": name, "version": str(script.BUILDER.VERSION), "seed": seed}
-    if (out / MANIFEST).exists() and files.read_json(out / MANIFEST)["builder"] == arguments:
+    script = script_named(name)
+    chosen = script.checked(options or {})
+    if script.LICENCE is not None:
+        pass_gate(name, script.LICENCE, accept_license)
+    try:
+        with files.staged_folder(out) as stage, opened(src, stage) as raw:
+            samples = script.read(raw, chosen)
+            arguments = _arguments(name, script, chosen, samples)
+            if _built_already(out, arguments, folders):
+                raise _Unchanged
+            return _write(script, chosen, samples, stage, arguments, num_proc, folders, progress)
+    except _Unchanged:
         return files.read_json(out / MANIFEST)
-    with files.staged_folder(out) as stage:
-        rows = _write_parquet(script, stage, name, seed)
-        manifest = _manifest(rows, arguments, script.LICENCE)
-        files.write_text(stage / "README.md", _card(script, manifest))
-        head = {key: value for key, value in manifest.items() if key != "images"}
-        files.write_table(stage / MANIFEST, head, "images", manifest["images"])
-    return manifest
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DataError(f"the disk of {out} is full; make room and build again. Nothing was written.") from None
 
 
-def _script(name: str) -> ModuleType:
-    """The script's module, loaded from its file: dataset_scripts/ is no package."""
+def options_from(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """`--n-good 20` as a script's option `n_good`, in its type; DataError for what is no option with a value."""
+    script, given = script_named(name), {}
+    rest = iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        key = option.removeprefix("--").replace("-", "_")
+        default = script.defaults([key])[key]
+        if isinstance(default, bool):
+            given[key] = True
+        else:
+            given[key] = _typed(option, value if equals else next(rest, None), default)
+    return given
+
+
+def described(manifest: Mapping[str, Any]) -> str:
+    """What was built, for the terminal: counts, groups, what was left out, notes, fingerprint."""
+    groups, several = manifest["groups"], len(manifest["counts"]) > 1
+    lines = []
+    for config, splits in manifest["counts"].items():
+        for split, counts in splits.items():
+            place = f"{config} {split}" if several else split
+            lines.append(f"{place:24} " + "  ".join(f"{label} {n}" for label, n in counts.items()))
+    lines.append(f"{groups['n']} groups, the largest of {groups['largest']} images ({groups['largest_share']:.2%})")
+    if manifest["rejected"]:
+        first = manifest["rejected"][0]
+        lines.append(
+            f"LEFT OUT: {len(manifest['rejected'])} images (manifest.json lists them), such as "
+            f"{first['source']}: {first['reason']}"
+        )
+    use = {True: "", False: ": NON-COMMERCIAL use only", None: ""}[manifest["commercial"]]
+    lines += [f"NOTE: {note}" for note in manifest["notes"]] + [f"licence {manifest['licence']}{use}"]
+    return "\n".join([*lines, f"fingerprint {manifest['fingerprint']}"])
+
+
+def shards(folder: Path, config: str, split: str) -> list[Path]:
+    """The Parquet files of a built folder's split, in order."""
+    inside = folder / "data" if config == DEFAULT else folder / "data" / config
+    return sorted(inside.glob(f"*-{split}*.parquet"))
+
+
+def script_named(name: str) -> "type[InspectionBuilder]":
+    """The builder of a folder of dataset_scripts/, loaded from its file: they are no package."""
     folder = files.shipped("dataset_scripts")
     path = folder / name / f"{name}.py"
     if not path.is_file():
@@ -49,57 +121,157 @@ def _script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # `datasets` imports a builder's module by name
     spec.loader.exec_module(module)
-    return module
+    return module.BUILDER
 
 
-def _write_parquet(script: ModuleType, stage: Path, name: str, seed: int) -> list[Row]:
-    """Run the builder, keep its Parquet shards under data/; returns its rows in the order of the source."""
-    builder = script.BUILDER(seed=seed, cache_dir=str(stage / "cache"), dataset_name=name)
-    builder.download_and_prepare(str(stage / "data"), file_format="parquet")
+def _typed(option: str, value: str | None, default: Any) -> Any:
+    if value is None:
+        raise DataError(f"{option} needs a value; the default is {default}.")
+    if not isinstance(default, int | float):
+        return value
+    try:
+        return type(default)(value)
+    except ValueError:
+        raise DataError(f"{option} {value!r} is no number; the default is {default}.") from None
+
+
+def _behind(error: BaseException) -> BaseException:
+    """What made `datasets` give up: an error of ours or of the disk, where one stands behind, else `error` itself."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, InspectError) or (isinstance(at, OSError) and at.errno):
+            return at
+        at = at.__cause__ or at.__context__
+    return error
+
+
+@dataclass
+class _Counted:
+    """Counts the rows written on top of `done`."""
+
+    progress: Progress
+    done: int
+    total: int
+
+    def __call__(self) -> None:
+        self.done += 1
+        self.progress("write Parquet", self.done, self.total)
+
+
+class _Unchanged(Exception):
+    """The folder is what would be built."""
+
+
+def _arguments(name: str, script: "type[InspectionBuilder]", options: Any, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What a build depends on: script, options, the files' names and sizes, and what the source says of them."""
+    listing = hashlib.sha256()
+    for sample in samples:
+        sizes = [path.stat().st_size for path in (sample.path, sample.mask) if path is not None and path.exists()]
+        said = [sample.source, sizes, sample.label, dict(sample.columns)]
+        listing.update(json.dumps(said, sort_keys=True, default=str).encode())
+    stated = {"name": name, "version": str(script.VERSION), "options": asdict(options)}
+    return stated | {"files": len(samples), "listing_sha256": listing.hexdigest()}
+
+
+def _built_already(out: Path, arguments: Mapping[str, Any], folders: bool) -> bool:
+    manifest = out / MANIFEST
+    return manifest.exists() and files.read_json(manifest)["builder"] == arguments and (out / "val").exists() == folders
+
+
+def _write(
+    script: "type[InspectionBuilder]",
+    options: Any,
+    samples: Sequence[Sample],
+    stage: Path,
+    arguments: Mapping[str, Any],
+    num_proc: int,
+    folders: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Examine, group, place, write; returns the manifest."""
+    examined, rejected = examine(samples, num_proc, progress)
+    if not examined:
+        raise DataError(f"none of {len(samples)} images can be used; the first: {_first(rejected)}")
+    taken = [image.sample for image in examined]
+    groups = group([image.signature for image in examined], script.keys(taken, options)).tolist()
+    placement = script.place(examined, groups, options)
+    _write_parquet(script, script.columns_of(taken, options), placement.rows, stage, str(arguments["name"]), progress)
+    if folders:
+        config, split = script.EVALUATION
+        evaluated = [row for row in placement.rows if row.config in script.CONFIGS[config] and row.split == split]
+        write_folders(stage, str(arguments["name"]), evaluated)
+    manifest = _manifest(script, options, placement, rejected, arguments)
+    write_card(stage, script, manifest, placement.rows)
+    head = {key: value for key, value in manifest.items() if key != "images"}
+    files.write_table(stage / MANIFEST, head, "images", manifest["images"])
+    return manifest
+
+
+def _write_parquet(
+    script: "type[InspectionBuilder]",
+    columns: Mapping[str, Any],
+    rows: Sequence[Row],
+    stage: Path,
+    name: str,
+    progress: Progress,
+) -> None:
+    """Each config's rows as Parquet under data/, images embedded as they are."""
+    import datasets
+
+    datasets.disable_progress_bars()  # ours spans all configs
+    configs, written = dict.fromkeys(row.config for row in rows), 0
+    for config in configs:
+        own = [row for row in rows if row.config == config]
+        step = _Counted(progress, written, len(rows))
+        where = {"cache_dir": str(stage / "cache"), "dataset_name": name, "config_name": config}
+        builder = script(rows=own, columns=columns, on_row=step, **where)
+        target = stage / "data" if config == DEFAULT else stage / "data" / config
+        try:
+            builder.download_and_prepare(str(target), file_format="parquet", max_shard_size=MAX_SHARD_SIZE)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise _behind(error) from None
+        written += len(own)
     shutil.rmtree(stage / "cache", ignore_errors=True)
-    for extra in (*stage.glob("*.lock"), *(stage / "data").glob("*.json")):  # datasets' own bookkeeping
+    for extra in (*stage.rglob("*.lock"), *(stage / "data").rglob("*.json")):  # datasets' own bookkeeping
         extra.unlink()
-    return builder.rows
 
 
-def _manifest(rows: Sequence[Row], arguments: Mapping[str, Any], licence: str) -> dict[str, Any]:
+def _manifest(
+    script: "type[InspectionBuilder]",
+    options: Any,
+    placement: Placement,
+    rejected: Sequence[Rejected],
+    arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+    rows = placement.rows
     kept = [row.to_manifest() for row in rows]
-    largest = Counter(row.group for row in rows).most_common(1)[0][1]
+    once = {row.sample.source: row.group for row in rows}
+    largest = Counter(once.values()).most_common(1)[0][1]
     return {
         "builder": dict(arguments),
-        "licence": licence,
+        "licence": script.LICENCE.spdx if script.LICENCE else options.license,
+        "commercial": script.LICENCE.commercial if script.LICENCE else None,
+        "views": script.VIEWS,
+        "notes": placement.notes,
         "fingerprint": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest(),
         "counts": _counts(rows),
-        "groups": {"n": len({row.group for row in rows}), "largest": largest, "largest_share": largest / len(rows)},
+        "groups": {"n": len(set(once.values())), "largest": largest, "largest_share": largest / len(once)},
+        "rejected": [asdict(one) for one in rejected],
         "images": kept,
     }
 
 
-def _counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
+def _counts(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, int]]]:
+    """Images by config, split and label."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
     for row in rows:
-        of_split = counts.setdefault(row.split, {})
-        of_split[row.sample.label] = of_split.get(row.sample.label, 0) + 1
-    return {split: dict(sorted(counts[split].items())) for split in sorted(counts)}
+        of_split = counts.setdefault(row.config, {}).setdefault(row.split, {})
+        of_split[str(row.sample.label)] = of_split.get(str(row.sample.label), 0) + 1
+    return {
+        config: {split: dict(sorted(splits[split].items())) for split in sorted(splits)}
+        for config, splits in counts.items()
+    }
 
 
-def _card(script: ModuleType, manifest: Mapping[str, Any]) -> str:
-    """The card: YAML that makes `load_dataset` work, the script's text, and what was counted."""
-    builder, groups = manifest["builder"], manifest["groups"]
-    yaml = ["---", f"license: {script.LICENCE.lower()}", "task_categories:", "- image-classification", "configs:"]
-    yaml += ["- config_name: default", "  data_files:"]
-    for split in script.SHARES:
-        yaml += [f"  - split: {split}", f"    path: data/{builder['name']}-{split}*.parquet"]
-    table = ["| split | good | defect |", "|---|---|---|"]
-    for split in script.SHARES:
-        count = manifest["counts"].get(split, {})
-        table.append(f"| {split} | {count.get('good', 0)} | {count.get('defect', 0)} |")
-    text = Path(script.__file__ or "").with_name("card.md").read_text()
-    grouped = (
-        f"{groups['n']} groups of copies and near-duplicates; the largest has {groups['largest']} images "
-        f"({groups['largest_share']:.2%})."
-    )
-    rebuild = f"hf-inspect data build {builder['name']} --seed {builder['seed']} --out DIR"
-    facts = ["## Splits", "", *table, "", grouped, "", "## Build it again", "", f"    {rebuild}", ""]
-    facts += [f"Fingerprint `{manifest['fingerprint']}`.", ""]
-    return "\n".join([*yaml, "---", "", text, *facts])
+def _first(rejected: Sequence[Rejected]) -> str:
+    return f"{rejected[0].source}: {rejected[0].reason}" if rejected else "there is none."

@@ -4,7 +4,7 @@ A perceptual hash alone joins what only looks alike: a near-duplicate is a close
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -19,7 +19,9 @@ MIN_CORRELATION = 0.95  # Pearson correlation of the thumbnails' pixels: blind t
 THUMB_SIDE = 16
 THUMB_BYTES = THUMB_SIDE * THUMB_SIDE
 _WORDS = HASH_SIDE * HASH_SIDE // 64
-_ROWS_AT_ONCE = 512  # rows compared with all others in one step: memory stays at 512 x n words
+_SIEVE = 1  # the word of 64 bits compared first: it lets 1 % of real pictures' pairs pass
+_TILE = (32, 8192)  # rows and columns compared in one step: 2 MB of differences, which stay in the cache
+_PAIRS_AT_ONCE = 16384  # pairs confirmed in one step: 16 MB of thumbnails a side
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,15 @@ class Signature:
     thumb: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Signatures as arrays: hashes (n, 4), thumbnails (n, 256) of zero mean and unit length, SHA-256 (n,)."""
+
+    words: NDArray[np.uint64]
+    pixels: NDArray[np.float32]
+    sha256: NDArray[np.bytes_]
+
+
 def sign(content: bytes) -> Signature:
     """Signature of an image file's bytes; DataError when Pillow cannot read them."""
     import imagehash
@@ -39,47 +50,100 @@ def sign(content: bytes) -> Signature:
     try:
         with Image.open(BytesIO(content)) as image:
             grey = image.convert("L")
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow's decoders raise anything on a damaged file, and refuse huge ones
         raise DataError(f"not a readable image ({error}); remove or repair it.") from None
     bits = imagehash.phash(grey, hash_size=HASH_SIDE).hash
     thumb = grey.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX).tobytes()
     return Signature(hashlib.sha256(content).hexdigest(), np.packbits(bits).tobytes().hex(), thumb)
 
 
-def near_pairs(a: Sequence[Signature], b: Sequence[Signature]) -> NDArray[np.int64]:
-    """Every (i, j) with a[i] and b[j] the same picture: equal bytes, or a near hash confirmed on pixels -> (n, 2)."""
-    words_a, words_b = _words(a), _words(b)
-    pixels_a, pixels_b = _pixels(a), _pixels(b)
+def near_pairs(a: Sequence[Signature], b: Sequence[Signature] | None = None) -> NDArray[np.int64]:
+    """Every (i, j) with a[i] and b[j] the same picture: equal bytes, or a near hash confirmed on pixels.
+
+    -> (n, 2), in order; without `b`, those of `a` with itself, i < j.
+    """
+    left = _packed(a)
+    right = left if b is None else _packed(b)
     found = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(a), _ROWS_AT_ONCE):
-        stop = start + _ROWS_AT_ONCE
-        distance = np.zeros((len(words_a[start:stop]), len(b)), np.uint16)
-        for word in range(_WORDS):
-            distance += np.bitwise_count(words_a[start:stop, word, None] ^ words_b[None, :, word])
-        i, j = np.nonzero(distance <= MAX_DISTANCE)
-        i += start
-        alike = (pixels_a[i] * pixels_b[j]).sum(axis=1) >= MIN_CORRELATION
-        same = [a[p].sha256 == b[q].sha256 for p, q in zip(i.tolist(), j.tolist(), strict=True)]
-        keep = alike | np.array(same, dtype=np.bool_)
-        found.append(np.stack([i[keep], j[keep]], axis=1))
-    return np.concatenate(found)
+    for rows, columns in _tiles(len(a), len(right.words), upper=b is None):
+        for i, j in _sieved(left, right, rows, columns):
+            i, j = (i[i < j], j[i < j]) if b is None else (i, j)
+            found.append(np.stack(_same_picture(left, right, i, j), axis=1))
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def group(signatures: Sequence[Signature]) -> NDArray[np.int64]:
-    """Group id of each image: copies and near-duplicates, joined transitively -> (n,), numbered by first appearance."""
+def group(signatures: Sequence[Signature], keys: Sequence[str | None] | None = None) -> NDArray[np.int64]:
+    """Group id of each image -> (n,), numbered by first appearance.
+
+    Copies, near-duplicates and images of equal key (None is no key) are joined, transitively.
+    """
+    packed = _packed(signatures)
+    label = _by_key(keys if keys is not None else [None] * len(signatures), len(signatures))
+    for rows, columns in _tiles(len(label), len(label), upper=True):
+        if (label[rows] == label[rows.start]).all() and (label[columns] == label[rows.start]).all():
+            continue
+        for i, j in _sieved(packed, packed, rows, columns):
+            apart = label[i] != label[j]
+            label = _joined(label, *_same_picture(packed, packed, i[apart], j[apart]))
+    return np.unique(label, return_inverse=True)[1]
+
+
+def _tiles(n: int, m: int, upper: bool) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns that cover n x m, or (`upper`) at least what lies above its diagonal."""
+    for top in range(0, n, _TILE[0]):
+        for left in range(top + 1 if upper else 0, m, _TILE[1]):
+            yield slice(top, min(top + _TILE[0], n)), slice(left, min(left + _TILE[1], m))
+
+
+def _sieved(
+    a: _Packed, b: _Packed, rows: slice, columns: slice
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The tile's pairs whose hashes are not too far apart in one word alone, some at a time."""
+    difference = a.words[rows, None, _SIEVE] ^ b.words[None, columns, _SIEVE]
+    i, j = np.nonzero(np.bitwise_count(difference) <= MAX_DISTANCE)
+    for start in range(0, len(i), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        yield i[part] + rows.start, j[part] + columns.start
+
+
+def _same_picture(
+    a: _Packed, b: _Packed, i: NDArray[np.int64], j: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Those of the pairs that are near by the whole hash, and alike in pixels or of equal bytes."""
+    near = np.bitwise_count(a.words[i] ^ b.words[j]).sum(axis=1) <= MAX_DISTANCE
+    i, j = i[near], j[near]
+    alike = (a.pixels[i] * b.pixels[j]).sum(axis=1) >= MIN_CORRELATION
+    keep = alike | (a.sha256[i] == b.sha256[j])
+    return i[keep], j[keep]
+
+
+def _by_key(keys: Sequence[str | None], n: int) -> NDArray[np.int64]:
+    """Label of each of n images: the first image of its key, or itself."""
+    first: dict[str, int] = {}
+    numbered = zip(range(n), keys, strict=True)
+    return np.array([i if key is None else first.setdefault(key, i) for i, key in numbered], np.int64)
+
+
+def _joined(label: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels (n,) once each i is in one group with its j; a group's label is its first image."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    pairs = near_pairs(signatures, signatures)
-    n = len(signatures)
-    links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    if not len(i):
+        return label
+    ends, (one, other) = np.unique(np.stack([label[i], label[j]]), return_inverse=True)
+    links = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(ends), len(ends)))
     _, component = connected_components(links, directed=False)
-    return component.astype(np.int64)
+    first = np.unique(component, return_index=True)[1]
+    renamed = np.arange(len(label))
+    renamed[ends] = ends[first[component]]
+    return renamed[label]
 
 
-def _words(signatures: Iterable[Signature]) -> NDArray[np.uint64]:
-    """Hashes as (n, 4) 64-bit words."""
-    return np.frombuffer(bytes.fromhex("".join(s.phash for s in signatures)), np.uint64).reshape(-1, _WORDS)
+def _packed(signatures: Sequence[Signature]) -> _Packed:
+    words = np.frombuffer(bytes.fromhex("".join(s.phash for s in signatures)), np.uint64).reshape(-1, _WORDS)
+    return _Packed(words, _pixels(signatures), np.array([s.sha256 for s in signatures], "S64"))
 
 
 def _pixels(signatures: Iterable[Signature]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Samples -> signed, grouped and split rows; no group is ever in two splits."""
+"""Examined images -> rows with a split and a config; no group is ever in two places."""
 
 import random
 from collections import Counter, defaultdict
@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_inspect.data.hashing import Signature, group, sign
+from hf_inspect.data.examine import Examined
+from hf_inspect.data.hashing import Signature
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Sample
 
 SPLITS = ("train", "validation", "calibration", "test")
+DEFAULT = "default"
 MAX_GROUP_SHARE = 0.05  # above it the grouping has chained unrelated images, or the set is mostly one photo
 
 
@@ -22,30 +24,46 @@ class Row:
     signature: Signature
     group: int
     split: str
+    config: str = DEFAULT
+    mask_sha256: str | None = None
 
     def to_manifest(self) -> dict[str, Any]:
-        """The row as manifest.json keeps it."""
+        """The row as manifest.json keeps it; a default config and a missing mask are left out."""
         content = {"source": self.sample.source, "sha256": self.signature.sha256, "phash": self.signature.phash}
-        return content | {"group": self.group, "split": self.split, "label": self.sample.label}
+        place = {"group": self.group, "split": self.split, "label": self.sample.label}
+        config = {} if self.config == DEFAULT else {"config": self.config}
+        mask = {} if self.mask_sha256 is None else {"mask_sha256": self.mask_sha256}
+        return content | place | config | mask
 
 
-def partition(samples: Sequence[Sample], shares: Mapping[str, float], seed: int) -> list[Row]:
-    """Sign, group and split samples by group, stratified by `Sample.stratum`; same arguments, same rows.
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a data set's images go, in the order of the source, and what its reader must be told."""
 
-    `shares` gives each split's share of the images, summing to 1. DataError when there is nothing to split, a
+    rows: list[Row]
+    notes: list[str]
+
+
+def placed(image: Examined, group: int, split: str, config: str = DEFAULT) -> Row:
+    """The row of an examined image."""
+    return Row(image.sample, image.signature, group, split, config, image.mask_sha256)
+
+
+def partition(examined: Sequence[Examined], groups: Sequence[int], shares: Mapping[str, float], seed: int) -> list[Row]:
+    """Split images by group, stratified by `Sample.stratum`; same arguments, same rows.
+
+    `shares` gives each split's share of the images, summing to 1. DataError when there is nothing to split or a
     share is off, or one group holds more than 5 % of the images.
     """
-    if not samples or abs(sum(shares.values()) - 1) > 1e-9:
-        raise DataError(f"{len(samples)} images and shares {dict(shares)}; give images, and shares that sum to 1.")
-    signatures = [sign(sample.read()) for sample in samples]
-    groups = group(signatures).tolist()
-    _check_largest(groups)
-    split = _split_groups([s.stratum for s in samples], groups, shares, seed)
-    rows = zip(samples, signatures, groups, strict=True)
-    return [Row(sample, signature, g, split[g]) for sample, signature, g in rows]
+    if not examined or abs(sum(shares.values()) - 1) > 1e-9:
+        raise DataError(f"{len(examined)} images and shares {dict(shares)}; give images, and shares that sum to 1.")
+    check_largest(groups)
+    split = deal([image.sample.stratum for image in examined], groups, shares, seed)
+    return [placed(image, g, split[g]) for image, g in zip(examined, groups, strict=True)]
 
 
-def _check_largest(groups: Sequence[int]) -> None:
+def check_largest(groups: Sequence[int]) -> None:
+    """DataError when one group holds more than 5 % of the images."""
     name, size = Counter(groups).most_common(1)[0]
     if size > max(1, MAX_GROUP_SHARE * len(groups)):
         raise DataError(
@@ -54,10 +72,11 @@ def _check_largest(groups: Sequence[int]) -> None:
         )
 
 
-def _split_groups(
-    strata: Sequence[str], groups: Sequence[int], shares: Mapping[str, float], seed: int
-) -> dict[int, str]:
-    """Deal whole groups to splits, stratum by stratum, always to the split that lacks most of its share."""
+def deal(strata: Sequence[str], groups: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[int, str]:
+    """Deal whole groups to splits, stratum by stratum, always to the split that lacks most of its share.
+
+    `strata` and `groups` are of the same n images; returns each group's split.
+    """
     members = Counter(groups)
     inside: dict[int, Counter[str]] = defaultdict(Counter)
     for g, stratum in zip(groups, strata, strict=True):
@@ -65,15 +84,15 @@ def _split_groups(
     by_stratum: dict[str, list[int]] = defaultdict(list)
     for g, counted in inside.items():  # a mixed group goes with its majority
         by_stratum[counted.most_common(1)[0][0]].append(g)
-    deal = random.Random(seed)
-    placed: dict[int, str] = {}
+    shuffled = random.Random(seed)
+    split_of: dict[int, str] = {}
     for stratum in sorted(by_stratum):
         names = by_stratum[stratum]
-        deal.shuffle(names)
+        shuffled.shuffle(names)
         names.sort(key=members.__getitem__, reverse=True)  # large groups first: small ones even out the rest
         wanted = {split: share * sum(members[g] for g in names) for split, share in shares.items()}
         for g in names:
             split = max(wanted, key=wanted.__getitem__)
             wanted[split] -= members[g]
-            placed[g] = split
-    return placed
+            split_of[g] = split
+    return split_of

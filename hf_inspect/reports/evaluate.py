@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hf_inspect import files, metrics
 from hf_inspect.cascade import Policy, replay
-from hf_inspect.data import read_manifest
+from hf_inspect.data import place_of, read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.runtime import Engine
@@ -100,6 +100,7 @@ def environment() -> dict[str, Any]:
 
 def count_evaluation(data: Path, split: str, what: str) -> int:
     """Note in the data folder that `what` was evaluated on `split`; returns how often that split was evaluated."""
+    split = "/".join(place_of(read_manifest(data), split)).removeprefix("default/")
     path = data / LEDGER
     ledger = files.read_json(path) if path.exists() else []
     ledger.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "split": split, "what": what})
@@ -116,7 +117,9 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
     """What was measured on: the data's fingerprint, the split, its counts, how often it was evaluated so far."""
     manifest = read_manifest(data)
     stated = {"name": manifest["builder"]["name"], "fingerprint": manifest["fingerprint"], "split": split}
-    return stated | {"counts": manifest["counts"][split], "evaluations_of_this_split": evaluations}
+    config, name = place_of(manifest, split)
+    counts = manifest["counts"][config][name]
+    return stated | {"counts": counts, "evaluations_of_this_split": evaluations}
 
 
 def _edge_promise(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hf_inspect import demo, files
 from hf_inspect.data import build
+from hf_inspect.errors import ParityError
 from hf_inspect.export import export_student
 from hf_inspect.reports import evaluate_edge, render_card, results_table
 
@@ -18,14 +19,18 @@ FIGURES = ("accuracy", "auroc", "escapes", "overkill")
 
 
 def seeds_report(students: list[Path], data: Path, work: Path) -> dict:
-    """INT8 figures on test of every seed's student; a seed whose INT8 export breaks a limit stops the run."""
+    """INT8 figures on test of every seed's student, or the limit that its INT8 export broke."""
     report = {}
     for student in students:
         folder = work / f"{student.name}-int8"
-        export_student(student, folder, data=data, int8=True)
+        report[student.name] = {"validation_auroc": files.read_json(student / "training_log.json")["best"]["score"]}
+        try:
+            export_student(student, folder, data=data, int8=True)
+        except ParityError as error:
+            report[student.name]["refused"] = str(error)
+            continue
         found = evaluate_edge(folder, data, "test")["edge"]
-        validation = files.read_json(student / "training_log.json")["best"]["score"]
-        report[student.name] = {"validation_auroc": validation, "test": {key: found[key] for key in FIGURES}}
+        report[student.name]["test"] = {key: found[key] for key in FIGURES}
     return report
 
 
@@ -79,10 +84,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="assets folder to write")
     arguments = parser.parse_args()
     work = arguments.train / "ship"
-    build("elpv", work / "data")
+    build("elpv", work / "data", accept_license=True)
     students = sorted(p for p in arguments.train.glob("edge-*") if (p / "training_log.json").is_file())
     seeds = seeds_report(students, work / "data", work)
-    best = max(seeds, key=lambda name: seeds[name]["validation_auroc"])
+    passed = [name for name in seeds if "test" in seeds[name]]
+    if not passed:
+        raise SystemExit(f"no seed's INT8 export kept the limits: {seeds}")
+    best = max(passed, key=lambda name: seeds[name]["validation_auroc"])
     models = gather(arguments.train, best, work)
     print(demo.run(work, models=models))
     write_assets(models, work, seeds, arguments.out)

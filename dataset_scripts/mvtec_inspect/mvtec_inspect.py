@@ -1,0 +1,147 @@
+"""MVTec AD as one binary partition: `sft` to learn from and `holdout` to test on, which cannot overlap."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import datasets
+
+from hf_inspect.data.builder import InspectionBuilder
+from hf_inspect.data.examine import Examined
+from hf_inspect.data.partition import Placement, deal, placed
+from hf_inspect.data.published import MVTEC_LICENCE, read_mvtec, what_is_missing
+from hf_inspect.errors import DataError
+from hf_inspect.schema import LABELS, Sample
+
+SHARES = {"train": 0.9, "validation": 0.1}  # of what `sft` holds
+
+
+@dataclass(frozen=True)
+class Options:
+    """Seed, size of the holdout by label, and the share of the official test defects that is learnt from."""
+
+    seed: int = 2025
+    n_good: int = 500
+    n_defect: int = 500
+    defect_train_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        if min(self.n_good, self.n_defect) < 1:
+            raise DataError(f"a holdout of {self.n_good} good and {self.n_defect} defect; give 1 or more of each.")
+        if not 0 <= self.defect_train_ratio < 1:
+            raise DataError(f"--defect-train-ratio {self.defect_train_ratio} leaves no holdout; give one in [0, 1).")
+
+
+class MvtecInspect(InspectionBuilder):
+    """Deals whole groups: what lies near a training image is learnt from or left out, never tested on."""
+
+    VERSION = datasets.Version("1.0.0")
+    LICENCE = MVTEC_LICENCE
+    OPTIONS = Options
+    COLUMNS: ClassVar = {
+        "mask": datasets.Image(),
+        "category": datasets.Value("string"),
+        "defect_type": datasets.Value("string"),
+        "original_split": datasets.Value("string"),
+    }
+    CONFIGS: ClassVar = {"sft": ("sft",), "holdout": ("holdout",)}
+    EVALUATION = ("holdout", "test")
+
+    @classmethod
+    def read(cls, src: Path | None, options: Options) -> list[Sample]:
+        """The whole data set's folder, or one category's."""
+        return read_mvtec(src)
+
+    @classmethod
+    def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Options) -> Placement:
+        """Groups of training images and of the defects to learn from to `sft`; `holdout` is drawn from the rest."""
+        official = {g for image, g in zip(examined, groups, strict=True) if _is_training(image)}
+        learnt = _learnt(examined, groups, official, options)
+        sft = [
+            i
+            for i, image in enumerate(examined)
+            if _is_training(image) or (image.sample.label == "defect" and groups[i] in learnt)
+        ]
+        free = [i for i, g in enumerate(groups) if g not in official and g not in learnt]
+        holdout, notes = _holdout(examined, free, options)
+        strata = [f"{examined[i].sample.columns['category']} {examined[i].sample.label}" for i in sft]
+        split = deal(strata, [groups[i] for i in sft], SHARES, options.seed)
+        place = {i: (split[groups[i]], "sft") for i in sft} | dict.fromkeys(holdout, ("test", "holdout"))
+        rows = [placed(examined[i], groups[i], *place[i]) for i in sorted(place)]
+        aside = set(range(len(examined))) - set(place)
+        return Placement(rows, what_is_missing(examined) + notes + _left_out(aside, groups, official, learnt))
+
+
+def _is_training(image: Examined) -> bool:
+    return image.sample.columns["original_split"] == "train"
+
+
+def _learnt(examined: Sequence[Examined], groups: Sequence[int], official: set[int], options: Options) -> set[int]:
+    """Groups whose defects are learnt from: the share asked for, type by type, those near training images first.
+
+    What a type rounds off is made up for by the next, so that the share holds over all of them.
+    """
+    defects: dict[int, Counter[str]] = defaultdict(Counter)
+    for image, g in zip(examined, groups, strict=True):
+        if image.sample.label == "defect":
+            defects[g][image.sample.stratum] += 1
+    by_type: dict[str, list[int]] = defaultdict(list)
+    for g, counted in defects.items():  # a group of several types goes with its majority
+        by_type[counted.most_common(1)[0][0]].append(g)
+    shuffled, learnt, taken, wanted = random.Random(options.seed), set(), 0, 0.0
+    for _, names in sorted(by_type.items()):
+        shuffled.shuffle(names)
+        wanted += options.defect_train_ratio * sum(defects[g].total() for g in names)
+        for g in sorted(names, key=lambda g: g not in official):
+            if taken + defects[g].total() / 2 <= wanted:
+                learnt.add(g)
+                taken += defects[g].total()
+    return learnt
+
+
+def _holdout(examined: Sequence[Examined], free: Sequence[int], options: Options) -> tuple[list[int], list[str]]:
+    """Indices of the holdout, drawn from the `free` ones, and a note for each label that falls short."""
+    drawn: list[int] = []
+    notes = []
+    for label, asked in zip(LABELS, (options.n_good, options.n_defect), strict=True):
+        strata: dict[str, list[int]] = defaultdict(list)
+        for i in free:
+            if examined[i].sample.label == label:
+                strata[examined[i].sample.stratum].append(i)
+        found = _in_turn(strata, random.Random(f"{options.seed} {label}"))[:asked]
+        if not found:
+            raise DataError(f"no {label} test image is left for the holdout; give more images or learn from fewer.")
+        if len(found) < asked:
+            notes.append(f"The holdout has {len(found)} {label} images, {asked} were asked for: there are no more.")
+        drawn += found
+    return drawn, notes
+
+
+def _in_turn(strata: Mapping[str, Sequence[int]], shuffled: random.Random) -> list[int]:
+    """All indices, one of each stratum in turn; strata and what is inside them in random order."""
+    names = shuffled.sample(sorted(strata), len(strata))
+    turns = [
+        (turn, place, i)
+        for place, name in enumerate(names)
+        for turn, i in enumerate(shuffled.sample(strata[name], len(strata[name])))
+    ]
+    return [i for _, _, i in sorted(turns)]
+
+
+def _left_out(aside: set[int], groups: Sequence[int], official: set[int], learnt: set[int]) -> list[str]:
+    """How many official test images are in neither config, and why."""
+    near = sum(groups[i] in official for i in aside)
+    beside = sum(groups[i] in learnt - official for i in aside)
+    reasons = {
+        "near-duplicates of official training images": near,
+        "good ones near defects that are learnt from": beside,
+        "beyond the number asked for": len(aside) - near - beside,
+    }
+    said = "; ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
+    return [f"{len(aside)} official test images are in neither config: {said}."] if aside else []
+
+
+BUILDER = MvtecInspect

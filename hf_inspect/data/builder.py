@@ -1,0 +1,113 @@
+"""What every data set's script is: a `datasets` builder that says how to read its raw folder and where images go."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+
+from hf_inspect.data.examine import Examined
+from hf_inspect.data.licence import Licence
+from hf_inspect.data.partition import DEFAULT, Placement, Row
+from hf_inspect.data.sources import keys_by_rule
+from hf_inspect.errors import DataError
+from hf_inspect.schema import LABELS, Sample
+
+
+@dataclass(frozen=True)
+class SeedOnly:
+    """Options of a data set that has no others."""
+
+    seed: int = 0
+
+
+class InspectionBuilder(datasets.GeneratorBasedBuilder):
+    """Writes the rows of one config as Parquet with the images' own bytes; scripts say the rest.
+
+    `OPTIONS` is a frozen dataclass of the data set's own arguments; `COLUMNS` the features beside image, label and
+    group; `CONFIGS` the configs a reader loads, each a union of those that `place` names; `EVALUATION` the config
+    and split that `--layout folders` writes as val/. `VIEWS` says that configs show the same images on purpose.
+    """
+
+    LICENCE: ClassVar[Licence | None]  # None: the user's own data, under the option `license`
+    OPTIONS: ClassVar[type] = SeedOnly
+    COLUMNS: ClassVar[Mapping[str, Any]] = {}
+    CONFIGS: ClassVar[Mapping[str, Sequence[str]]] = {DEFAULT: (DEFAULT,)}
+    EVALUATION: ClassVar[tuple[str, str]] = (DEFAULT, "test")
+    VIEWS: ClassVar[bool] = False
+    BUILDER_CONFIG_CLASS = datasets.BuilderConfig
+    DEFAULT_WRITER_BATCH_SIZE = 32  # images in memory, and in a row group
+
+    def __init__(
+        self, *, rows: Sequence[Row], columns: Mapping[str, Any], on_row: Callable[[], None], **kwargs: Any
+    ) -> None:
+        self.rows, self.columns, self.on_row = rows, columns, on_row
+        super().__init__(**kwargs)
+
+    @classmethod
+    def read(cls, src: Path | None, options: Any) -> list[Sample]:
+        """Every image of the raw folder, in a fixed order, nothing decoded; DataError on a wrong root."""
+        raise NotImplementedError
+
+    @classmethod
+    def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Any) -> Placement:
+        """Config and split of each image that is taken; a pure function of its arguments."""
+        raise NotImplementedError
+
+    @classmethod
+    def columns_of(cls, samples: Sequence[Sample], options: Any) -> Mapping[str, Any]:
+        """Features beside image, label and group; override where class names come from the data."""
+        return cls.COLUMNS
+
+    @classmethod
+    def keys(cls, samples: Sequence[Sample], options: Any) -> list[str | None]:
+        """What joins images into one group whatever they look like: the option `group_rule` on their file names."""
+        rule = getattr(options, "group_rule", None)
+        return keys_by_rule([s.path.name for s in samples], rule) if rule else [None] * len(samples)
+
+    @classmethod
+    def defaults(cls, names: Iterable[str]) -> dict[str, Any]:
+        """The options' defaults; DataError when one of `names` is no option of this data set."""
+        known = {f.name: f.default for f in fields(cls.OPTIONS)}
+        for name in (name for name in names if name not in known):
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in known)
+            raise DataError(f"{cls.__name__} has no option --{name.replace('_', '-')}; it has {named}.")
+        return known
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any]) -> Any:
+        """OPTIONS from what the user gave; DataError for an option that this data set does not have."""
+        cls.defaults(given)
+        return cls.OPTIONS(**given)
+
+    def _info(self) -> datasets.DatasetInfo:
+        features = {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=list(LABELS)),
+            **self.columns,
+            "group": datasets.Value("int32"),
+        }
+        return datasets.DatasetInfo(features=datasets.Features(features))
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        splits = dict.fromkeys(row.split for row in self.rows)
+        return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in splits]
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        for i, row in enumerate(self.rows):
+            if row.split == split:
+                yield i, self._example(row)
+                self.on_row()
+
+    def _example(self, row: Row) -> dict[str, Any]:
+        content = row.sample.read()
+        if hashlib.sha256(content).hexdigest() != row.signature.sha256:
+            raise DataError(f"{row.sample.source} changed while the data set was built; build it again.")
+        image = {"bytes": content, "path": row.sample.path.name}
+        example = {"image": image, "label": row.sample.label, "group": row.group, **row.sample.columns}
+        if "mask" in self.columns:
+            mask = row.sample.mask
+            example["mask"] = mask and {"bytes": mask.read_bytes(), "path": mask.name}
+        return example

@@ -1,0 +1,286 @@
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_inspect.data import build, load_split, read_manifest, script_named
+from hf_inspect.data.shares import parse_shares
+from hf_inspect.errors import DataError
+from tests.raw import picture
+
+WAGON = Path(__file__).parents[2] / "shared" / "data" / "wagon"
+SIDE = 32
+
+
+def write_classes(root, counts, seed=0):
+    rng = np.random.default_rng(seed)
+    for name, n in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(n):
+            picture(rng).save(root / name / f"{i:03}.png")
+
+
+def write_coco(root, n=30, inside="images", names=None, annotations=None, **more):
+    """A COCO file of n pictures; every other one has a box of category 1 or 2, under an unused parent 0."""
+    rng = np.random.default_rng(0)
+    (root / inside).mkdir(parents=True, exist_ok=True)
+    names = names or [f"part{i}.png" for i in range(n)]
+    for name in names:
+        picture(rng, SIDE, SIDE).save(root / inside / name)
+    images = [{"id": i, "file_name": name, "width": SIDE, "height": SIDE} for i, name in enumerate(names)]
+    if annotations is None:
+        annotations = [note(i, i, category_id=1 + i % 4 // 2) for i in range(0, len(names), 2)]
+    categories = [{"id": 2, "name": "wire"}, {"id": 0, "name": "objects"}, {"id": 1, "name": "bag"}]
+    coco = {"images": images, "annotations": annotations, "categories": categories} | more
+    (root / "annotations.json").write_text(json.dumps(coco))
+    return coco
+
+
+def note(at, image_id, **values):
+    polygon = [4.5, 4, 20, 4, 20, 14]
+    return {
+        "id": at, "image_id": image_id, "category_id": 1, "bbox": [4.5, 4, 15.5, 10], "segmentation": [polygon],
+        "iscrowd": 0,
+    } | values  # fmt: skip
+
+
+def all_rows(out):
+    counts = read_manifest(out)["counts"]["default"]
+    return {row["image"]["path"]: row for split in counts for row in load_split(out, split)}
+
+
+def notes_of(tmp_path, annotations, **more):
+    write_coco(tmp_path / "raw", annotations=annotations, **more)
+    manifest = build("coco", tmp_path / "out", src=tmp_path / "raw")
+    return manifest, all_rows(tmp_path / "out")
+
+
+@pytest.mark.parametrize("around", ["", "parts", "parts/2024"])
+def test_folders_are_classes_and_the_good_ones_are_good(tmp_path, around):
+    write_classes(tmp_path / "raw" / around, {"OK": 40, "scratch": 20, "dent": 20})
+    manifest = build("folder", tmp_path / "out", src=tmp_path / "raw", options={"license": "cc0-1.0"})
+    assert manifest["licence"] == "cc0-1.0"
+    assert {split: sum(n.values()) for split, n in manifest["counts"]["default"].items()} == {
+        "calibration": 12, "test": 16, "train": 44, "validation": 8,
+    }  # fmt: skip
+    rows = load_split(tmp_path / "out", "test")
+    names = rows.features["class_name"].names
+    assert names == ["OK", "dent", "scratch"]
+    assert all((names[row["class_name"]] == "OK") == (row["label"] == 0) for row in rows)
+
+
+def test_what_is_good_can_be_said_and_must_be(tmp_path):
+    write_classes(tmp_path / "raw", {"pass": 30, "fail": 10, "unsure": 10})
+    with pytest.raises(DataError, match=r"none of the folders fail, pass, unsure is named as good .*--good"):
+        build("folder", tmp_path / "out", src=tmp_path / "raw")
+    options = {"good": "Pass, unsure", "shares": "50/0/0/50"}
+    counts = build("folder", tmp_path / "out", src=tmp_path / "raw", options=options)["counts"]["default"]
+    assert counts == {"test": {"defect": 5, "good": 20}, "train": {"defect": 5, "good": 20}}
+
+
+def test_images_outside_a_class_folder_are_named(tmp_path):
+    script = script_named("folder")
+    options = script.checked({})
+    for wrong in (None, tmp_path / "missing", tmp_path):
+        with pytest.raises(DataError, match="class folders"):
+            script.read(wrong, options)
+    write_classes(tmp_path, {"good": 1})
+    (tmp_path / "good" / "000.png").rename(tmp_path / "loose.png")
+    with pytest.raises(DataError, match="class folders"):
+        script.read(tmp_path, options)
+
+
+def test_one_class_is_enough_for_a_model_of_what_is_normal(tmp_path):
+    write_classes(tmp_path, {"parts/good": 3})
+    script = script_named("folder")
+    assert [s.source for s in script.read(tmp_path, script.checked({}))] == [f"parts/good/00{i}.png" for i in range(3)]
+
+
+@pytest.mark.parametrize("text", ["", "55/10/15", "50/10/15/20", "a/b/c/d", "120/-20/0/0", "55,10,15,20"])
+def test_shares_that_are_none_are_refused(text):
+    with pytest.raises(DataError, match="train/validation/calibration/test"):
+        parse_shares(text)
+
+
+def test_shares_sum_to_one():
+    assert parse_shares("55/10/15/20") == {"train": 0.55, "validation": 0.1, "calibration": 0.15, "test": 0.2}
+    assert parse_shares("80/0/0/20") == {"train": 0.8, "test": 0.2}
+
+
+@pytest.mark.parametrize(("inside", "as_file"), [("images", False), (".", False), ("a/b", False), ("images", True)])
+def test_coco_reads_back_with_plain_load_dataset(tmp_path, inside, as_file):
+    import datasets
+
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_coco(raw, inside=inside)
+    manifest = build("coco", out, src=raw / "annotations.json" if as_file else raw)
+    assert manifest["notes"] == []
+    whole = datasets.concatenate_datasets(list(datasets.load_dataset(str(out)).values()))
+    assert len(whole) == 30
+    assert whole.features["objects"]["category"].feature.names == ["bag", "wire"]  # the parent is not used
+    row = next(row for row in whole if row["image_id"] == 2)
+    assert row["objects"] == {
+        "bbox": [[4.5, 4.0, 20.0, 14.0]], "category": [1], "polygons": [[[4.5, 4.0, 20.0, 4.0, 20.0, 14.0]]],
+        "iscrowd": [False],
+    }  # fmt: skip
+    assert (row["width"], row["height"], row["image"].size) == (SIDE, SIDE, (SIDE, SIDE))
+    assert all(bool(row["objects"]["bbox"]) == bool(row["label"]) == (row["image_id"] % 2 == 0) for row in whole)
+    for image in manifest["images"]:
+        assert (raw / image["source"]).is_file()
+
+
+def test_boxes_are_clipped_and_made_from_polygons_where_there_are_none(tmp_path):
+    crowd = note(3, 3, iscrowd=1, segmentation=None)
+    edge = note(1, 1, bbox=[-5, 10, 20, 100], segmentation=[])
+    manifest, rows = notes_of(tmp_path, [edge, note(2, 2, bbox=None), crowd])
+    assert manifest["notes"] == []
+    assert rows["part1.png"]["objects"]["bbox"] == [[0, 10, 15, SIDE]]
+    assert rows["part2.png"]["objects"]["bbox"] == [[4.5, 4, 20, 14]]
+    assert rows["part3.png"]["objects"]["iscrowd"] == [True]
+
+
+BAD = [
+    (note(7, 1, bbox=[4, 4, 0, 5]), "1 annotations whose box has no area inside the image were left out: 7.", 0),
+    (note(7, 1, bbox=[40, 4, 3, 5]), "no area inside the image", 0),
+    (note(7, 1, bbox=[4, 4, -3, 5]), "no area inside the image", 0),
+    (note(7, 1, bbox=[float("nan"), 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
+    (note(7, 1, bbox=["4", 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
+    (note(7, 1, bbox=[10**400, 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
+    (note(7, 1, category_id=9), "of no category that the JSON lists were left out: 7", 0),
+    (note(7, 1, category_id=[1]), "of no category that the JSON lists", 0),
+    (note(7, 1, segmentation={"counts": [3, 4], "size": [SIDE, SIDE]}), "have an RLE mask, which was left out: 7", 1),
+    (note(7, 1, segmentation=[[1, 2, 3, 4]]), "polygon that is no list of three or more points", 1),
+]
+
+
+@pytest.mark.parametrize(("bad", "sentence", "boxes"), BAD)
+def test_a_bad_annotation_is_noted_and_its_image_stays_a_defect(tmp_path, bad, sentence, boxes):
+    manifest, rows = notes_of(tmp_path, [note(0, 0), bad], n=12)
+    assert len(manifest["notes"]) == 1
+    assert sentence in manifest["notes"][0]
+    assert sentence in (tmp_path / "out" / "README.md").read_text()
+    assert rows["part1.png"]["label"] == 1
+    assert len(rows["part1.png"]["objects"]["bbox"]) == boxes
+
+
+def test_annotations_without_an_image_are_counted(tmp_path):
+    lost = [note(i, 1000 + i) for i in range(12)] + ["text", {"id": 1}, note(1, [1])]
+    manifest, rows = notes_of(tmp_path, [note(0, 0), *lost])
+    assert manifest["notes"][0].startswith("15 annotations of no image that the JSON lists were left out: number 2, ")
+    assert manifest["notes"][0].endswith(" and others.")
+    assert sum(row["label"] for row in rows.values()) == 1
+
+
+def test_images_that_cannot_be_used_are_named(tmp_path):
+    raw = tmp_path / "raw"
+    coco = write_coco(raw)
+    for entry in coco["images"][:2]:
+        (raw / "images" / entry["file_name"]).unlink()
+    (raw / "images" / "part2.png").write_bytes(b"no image")
+    picture(np.random.default_rng(9)).save(raw / "images" / "extra.png")
+    coco["images"][3]["width"] = 99
+    coco["images"] += [
+        {"id": 90},
+        "text",
+        {"id": 91, "file_name": "images/part4.png"},
+        {"id": 92, "file_name": "/etc/passwd"},
+    ]
+    coco["annotations"].append(note(50, 91))
+    (raw / "annotations.json").write_text(json.dumps(coco))
+    manifest = build("coco", tmp_path / "out", src=raw)
+    rejected = {one["source"]: one["reason"] for one in manifest["rejected"]}
+    assert set(rejected) == {"part0.png", "part1.png", "images/part2.png", "passwd"}
+    assert "No such file" in rejected["part0.png"]
+    assert "not a readable image" in rejected["images/part2.png"]
+    assert [re.split(r" (?=were|are|left)", said)[0] for said in manifest["notes"]] == [
+        "2 entries of `images` without an integer id or a file_name", "1 images",
+        "1 image files that the JSON does not list",
+        "1 images of another size than the JSON says",
+    ]  # fmt: skip
+    rows = all_rows(tmp_path / "out")
+    assert len(rows) == 26
+    assert len(rows["part4.png"]["objects"]["bbox"]) == 2
+
+
+def test_wrong_roots_and_files_are_a_sentence(tmp_path):
+    script = script_named("coco")
+    options = script.checked({})
+
+    def refused(src, sentence):
+        with pytest.raises(DataError, match=sentence):
+            script.read(src, options)
+
+    refused(None, "needs a COCO JSON")
+    refused(tmp_path, "holds no JSON file")
+    coco = write_coco(tmp_path, n=4)
+    path = tmp_path / "annotations.json"
+    (tmp_path / "other.json").write_text("{}")
+    refused(tmp_path, r"several JSON files \(annotations.json, other.json\); give the one")
+    refused(tmp_path / "other.json", "no COCO file: it needs the lists images, annotations, categories")
+    (tmp_path / "other.json").write_text("{")
+    refused(tmp_path / "other.json", "is not JSON")
+    for key, value, sentence in (
+        ("categories", [{"id": "1", "name": "x"}], "needs an integer id"),
+        ("categories", [], "use the data set `folder`"),
+        ("annotations", [], "use the data set `folder`"),
+        ("images", coco["images"] + coco["images"][:1], "image id 0 is given to several"),
+    ):
+        path.write_text(json.dumps(coco | {key: value}))
+        refused(path, sentence)
+    path.write_text(json.dumps(coco))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "part0.png").write_bytes((tmp_path / "images" / "part0.png").read_bytes())
+    (tmp_path / "images" / "part0.png").unlink()
+    refused(path, r"part0.png may be any of a/part0.png, b/part0.png")
+
+
+def test_the_standard_layout_has_its_json_in_annotations(tmp_path):
+    write_coco(tmp_path, n=4, inside="train2017")
+    (tmp_path / "annotations").mkdir()
+    path = (tmp_path / "annotations.json").rename(tmp_path / "annotations" / "instances_train2017.json")
+    script = script_named("coco")
+    assert [s.source for s in script.read(path, script.checked({}))] == [f"train2017/part{i}.png" for i in range(4)]
+
+
+def splits_by(manifest, rule):
+    found = defaultdict(set)
+    for image in manifest["images"]:
+        found[re.search(rule, image["source"].split("/")[-1])[1]].add(image["split"])
+    return found
+
+
+def test_tiles_of_one_photo_stay_together(tmp_path):
+    names = [f"photo{i:02}_{x}_{y}.png" for i in range(24) for x in (0, 512) for y in (0, 512)]
+    write_coco(tmp_path / "raw", names=names)
+    rule = r"(photo\d+)_\d+_\d+"
+    manifest = build("coco", tmp_path / "out", src=tmp_path / "raw", options={"group_rule": rule})
+    assert (manifest["groups"]["n"], manifest["groups"]["largest"]) == (24, 4)
+    assert all(len(splits) == 1 for splits in splits_by(manifest, rule).values())
+    apart = build("coco", tmp_path / "apart", src=tmp_path / "raw")  # the tiles do not look alike
+    assert apart["groups"]["n"] == 96
+    assert any(len(splits) > 1 for splits in splits_by(apart, rule).values())
+
+
+def test_a_rule_that_matches_nothing_is_refused(tmp_path):
+    write_coco(tmp_path / "raw")
+    with pytest.raises(DataError, match="matches none of 30 file names"):
+        build("coco", tmp_path / "out", src=tmp_path / "raw", options={"group_rule": "(.+)_tile"})
+
+
+@pytest.mark.skipif(not WAGON.is_dir(), reason="the wagon photos are not beside this checkout")
+def test_augmented_copies_of_the_wagon_photos_stay_together(tmp_path):
+    rule = r"(.+)\.rf\.[0-9a-f]+"
+    options = {"group_rule": rule, "license": "cc-by-4.0"}
+    manifest = build("coco", tmp_path / "out", src=WAGON, options=options)
+    assert (len(manifest["images"]), manifest["rejected"], manifest["notes"]) == (299, [], [])
+    photos = splits_by(manifest, rule)
+    assert len(photos) == 134
+    assert manifest["groups"]["n"] <= 134
+    assert all(len(splits) == 1 for splits in photos.values())
+    rows = load_split(tmp_path / "out", "test")
+    assert rows.features["objects"]["category"].feature.names == ["gunny_bag", "wire"]
+    assert sum(len(row["objects"]["bbox"]) for row in all_rows(tmp_path / "out").values()) == 1151

@@ -1,0 +1,138 @@
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from hf_inspect.data import build, load_split, read_manifest, script_named
+from hf_inspect.errors import DataError
+from tests.raw import picture
+
+COUNTS = {
+    "Bird-drop": 191,
+    "Clean": 193,
+    "Dusty": 189,
+    "Electrical-damage": 103,
+    "Physical-Damage": 69,
+    "Snow-Covered": 123,
+}
+SHARES = {"train": 0.70, "validation": 0.10, "test": 0.20}
+
+
+def write_solar(folder, counts, seed=0, suffix=".jpg"):
+    rng = np.random.default_rng(seed)
+    for name, n in counts.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            picture(rng).save(folder / name / f"{name} ({i}){suffix}", quality=95)
+
+
+@pytest.fixture(scope="module")
+def solar(tmp_path_factory):
+    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("built") / "solar"
+    write_solar(raw / "Faulty_solar_panel", COUNTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_INSPECT_CACHE", str(raw / ".cache"))
+        build("solar_panels", out, src=raw, accept_license=True)
+    return raw, out
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_INSPECT_CACHE", str(tmp_path / ".cache"))
+
+
+def few(n=2):
+    return dict.fromkeys(COUNTS, n)
+
+
+def test_the_counts_and_the_shares_of_each_class(solar):
+    import datasets
+
+    whole = datasets.load_dataset(str(solar[1]))
+    names = whole["train"].features["class_name"].names
+    assert names == list(COUNTS)
+    of_class = {name: {split: whole[split]["class_name"].count(i) for split in whole} for i, name in enumerate(names)}
+    assert {name: sum(splits.values()) for name, splits in of_class.items()} == COUNTS
+    for name, splits in of_class.items():
+        for split, share in SHARES.items():
+            assert splits[split] == pytest.approx(share * COUNTS[name], abs=1)
+    counts = read_manifest(solar[1])["counts"]["default"]
+    assert sum(splits["good"] for splits in counts.values()) == COUNTS["Clean"]
+    assert sum(splits["defect"] for splits in counts.values()) == 868 - COUNTS["Clean"]
+
+
+def test_bytes_are_the_raw_files_own_and_no_group_is_split(solar):
+    raw, out = solar
+    manifest = read_manifest(out)
+    splits = defaultdict(set)
+    for image in manifest["images"]:
+        splits[image["group"]].add(image["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    sources = [image["source"] for image in manifest["images"] if image["split"] == "test"]
+    for source, row in zip(sources, load_split(out, "test"), strict=True):
+        assert row["image"]["bytes"] == (raw / source).read_bytes()
+        assert row["label"] == (source.split("/")[1] != "Clean")
+
+
+def test_the_card_marks_it_as_non_commercial_and_says_what_is_unknown(solar):
+    card = (solar[1] / "README.md").read_text()
+    assert "No licence statement was found" in card
+    assert "NON-COMMERCIAL" in card
+
+
+def test_other_copies_folder_names_are_understood(tmp_path):
+    names = ["bird drop", "CLEAN", "Dust", "Electrical", "physical", "snow_covered"]
+    write_solar(tmp_path / "raw", dict.fromkeys(names, 4))
+    build("solar_panels", tmp_path / "out", src=tmp_path / "raw", accept_license=True)
+    rows = load_split(tmp_path / "out", "train")
+    assert rows.features["class_name"].names == list(COUNTS)
+    assert set(rows["class_name"]) == set(range(6))
+    script = script_named("solar_panels")
+    read = script.read(tmp_path / "raw", script.checked({}))
+    assert {s.source.split("/")[0]: s.columns["class_name"] for s in read} == dict(
+        zip(sorted(names, key=str), ["Clean", "Dusty", "Electrical-damage", "Bird-drop", "Physical-Damage",
+                                     "Snow-Covered"], strict=True)
+    )  # fmt: skip
+
+
+def test_the_nearest_class_folder_counts(tmp_path):
+    write_solar(tmp_path / "Clean", few())  # the folder around them is called like a class
+    script = script_named("solar_panels")
+    read = script.read(tmp_path, script.checked({}))
+    assert sorted({s.columns["class_name"] for s in read}) == sorted(COUNTS)
+
+
+def test_wrong_roots_are_a_sentence(tmp_path):
+    script = script_named("solar_panels")
+    options = script.checked({})
+    with pytest.raises(DataError, match="no images of Bird-drop, Clean"):
+        script.read(tmp_path, options)
+    write_solar(tmp_path / "raw", {**few(), "Snow-Covered": 0})
+    with pytest.raises(DataError, match="has no images of Snow-Covered; give"):
+        script.read(tmp_path / "raw", options)
+    write_solar(tmp_path / "raw", {"Cracked": 1})
+    with pytest.raises(DataError, match=r"Cracked/Cracked \(0\)\.jpg is in none of the class folders"):
+        script.read(tmp_path / "raw", options)
+    with pytest.raises(DataError, match="--src, or --download"):
+        script.read(None, options)
+
+
+def test_download_without_kagglehub_says_what_to_install(monkeypatch):
+    script = script_named("solar_panels")
+    monkeypatch.setitem(__import__("sys").modules, "kagglehub", None)
+    with pytest.raises(DataError, match=r"pip install 'hf-inspect\[kaggle\]'"):
+        script.read(None, script.checked({"download": True}))
+
+
+def test_a_group_rule_keeps_copies_of_a_photo_together(tmp_path):
+    write_solar(tmp_path / "raw", few(12), suffix=".png")
+    for folder in (tmp_path / "raw").iterdir():
+        for i, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / f"{folder.name}-{i // 2}.rf.{i:04x}.png")
+    out, options = tmp_path / "out", {"group_rule": r"(.+)\.rf\.[0-9a-f]+"}
+    manifest = build("solar_panels", out, src=tmp_path / "raw", options=options, accept_license=True)
+    assert manifest["groups"]["n"] == 36
+    photo = defaultdict(set)
+    for image in manifest["images"]:
+        photo[image["source"].split(".rf.")[0]].add(image["split"])
+    assert all(len(splits) == 1 for splits in photo.values())
