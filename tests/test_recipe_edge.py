@@ -90,6 +90,19 @@ def test_training_prepares_pixels_as_inference_does(trained, elpv):
         assert np.abs(given - wanted).max() < 1e-6
 
 
+def test_an_evaluation_drops_no_image(tmp_path):
+    sys.path.insert(0, str(ROOT / "recipes/edge_classifier"))
+    import train as recipe
+    from transformers import TrainingArguments
+
+    options = {"per_device_eval_batch_size": 4, "per_device_train_batch_size": 4, "remove_unused_columns": False}
+    rows = [{"pixel_values": torch.zeros(3, 8, 8), "labels": torch.tensor(0)} for _ in range(10)]
+    arguments = TrainingArguments(str(tmp_path), dataloader_drop_last=True, use_cpu=True, report_to="none", **options)
+    trainer = recipe.StudentTrainer(torch.nn.Linear(1, 1), arguments, train_dataset=rows, eval_dataset=rows)
+    assert [len(batch["labels"]) for batch in trainer.get_eval_dataloader()] == [4, 4, 2]
+    assert [len(batch["labels"]) for batch in trainer.get_train_dataloader()] == [4, 4]
+
+
 def test_kill_9_and_the_same_command_again_give_the_same_weights(trained, elpv, tmp_path):
     undisturbed, _ = trained
     out = tmp_path / "killed"
