@@ -23,7 +23,6 @@ from hf_inspect import files
 from hf_inspect.data import build, load_split, options_from, read_manifest
 from hf_inspect.data import licence as gate
 from hf_inspect.data.build import shards
-from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.sources import keys_by_rule
 from hf_inspect.errors import DataError
@@ -77,7 +76,7 @@ def test_the_result_does_not_depend_on_threads_or_on_when(parts, tmp_path):
 
 def test_shards_are_cut_by_size_in_the_order_of_the_source(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["hf_inspect.data.build"], "MAX_SHARD_SIZE", "4KB")
-    monkeypatch.setattr(InspectionBuilder, "DEFAULT_WRITER_BATCH_SIZE", 4)
+    monkeypatch.setattr(sys.modules["hf_inspect.data.build"], "MAX_ROW_GROUP", (4, 10_000_000))
     manifest = build("folder", tmp_path / "built", src=parts)
     read = [row["image"]["path"] for row in load_split(tmp_path / "built", "train")]
     assert len(shards(tmp_path / "built", "default", "train")) == 9  # of 4 images each, the last of 1

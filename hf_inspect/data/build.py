@@ -8,8 +8,10 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 MAX_SHARD_SIZE = "500MB"
+MAX_ROW_GROUP = (100, 10_000_000)  # images, and about as many bytes: what the writer holds, several times over
 
 
 def build(
@@ -43,10 +46,10 @@ def build(
 ) -> dict[str, Any]:
     """Build the data set `name` (a folder of dataset_scripts/) from `src` into `out`; returns its manifest.
 
-    `src` is the raw folder, or its archive; `options` are the data set's own. `num_proc` threads read and sign; rows
-    are written by one, in the order of the source. `folders` writes val/good and val/defect besides. A folder built
-    from the same files by the same script and options is left alone. DataError for a licence not accepted, a wrong
-    root, an unknown option, a full disk, or a group above 5 % of the images.
+    `src` is the raw folder, or its archive; `options` are the data set's own. `num_proc` threads read and sign, and
+    write the configs; each has one writer, in the order of the source. `folders` writes val/good and val/defect
+    besides. A folder built from the same files by the same script and options is left alone. DataError for a licence
+    not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the images.
     """
     script = script_named(name)
     chosen = script.checked(options or {})
@@ -147,15 +150,17 @@ def _behind(error: BaseException) -> BaseException:
 
 @dataclass
 class _Counted:
-    """Counts the rows written on top of `done`."""
+    """Counts the rows written, by whichever thread."""
 
     progress: Progress
-    done: int
     total: int
+    done: int = 0
+    lock: Lock = field(default_factory=Lock)
 
     def __call__(self) -> None:
-        self.done += 1
-        self.progress("write Parquet", self.done, self.total)
+        with self.lock:
+            self.done += 1
+            self.progress("write Parquet", self.done, self.total)
 
 
 class _Unchanged(Exception):
@@ -195,7 +200,8 @@ def _write(
     taken = [image.sample for image in examined]
     groups = group([image.signature for image in examined], script.keys(taken, options)).tolist()
     placement = script.place(examined, groups, options)
-    _write_parquet(script, script.columns_of(taken, options), placement.rows, stage, str(arguments["name"]), progress)
+    columns = script.columns_of(taken, options)
+    _write_parquet(script, columns, placement.rows, stage, str(arguments["name"]), num_proc, progress)
     if folders:
         config, split = script.EVALUATION
         evaluated = [row for row in placement.rows if row.config in script.CONFIGS[config] and row.split == split]
@@ -213,27 +219,36 @@ def _write_parquet(
     rows: Sequence[Row],
     stage: Path,
     name: str,
+    num_proc: int,
     progress: Progress,
 ) -> None:
-    """Each config's rows as Parquet under data/, images embedded as they are."""
+    """Each config's rows as Parquet under data/, images embedded as they are; a config has one writer."""
     import datasets
 
     datasets.disable_progress_bars()  # ours spans all configs
-    configs, written = dict.fromkeys(row.config for row in rows), 0
-    for config in configs:
+    step = _Counted(progress, len(rows))
+
+    def write(config: str) -> None:
         own = [row for row in rows if row.config == config]
-        step = _Counted(progress, written, len(rows))
         where = {"cache_dir": str(stage / "cache"), "dataset_name": name, "config_name": config}
-        builder = script(rows=own, columns=columns, on_row=step, **where)
+        builder = script(rows=own, columns=columns, on_row=step, writer_batch_size=_row_group(own), **where)
         target = stage / "data" if config == DEFAULT else stage / "data" / config
         try:
             builder.download_and_prepare(str(target), file_format="parquet", max_shard_size=MAX_SHARD_SIZE)
         except datasets.exceptions.DatasetGenerationError as error:
             raise _behind(error) from None
-        written += len(own)
+
+    with ThreadPoolExecutor(num_proc) as threads:
+        list(threads.map(write, dict.fromkeys(row.config for row in rows)))
     shutil.rmtree(stage / "cache", ignore_errors=True)
     for extra in (*stage.rglob("*.lock"), *(stage / "data").rglob("*.json")):  # datasets' own bookkeeping
         extra.unlink()
+
+
+def _row_group(rows: Sequence[Row]) -> int:
+    images, size = MAX_ROW_GROUP
+    mean = sum(row.sample.path.stat().st_size for row in rows) / len(rows)
+    return max(1, min(images, int(size / max(mean, 1))))
 
 
 def _manifest(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,7 +39,6 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
     EVALUATION: ClassVar[tuple[str, str]] = (DEFAULT, "test")
     VIEWS: ClassVar[bool] = False
     BUILDER_CONFIG_CLASS = datasets.BuilderConfig
-    DEFAULT_WRITER_BATCH_SIZE = 32  # images in memory, and in a row group
 
     def __init__(
         self, *, rows: Sequence[Row], columns: Mapping[str, Any], on_row: Callable[[], None], **kwargs: Any
@@ -96,9 +96,14 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
         return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in splits]
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        for i, row in enumerate(self.rows):
-            if row.split == split:
-                yield i, self._example(row)
+        own = [row for row in self.rows if row.split == split]
+        with ThreadPoolExecutor(1) as reader:  # one row ahead of the writer
+            ahead = reader.submit(self._example, own[0])
+            for i, following in enumerate([*own[1:], None]):
+                example = ahead.result()
+                if following:
+                    ahead = reader.submit(self._example, following)
+                yield i, example
                 self.on_row()
 
     def _example(self, row: Row) -> dict[str, Any]:

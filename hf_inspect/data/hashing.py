@@ -16,6 +16,7 @@ from hf_inspect.errors import DataError
 HASH_SIDE = 16  # 256 bits; at 64 bits and distance 6, 352 unrelated solar cells chain into one group
 MAX_DISTANCE = 16  # bits of 256 that may differ
 MIN_CORRELATION = 0.95  # Pearson correlation of the thumbnails' pixels: blind to brightness and contrast
+SIGNED_SIDE = 256  # pixels: a larger picture is averaged down to less than twice that first, six times as fast
 THUMB_SIDE = 16
 THUMB_BYTES = THUMB_SIDE * THUMB_SIDE
 _WORDS = HASH_SIDE * HASH_SIDE // 64
@@ -52,6 +53,8 @@ def sign(content: bytes) -> Signature:
             grey = image.convert("L")
     except Exception as error:  # Pillow's decoders raise anything on a damaged file, and refuse huge ones
         raise DataError(f"not a readable image ({error}); remove or repair it.") from None
+    if (factor := min(grey.size) // SIGNED_SIDE) > 1:
+        grey = grey.reduce(factor)
     bits = imagehash.phash(grey, hash_size=HASH_SIDE).hash
     thumb = grey.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX).tobytes()
     return Signature(hashlib.sha256(content).hexdigest(), np.packbits(bits).tobytes().hex(), thumb)

@@ -1,0 +1,163 @@
+"""How long and how large a build is: against reading, hashing and decoding its images once, and as they double.
+
+Images are generated as MVTec AD's are (1024 x 1024, about 1.2 MB as PNG), in a folder that is removed again:
+python benchmarks/data_build.py [--images 120] [--hashes 100000] [--threads 2]; MVTec's test split has 1,725 images.
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hf_inspect.data.published import MVTEC_CATEGORIES
+
+SIDE = 1024
+SHARES = {"train/good": 0.6, "test/good": 0.2, "test/broken_large": 0.2}
+MASKS = "ground_truth/broken_large"
+NOISE = 2  # grey levels of a texture's noise: they make a PNG of 1.2 MB
+PLANTED = 1000  # near copies among the hashes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--hashes", type=int, default=100_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only-build", nargs=2, type=Path, metavar=("RAW", "OUT"), help="print its peak memory in MB")
+    arguments = parser.parse_args()
+    if arguments.only_build:
+        print(peak_of_build(*arguments.only_build, arguments.threads))
+        return
+    with TemporaryDirectory() as work:
+        os.environ["HF_INSPECT_CACHE"] = f"{work}/cache"  # where an accepted licence is kept
+        whole, half = Path(work, "whole"), Path(work, "half")
+        for number, category in enumerate(MVTEC_CATEGORIES):
+            generate(whole / category, number, arguments.images // len(MVTEC_CATEGORIES), arguments.threads)
+        link_half(whole, half)
+        report_memory(half, whole, Path(work), arguments.threads)
+        report_time(whole, Path(work), arguments.threads)
+    report_groups(arguments.hashes)
+
+
+def generate(folder: Path, seed: int, n: int, threads: int) -> None:
+    """Write n textures, and the masks of the defects, as a category of MVTec AD."""
+    noise = np.random.default_rng(0).integers(0, NOISE, (SIDE, SIDE, 3), np.uint8)
+    places = [place for place, share in SHARES.items() for _ in range(round(share * n))]
+
+    def write(number: int) -> None:
+        name = folder / places[number] / f"{number:04}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        coarse = np.random.default_rng([seed, number]).integers(0, 250, (32, 32, 3), np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        texture = Image.fromarray(np.minimum(smooth, 250) + np.roll(noise, 7 * number))
+        texture.save(name, compress_level=3)  # at 6, writing takes five times as long
+        if "broken" in places[number]:
+            mask = Image.new("L", (SIDE, SIDE))
+            mask.paste(255, (300, 300, 400, 400))
+            (folder / MASKS).mkdir(parents=True, exist_ok=True)
+            mask.save(folder / MASKS / f"{number:04}_mask.png")
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, range(len(places))))
+
+
+def link_half(whole: Path, half: Path) -> None:
+    """Every second image of each folder, and its mask."""
+    for folder in sorted({path.parent for path in whole.rglob("*.png")}):
+        (half / folder.relative_to(whole)).mkdir(parents=True)
+        for path in sorted(folder.glob("*.png"))[::2]:
+            os.link(path, half / path.relative_to(whole))
+
+
+def report_memory(half: Path, whole: Path, work: Path, threads: int) -> None:
+    """Peak of a process that builds, by number of images; first, since a child starts at its parent's peak."""
+    for raw in (half, whole):
+        command = [sys.executable, __file__, "--threads", str(threads), "--only-build", raw, work / f"once_{raw.name}"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        print(f"build of {len(images_of(raw)):,} images: peak memory {done.stdout.split()[-1]} MB", flush=True)
+
+
+def peak_of_build(raw: Path, out: Path, threads: int) -> int:
+    import resource
+
+    build_once(raw, out, threads)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def report_time(raw: Path, work: Path, threads: int) -> None:
+    import datasets  # noqa: F401  # its import is not part of the build
+
+    paths = images_of(raw)
+    megabytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e6
+    before = seconds(lambda: read_once(paths, threads))
+    built = seconds(lambda: build_once(raw, work / "built", threads))
+    once = (before + seconds(lambda: read_once(paths, threads))) / 2
+    print(f"{len(paths):,} PNGs of {megabytes:.2f} MB, {threads} threads: read, SHA-256 and decode {once[0]:.1f} s, ")
+    print(f"build {built[0]:.1f} s: {built[0] / once[0]:.2f} times that; in CPU seconds {built[1] / once[1]:.2f} times")
+
+
+def images_of(raw: Path) -> list[Path]:
+    return [path for path in sorted(raw.rglob("*.png")) if "ground_truth" not in path.parts]
+
+
+def read_once(paths: list[Path], threads: int) -> None:
+    """Read, SHA-256 and decode every file."""
+
+    def read(path: Path) -> str:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content)) as image:
+            image.load()
+        return hashlib.sha256(content).hexdigest()
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(read, paths))
+
+
+def build_once(raw: Path, out: Path, threads: int) -> None:
+    from hf_inspect.data import build
+
+    build("mvtec_ad", out, src=raw, num_proc=threads, accept_license=True)
+
+
+def report_groups(n: int) -> None:
+    """Seconds to group n random hashes, some of them planted up to 16 bits from another."""
+    from hf_inspect.data import Signature, group
+    from hf_inspect.data.hashing import HASH_SIDE, MAX_DISTANCE, THUMB_BYTES
+
+    rng = np.random.default_rng(0)
+    bits = rng.random((n, HASH_SIDE * HASH_SIDE)) < 0.5
+    thumbs = rng.integers(0, 256, (n, THUMB_BYTES), np.uint8)
+    ones, others = rng.permutation(n)[: 2 * PLANTED].reshape(2, -1)
+    bits[others], thumbs[others] = bits[ones], thumbs[ones]
+    for other in others:
+        bits[other, rng.permutation(bits.shape[1])[: rng.integers(0, MAX_DISTANCE + 1)]] ^= True
+    hashes = np.packbits(bits, axis=1)
+    rows = zip(range(n), hashes, thumbs, strict=True)
+    signatures = [Signature(f"{i:064x}", phash.tobytes().hex(), thumb.tobytes()) for i, phash, thumb in rows]
+    group(signatures[:2])  # the import of scipy is not part of it
+    groups: list[NDArray[np.int64]] = []
+    wall, cpu = seconds(lambda: groups.append(group(signatures)))
+    found = int((groups[0][ones] == groups[0][others]).sum())
+    print(f"{n:,} hashes: grouped in {wall:.1f} s ({cpu:.1f} CPU), {found:,} of {len(ones):,} planted copies found")
+
+
+def seconds(work: Callable[[], None]) -> NDArray[np.float64]:
+    """Seconds that passed, and that the processor worked (all threads), the steadier where others use it too."""
+    before = np.array([perf_counter(), process_time()])
+    work()
+    return np.array([perf_counter(), process_time()]) - before
+
+
+if __name__ == "__main__":
+    main()
