@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from hf_inspect import files, prompts
-from hf_inspect.data import build, read_manifest, script_named
+from hf_inspect.data import answers_of, build, load_split, questions_of, read_manifest, script_named
 from hf_inspect.data.chat import QUESTIONS, chat, read_questions
 from hf_inspect.errors import DataError
 from tests.test_folder_coco import write_classes
@@ -256,3 +256,19 @@ def test_trl_s_collator_trains_on_the_answers_alone(chatted, tmp_path):
         answer = row["completion"][0]["content"][0]["text"]
         assert processor.tokenizer.decode(labels[labels >= 0]).startswith(answer)
         assert row["prompt"][-1]["content"][1]["text"] in processor.tokenizer.decode(ids)
+
+
+def test_the_answers_are_in_the_order_of_the_questions(elpv, tmp_path):
+    text = (files.shipped("dataset_scripts") / "elpv" / QUESTIONS).read_text()
+    asked = yaml.safe_load(text)
+    asked["classes"] = dict(reversed(asked["classes"].items()))
+    (tmp_path / "turned.yaml").write_text(yaml.safe_dump(asked, sort_keys=False))
+    rows = load_split(elpv, "validation")
+    assert answers_of(rows, questions_of(elpv)) == rows["label"]
+    turned = questions_of(elpv, tmp_path / "turned.yaml")
+    assert turned.task().options == ("defect", "good")
+    assert answers_of(rows, turned) == [1 - label for label in rows["label"]]
+
+
+def test_the_shipped_adapter_answers_the_data_sets_own_question(elpv):
+    assert questions_of(elpv).task() == prompts.SOLAR_CELL

@@ -71,6 +71,19 @@ def read_questions(path: Path) -> Questions:
     return Questions(**value)
 
 
+def questions_of(folder: Path, questions: Path | None = None) -> Questions:
+    """What is asked of a built data set: of the YAML file given, else of the one beside the data set's script."""
+    name = read_manifest(folder)["builder"]["name"]
+    return read_questions(questions or files.shipped("dataset_scripts") / name / QUESTIONS)
+
+
+def answers_of(rows: "datasets.Dataset", asked: Questions) -> list[int]:
+    """Index among the options of `asked.task()` of each row's class; DataError where the classes differ."""
+    names = _class_names(rows.features, asked)
+    index = [list(asked.classes).index(name) for name in names]
+    return [index[label] for label in rows[asked.column]]
+
+
 def chat(folder: Path, out: Path, questions: Path | None = None, progress: Progress = no_progress) -> dict[str, Any]:
     """Write the chat rows of a built data set into `out`; returns their manifest.
 
@@ -81,7 +94,7 @@ def chat(folder: Path, out: Path, questions: Path | None = None, progress: Progr
     name, counts = manifest["builder"]["name"], manifest["counts"]
     if out.absolute() == folder.absolute():
         raise DataError(f"{out} is the data set itself; give another folder for its chat rows.")
-    asked = read_questions(questions or files.shipped("dataset_scripts") / name / QUESTIONS)
+    asked = questions_of(folder, questions)
     with files.staged_folder(out) as stage:
         writer = _Writer(folder, stage, manifest, asked, progress)
         rows = {config: {split: writer.write(config, split) for split in splits} for config, splits in counts.items()}
@@ -131,10 +144,11 @@ class _Writer:
         return n
 
     def _shard(self, path: Path, pending: Iterator[Mapping[str, Any]], lines: TextIO) -> int:
+        import datasets
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        names = _class_names(path, self.asked)
+        names = _class_names(datasets.Features.from_arrow_schema(pq.read_schema(path)), self.asked)
         schema, about = _features(names).arrow_schema, [self.asked.about(name) for name in names]
         name = self.manifest["builder"]["name"]
         target = self.stage / path.relative_to(self.folder).with_name(path.name.replace(name, f"{name}-chat", 1))
@@ -178,12 +192,10 @@ def _rows(image: _Image, messages: Sequence[Mapping[str, Any]]) -> list[dict[str
     return [{"images": [content], **message, "source": source, "class": of_class} for message in messages]
 
 
-def _class_names(path: Path, asked: Questions) -> list[str]:
+def _class_names(features: "datasets.Features", asked: Questions) -> list[str]:
     """The classes of the asked column; DataError unless the questions know these and no others."""
     import datasets
-    import pyarrow.parquet as pq
 
-    features = datasets.Features.from_arrow_schema(pq.read_schema(path))
     classes = {name: one.names for name, one in features.items() if isinstance(one, datasets.ClassLabel)}
     if asked.column not in classes:
         raise DataError(f"the data set has no class column {asked.column!r}; it has {', '.join(classes)}.")
