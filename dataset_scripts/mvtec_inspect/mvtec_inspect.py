@@ -12,7 +12,7 @@ import datasets
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.partition import Placement, deal, placed
-from hf_inspect.data.published import MVTEC_LICENCE, read_mvtec, what_is_missing
+from hf_inspect.data.published import MVTEC_LICENCE, mvtec_columns, read_mvtec, what_is_missing
 from hf_inspect.errors import DataError
 from hf_inspect.schema import LABELS, Sample
 
@@ -41,12 +41,7 @@ class MvtecInspect(InspectionBuilder):
     VERSION = datasets.Version("1.0.0")
     LICENCE = MVTEC_LICENCE
     OPTIONS = Options
-    COLUMNS: ClassVar = {
-        "mask": datasets.Image(),
-        "category": datasets.Value("string"),
-        "defect_type": datasets.Value("string"),
-        "original_split": datasets.Value("string"),
-    }
+    COLUMNS: ClassVar = mvtec_columns()
     CONFIGS: ClassVar = {"sft": ("sft",), "holdout": ("holdout",)}
     EVALUATION = ("holdout", "test")
 
