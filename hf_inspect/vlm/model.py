@@ -104,7 +104,7 @@ class VLM:
         return parity.encode(self.processor, self.task, [crop for image in images for crop in crops_of(image, crops)])
 
     def log_p(self, inputs: "BatchFeature", crops: int = 1) -> NDArray[np.float64]:
-        """log P(option | image, prompt) of prepared inputs -> (n, k): sums over an option's tokens, means over crops."""
+        """log P(option | image, prompt) of prepared -> (n, k); sums over an option's tokens, means over crops."""
         scores = option_scores(self.model, inputs.to(self.model.device), self._options).double().cpu().numpy()
         return scores.reshape(-1, crops, len(self._options)).mean(1)
 
