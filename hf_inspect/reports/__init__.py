@@ -7,10 +7,10 @@ from hf_inspect.reports.evaluate import (
     environment,
     evaluate_cascade,
     evaluate_edge,
-    evaluate_vlm,
     model_report,
 )
 from hf_inspect.reports.table import results_table
+from hf_inspect.reports.vlm import evaluate_vlm, vlm_summary, write_comparison
 
 __all__ = [
     "cascade_report",
@@ -22,4 +22,6 @@ __all__ = [
     "model_report",
     "render_card",
     "results_table",
+    "vlm_summary",
+    "write_comparison",
 ]

@@ -20,13 +20,23 @@ def results_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def classes_table(report: Mapping[str, Any]) -> str:
+    """A row a class of a VLM's section of results.json: recall and precision, each with its interval and counts."""
+    head = ("class", "recall", "precision")
+    lines = [_line(head), _line("---" for _ in head)]
+    for name, figures in report["classes"].items():
+        lines.append(_line([name, *(f"{_percent(figures[key])}, {_of(figures[key])}" for key in head[1:])]))
+    return "\n".join(lines)
+
+
 def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield from ((name, results[name]) for name in ("edge", "edge_int8", "vlm") if name in results)
     yield from results.get("cascade", {}).items()
 
 
 def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
-    yield NAMES[name]
+    zero_shot = name == "vlm" and report.get("adapter", name) is None
+    yield "VLM zero-shot" if zero_shot else NAMES[name]
     yield str(report["n"])
     for figure in ("accuracy", "auroc", "escapes", "overkill"):
         yield _percent(report[figure]) if figure in report else "-"
@@ -38,6 +48,10 @@ def _percent(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return figure["method"]
     return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
+
+
+def _of(rate: Mapping[str, Any]) -> str:
+    return f"{rate['k']} of {rate['n']}"
 
 
 def _line(cells: Any) -> str:
