@@ -1,17 +1,23 @@
 """Counts, labels and scores in; figures with counts and 95 % intervals out, as plain dictionaries."""
 
 from hf_inspect.metrics.binary import auroc, binary_report, decision_report, roc_curve
+from hf_inspect.metrics.classes import UNREADABLE, class_report, fit_temperature, softmax, with_temperature
 from hf_inspect.metrics.intervals import Figure, Rate, paired_difference, rate
 from hf_inspect.metrics.reliability import reliability
 
 __all__ = [
+    "UNREADABLE",
     "Figure",
     "Rate",
     "auroc",
     "binary_report",
+    "class_report",
     "decision_report",
+    "fit_temperature",
     "paired_difference",
     "rate",
     "reliability",
     "roc_curve",
+    "softmax",
+    "with_temperature",
 ]

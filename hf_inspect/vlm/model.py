@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from hf_inspect import files, prompts
 from hf_inspect.errors import DataError
 from hf_inspect.images import Rgb, check_rgb
+from hf_inspect.metrics import softmax
 from hf_inspect.vlm import parity
 from hf_inspect.vlm.base import base_folder
+from hf_inspect.vlm.ranking import ahead, crops_of, option_scores
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, ProcessorMixin
+    from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 TRAINED_ON = "trained_on.json"
 _FEEDS_PRODUCTS = re.compile(r"layers\.\d+\..*norm$|rotary_emb$")
@@ -74,13 +76,22 @@ class VLM:
             convolve_two_at_a_time(model)
         return cls(model, processor, task or prompts.SOLAR_CELL, trained_on)
 
-    def rank(self, images: Sequence[Rgb], batch_size: int = 16) -> NDArray[np.float64]:
-        """P(option | image, prompt) for RGB uint8 (h, w, 3) images of any sizes -> (n, n_options), rows sum to 1."""
+    def rank(
+        self, images: Sequence[Rgb], batch_size: int = 16, crops: int = 1, normalised: bool = False
+    ) -> NDArray[np.float64]:
+        """P(option | image, prompt) for RGB uint8 (h, w, 3) images of any sizes -> (n, n_options), rows sum to 1.
+
+        With 5 crops, log-probabilities are means over the corners and the centre; a batch holds five rows an image.
+        """
         for image in images:
             check_rgb(image)
-        batches = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]
-        parts = [self._rank_batch(batch) for batch in batches]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.task.options)))
+        order = sorted(range(len(images)), key=lambda i: images[i].shape)  # like sizes together: less padding
+        batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        log_p = np.empty((len(images), len(self.task.options)))
+        made = ahead(lambda batch: self.prepare([images[i] for i in batch], crops), batches)
+        for batch, inputs in zip(batches, made, strict=True):
+            log_p[batch] = self.log_p(inputs, crops)
+        return self.probabilities(log_p, normalised)
 
     def p_defect(self, images: Sequence[Rgb], batch_size: int = 16) -> NDArray[np.float64]:
         """P(defect) of each image -> (n,); the task's options must be good and defect, in this order of classes."""
@@ -88,36 +99,32 @@ class VLM:
             raise DataError(f"P(defect) needs two options, the task has {list(self.task.options)}; use rank.")
         return self.rank(images, batch_size)[:, 1]
 
-    def _rank_batch(self, images: Sequence[Rgb]) -> NDArray[np.float64]:
-        """One forward over image, prompt and the longest option; other long options go on its cache."""
+    def prepare(self, images: Sequence[Rgb], crops: int = 1) -> "BatchFeature":
+        """Model inputs, on the CPU, of one batch: the rows of an image's crops follow each other."""
+        return parity.encode(self.processor, self.task, [crop for image in images for crop in crops_of(image, crops)])
+
+    def log_p(self, inputs: "BatchFeature", crops: int = 1) -> NDArray[np.float64]:
+        """log P(option | image, prompt) of prepared inputs -> (n, k): sums over an option's tokens, means over crops."""
+        scores = option_scores(self.model, inputs.to(self.model.device), self._options).double().cpu().numpy()
+        return scores.reshape(-1, crops, len(self._options)).mean(1)
+
+    def probabilities(self, log_p: NDArray[np.float64], normalised: bool = False) -> NDArray[np.float64]:
+        """log P (n, k) -> P over the options, rows sum to 1; `normalised` first divides by an option's tokens."""
+        lengths = [len(ids) for ids in self._options] if normalised else 1
+        return softmax(log_p / np.array(lengths))
+
+    def generate(self, inputs: "BatchFeature") -> list[str]:
+        """Greedy answers, of as many tokens as the longest option and its end; `prompts.parse` reads them."""
         import torch
 
-        inputs = parity.encode(self.processor, self.task, images).to(self.model.device)
-        length = inputs["input_ids"].shape[1]
-        longest = max(range(len(self._options)), key=lambda i: len(self._options[i]))
-        others = [i for i, ids in enumerate(self._options) if len(ids) > 1 and i != longest]
-        given = _append(inputs, self._options[longest][:-1])
-        if given["attention_mask"].all():
-            given["attention_mask"] = None  # causal attention needs no mask, and takes half the time without
-        kept = torch.arange(length - 1, given["input_ids"].shape[1], device=self.model.device)  # see answer_loss
+        longest = max(map(len, parity.answer_ids(self.processor, self.task)))
+        tokenizer = self.processor.tokenizer
         with torch.inference_mode():
-            out = self.model(**given, use_cache=bool(others), logits_to_keep=kept)
-            log_p = out.logits.float().log_softmax(-1)
-            scores = torch.stack([log_p[:, 0, ids[0]] for ids in self._options], dim=1)
-            scores[:, longest] += _sum_of(log_p[:, 1:], self._options[longest][1:])
-            for i in others:
-                out.past_key_values.crop(length)
-                scores[:, i] += self._on_cache(inputs["attention_mask"], self._options[i], out.past_key_values)
-        return scores.double().softmax(-1).cpu().numpy()
-
-    def _on_cache(self, mask: "torch.Tensor", ids: list[int], cache: Any) -> "torch.Tensor":
-        """Log-probability of an option's tokens after its first -> (n,); `cache` holds the prompts."""
-        import torch
-
-        given = torch.tensor([ids[:-1]], device=mask.device).expand(len(mask), -1)
-        seen = None if mask.all() else torch.cat([mask, torch.ones_like(given)], dim=1)  # Qwen's positions need None
-        out = self.model(input_ids=given, attention_mask=seen, past_key_values=cache, use_cache=True)
-        return _sum_of(out.logits.float().log_softmax(-1), ids[1:])
+            out = self.model.generate(
+                **inputs.to(self.model.device), max_new_tokens=longest, do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+        return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 class ScriptedVLM:
@@ -213,24 +220,6 @@ def fast_dtype() -> "torch.dtype":
 
     fast = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
-
-
-def _append(inputs: Any, ids: list[int]) -> dict[str, Any]:
-    """Model inputs with the same tokens put after every row; masks get ones, token types zeros (text)."""
-    import torch
-
-    shape = inputs["input_ids"].shape
-    tails = {"input_ids": torch.tensor([ids], dtype=torch.long), "attention_mask": torch.ones(1, len(ids))}
-    given = dict(inputs)
-    for name in (name for name, value in inputs.items() if value.shape == shape):
-        tail = tails.get(name, torch.zeros(1, len(ids))).to(inputs[name])
-        given[name] = torch.cat([inputs[name], tail.expand(shape[0], -1)], dim=1)
-    return given
-
-
-def _sum_of(log_p: "torch.Tensor", ids: list[int]) -> "torch.Tensor":
-    """Sum over positions of the log-probability (n, len(ids), vocabulary) of one token each -> (n,)."""
-    return sum((log_p[:, at, token] for at, token in enumerate(ids)), log_p.new_zeros(len(log_p)))
 
 
 def _device() -> str:

@@ -1,0 +1,66 @@
+"""Labels and answers over n classes -> accuracy, recall and precision by class, confusion, temperature."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hf_inspect.errors import DataError
+from hf_inspect.metrics.intervals import rate
+
+UNREADABLE = -1  # an answer that is no class: always wrong
+_TEMPERATURES = (0.05, 20.0)  # what a fit is looked for in
+
+
+def class_report(labels: ArrayLike, answers: ArrayLike, names: Sequence[str]) -> dict[str, Any]:
+    """Labels (n,) of 0..k-1 and answers (n,) of the same or -1 (unreadable, hence wrong) -> rates and counts.
+
+    Recall is of the parts of a class, precision of the answers that name it. `confusion` counts answers (columns,
+    the last one `unreadable`) by class (rows).
+    """
+    y, said, k = np.asarray(labels), np.asarray(answers), len(names)
+    if y.shape != said.shape or y.ndim != 1:
+        raise DataError(f"labels have shape {y.shape}, answers {said.shape}; one of each a part is wanted.")
+    if not (np.isin(y, np.arange(k)).all() and np.isin(said, np.arange(-1, k)).all()):
+        raise DataError(f"labels are 0..{k - 1} for {k} classes, and answers besides -1 (unreadable); others came.")
+    counts = np.zeros((k, k + 1), dtype=np.int64)
+    np.add.at(counts, (y, said), 1)  # -1 is the last column
+    return {
+        "n": len(y),
+        "accuracy": rate(int(np.trace(counts)), len(y)),
+        "unreadable": rate(int(counts[:, UNREADABLE].sum()), len(y)),
+        "classes": {name: _of_class(counts, i) for i, name in enumerate(names)},
+        "confusion": {"rows": list(names), "columns": [*names, "unreadable"], "counts": counts.tolist()},
+    }
+
+
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores (n, k) -> probabilities (n, k), rows sum to 1."""
+    exponents = np.exp(scores - scores.max(axis=1, keepdims=True)) if len(scores) else scores
+    return exponents / exponents.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(p: NDArray[np.float64], labels: ArrayLike) -> float:
+    """The t in [0.05, 20] whose `with_temperature` makes the labels (n,) likeliest under P (n, k)."""
+    from scipy.optimize import minimize_scalar
+
+    y = np.asarray(labels)
+    if len(y) == 0:
+        raise DataError("A temperature is fitted on one part or more; none came.")
+
+    def loss(log_t: float) -> float:
+        own = with_temperature(p, float(np.exp(log_t)))[np.arange(len(y)), y]
+        return float(-np.log(np.maximum(own, np.finfo(float).tiny)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded").x))
+
+
+def with_temperature(p: NDArray[np.float64], t: float) -> NDArray[np.float64]:
+    """P (n, k) made flatter (t > 1) or sharper (t < 1): softmax(log P / t)."""
+    return softmax(np.log(np.maximum(p, np.finfo(float).tiny)) / t)
+
+
+def _of_class(counts: NDArray[np.int64], i: int) -> dict[str, Any]:
+    right = int(counts[i, i])
+    return {"recall": rate(right, int(counts[i].sum())), "precision": rate(right, int(counts[:, i].sum()))}

@@ -1,0 +1,124 @@
+"""Model inputs of one question about n images -> log-probability of each answer.
+
+System text, image and question run once; the answers are scored together on their cache. Also the crops of an image
+and the thread that prepares the next batch while the model runs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hf_inspect.errors import DataError
+from hf_inspect.images import Rgb
+
+if TYPE_CHECKING:
+    import torch
+
+CROPS = (1, 5)
+CROP_SHARE = 7 / 8  # of each side that a crop shows: 448 of 512, 224 of 256
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def option_scores(model: Any, inputs: Mapping[str, Any], options: Sequence[Sequence[int]]) -> "torch.Tensor":
+    """log P(option | image, prompt), float32 (n, n_options), a sum over the option's tokens.
+
+    The longest option runs with the prompt; those of the others that have several tokens follow in one forward on its
+    cache. `inputs` are padded on the left.
+    """
+    import torch
+
+    length = inputs["input_ids"].shape[1]
+    longest = max(range(len(options)), key=lambda i: len(options[i]))
+    others = [i for i, ids in enumerate(options) if len(ids) > 1 and i != longest]
+    given = _append(inputs, options[longest][:-1])
+    if given["attention_mask"].all():
+        given["attention_mask"] = None  # causal attention needs no mask, and takes half the time without
+    kept = torch.arange(length - 1, given["input_ids"].shape[1], device=model.device)  # see answer_loss
+    with torch.inference_mode():
+        out = model(**given, use_cache=bool(others), logits_to_keep=kept)
+        log_p = out.logits.float().log_softmax(-1)
+        scores = log_p[:, 0, [ids[0] for ids in options]]
+        scores[:, longest] += _of_each(log_p[:, 1:], options[longest][1:]).sum(1)
+        if others:
+            out.past_key_values.crop(length)
+            some = [options[i] for i in others]
+            scores[:, others] += _on_cache(model, inputs["attention_mask"], some, out.past_key_values)
+    return scores
+
+
+def crops_of(rgb: Rgb, crops: int) -> list[Rgb]:
+    """The image itself (1), or its four corners and centre (5), each 7/8 of both sides."""
+    if crops not in CROPS:
+        raise DataError(f"crops is {crops}; 1 shows the whole image, 5 its corners and centre.")
+    if crops == 1:
+        return [rgb]
+    height, width = rgb.shape[:2]
+    h, w = (max(1, round(side * CROP_SHARE)) for side in (height, width))
+    y, x = height - h, width - w
+    return [rgb[top : top + h, left : left + w] for top, left in ((0, 0), (0, x), (y, 0), (y, x), (y // 2, x // 2))]
+
+
+def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """`make` of each item, in order; a thread makes the next one while the caller uses this one."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for item in items:
+            following = pool.submit(make, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _on_cache(model: Any, mask: "torch.Tensor", options: Sequence[Sequence[int]], cache: Any) -> "torch.Tensor":
+    """log P of each option's tokens after its first -> (n, n_options); `cache` holds the prompts of `mask` (n, length).
+
+    All options lie one after the other in a row; each sees the prompt and itself.
+    """
+    import torch
+
+    device, n = mask.device, len(mask)
+    sizes = [len(ids) - 1 for ids in options]
+    owner = torch.repeat_interleave(torch.arange(len(options)), torch.tensor(sizes)).to(device)
+    step = torch.cat([torch.arange(size) for size in sizes]).to(device)
+    own = (owner[:, None] == owner) & (step[:, None] >= step)
+    seen = torch.cat([mask.bool()[:, None].expand(-1, len(step), -1), own.expand(n, -1, -1)], dim=2)
+    given = torch.tensor([token for ids in options for token in ids[:-1]], device=device).expand(n, -1)
+    out = model(
+        input_ids=given, attention_mask=seen[:, None], position_ids=_positions(model, mask, step),
+        past_key_values=cache, use_cache=True,
+    )  # fmt: skip
+    wanted = [token for ids in options for token in ids[1:]]
+    each = _of_each(out.logits.float().log_softmax(-1), wanted)
+    return torch.stack([part.sum(1) for part in each.split(sizes, dim=1)], dim=1)
+
+
+def _positions(model: Any, mask: "torch.Tensor", step: "torch.Tensor") -> "torch.Tensor":
+    """Where tokens stand `step` (t,) after the prompts of `mask` (n, length) -> (n, t), or Qwen's (3, n, t)."""
+    n, length = mask.shape
+    deltas = next((module.rope_deltas for module in model.modules() if hasattr(module, "rope_deltas")), None)
+    if deltas is None:
+        return (length + step).expand(n, -1)
+    return (mask.sum(1, keepdim=True) + deltas.to(mask.device) + step).long().expand(3, -1, -1)
+
+
+def _append(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+    """Model inputs with the same tokens put after every row; masks get ones, token types zeros (text)."""
+    import torch
+
+    shape = inputs["input_ids"].shape
+    tails = {"input_ids": torch.tensor([list(ids)], dtype=torch.long), "attention_mask": torch.ones(1, len(ids))}
+    given = dict(inputs)
+    for name in (name for name, value in inputs.items() if value.shape == shape):
+        tail = tails.get(name, torch.zeros(1, len(ids))).to(inputs[name])
+        given[name] = torch.cat([inputs[name], tail.expand(shape[0], -1)], dim=1)
+    return given
+
+
+def _of_each(log_p: "torch.Tensor", ids: Sequence[int]) -> "torch.Tensor":
+    """log-probability (n, t, vocabulary) of one token at each of the t positions -> (n, t)."""
+    import torch
+
+    return log_p[:, torch.arange(len(ids)), list(ids)]
