@@ -3,7 +3,7 @@ SmolLM2-135M-Instruct speaks; an untrained projector joins them in the FastVLM a
 The same bytes each time; nothing is downloaded from a hub.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ LANGUAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110d
 
 DEMO, TINY = "demo-base", "tiny-base"
 IMAGE_TOKEN = "<image>"
+IMAGE_NAMED = {"image_token": IMAGE_TOKEN}
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # padding and unknown, start and end of a turn
 CONTROL = 3  # GGUF's type of a control token
 BYTES = len(SPECIAL) + 256
@@ -91,9 +92,13 @@ def tiny_base(out: Path | None = None) -> Path:
 
 
 def base_folder(base: str | Path) -> str:
-    """Where transformers finds a base: the assembled folder of `demo-base` or `tiny-base`, else `base` itself."""
+    """Where transformers finds a base: the made folder of `demo-base` or of a `tiny-` one, else `base` itself."""
+    from hf_inspect.vlm import tiny
+
     made = {DEMO: demo_base, TINY: tiny_base}.get(str(base))
-    return str(made()) if made else str(base)
+    if made:
+        return str(made())
+    return str(tiny.base(str(base))) if str(base) in tiny.BASES else str(base)
 
 
 def assemble(
@@ -157,15 +162,23 @@ def gguf_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     return _tokenizer(tokens, [tuple(merge.split(" ")) for merge in merges], control)
 
 
-def byte_tokenizer() -> "PreTrainedTokenizerFast":
-    """One token a byte, plus the special tokens of the chat template."""
+def byte_tokenizer(
+    special: Sequence[str] = SPECIAL, named: Mapping[str, str] = IMAGE_NAMED
+) -> "PreTrainedTokenizerFast":
+    """One token a byte, plus the special tokens of the chat template.
+
+    `special` are padding and unknown, start and end of a turn, and maybe others; `named` what a processor looks up.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
 
-    return _tokenizer([*SPECIAL, *sorted(ByteLevel.alphabet())], [], SPECIAL)
+    return _tokenizer([*special, *sorted(ByteLevel.alphabet())], [], special, named)
 
 
 def _tokenizer(
-    tokens: Sequence[str], merges: list[tuple[str, str]], control: Sequence[str]
+    tokens: Sequence[str],
+    merges: list[tuple[str, str]],
+    control: Sequence[str],
+    named: Mapping[str, str] = IMAGE_NAMED,
 ) -> "PreTrainedTokenizerFast":
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -175,12 +188,12 @@ def _tokenizer(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(token, normalized=False) for token in [*control, IMAGE_TOKEN]])
-    nothing, start, end = SPECIAL
+    made.add_special_tokens([AddedToken(token, normalized=False) for token in [*control, *named.values()]])
+    nothing, start, end = control[:3]
     return PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token=start, eos_token=end, pad_token=nothing, unk_token=nothing,
         model_max_length=8192, clean_up_tokenization_spaces=False, padding_side="left",
-        extra_special_tokens={"image_token": IMAGE_TOKEN},
+        extra_special_tokens=dict(named),
     )  # fmt: skip
 
 

@@ -1,0 +1,152 @@
+"""A tiny random model of each family, with the family's own processor and chat template: a recipe tried in seconds.
+
+Tokens are bytes. Made in process from a fixed seed; nothing is downloaded.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_inspect import files
+from hf_inspect.data import cache_folder
+from hf_inspect.vlm.base import PROJECTOR_SEED, TINY_SIDE, byte_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+
+Parts = tuple["PreTrainedModel", "ProcessorMixin"]
+_TEXT = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 1024,
+}  # fmt: skip
+_VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+_QWEN_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{{ '<end_of_utterance>\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+_LLAVA_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def base(name: str, out: Path | None = None) -> Path:
+    """The folder of the tiny base `name`, one of `BASES`; made in `out` (default: a cache folder) unless it is there."""
+    import torch
+
+    out = out or cache_folder() / name
+    if (out / "config.json").exists():
+        return out
+    with torch.random.fork_rng(devices=[]), files.staged_folder(out) as stage:
+        torch.manual_seed(PROJECTOR_SEED)
+        model, processor = BASES[name]()
+        model.save_pretrained(stage)
+        processor.save_pretrained(stage)
+    return out
+
+
+def qwen2_5_vl() -> Parts:
+    """Patches of 14 pixels, four of them one token: 4 image tokens at 56 px."""
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    seen = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    tokenizer = byte_tokenizer(special, seen)
+    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    vision = {
+        "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64,
+        "fullatt_block_indexes": [1], "window_size": 56,
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        vision_config=vision,
+        text_config=_text(tokenizer) | {"rope_parameters": rope},
+        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()},
+    )
+    images = Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
+    processor = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=_QWEN_TEMPLATE)
+    return Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def smolvlm() -> Parts:
+    """Tiles of 64 pixels in patches of 8, four of them one token: 16 image tokens a tile."""
+    from transformers import (
+        SmolVLMConfig,
+        SmolVLMForConditionalGeneration,
+        SmolVLMImageProcessor,
+        SmolVLMProcessor,
+        SmolVLMVideoProcessor,
+    )
+
+    patch, scale, tiles = 8, 2, 4
+    seen = {
+        "image_token": "<image>", "fake_image_token": "<fake_token_around_image>", "video_token": "<video>",
+        "end_of_utterance_token": "<end_of_utterance>", "global_image_token": "<global-img>",
+    }  # fmt: skip
+    places = [f"<row_{row}_col_{column}>" for row in range(1, tiles + 1) for column in range(1, tiles + 1)]
+    tokenizer = byte_tokenizer(["<|im_end|>", "<|im_start|>", "<end_of_utterance>", *places], seen)
+    config = SmolVLMConfig(
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=tokenizer.pad_token_id,
+        scale_factor=scale,
+        vision_config=_VISION | {"image_size": TINY_SIDE, "patch_size": patch},
+        text_config=_text(tokenizer) | {"model_type": "llama"},
+    )
+    tile = {"longest_edge": TINY_SIDE}
+    processor = SmolVLMProcessor(
+        SmolVLMImageProcessor(size=tile, max_image_size=tile),
+        tokenizer,
+        SmolVLMVideoProcessor(size=tile, max_image_size=tile, num_frames=1, fps=1),
+        image_seq_len=(TINY_SIDE // patch // scale) ** 2,
+        chat_template=_SMOLVLM_TEMPLATE,
+    )
+    return SmolVLMForConditionalGeneration(config), processor
+
+
+def llava() -> Parts:
+    """A CLIP tower with patches of 16 pixels: 16 image tokens at 64 px."""
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    patch = 16
+    tokenizer = byte_tokenizer()
+    side = {"height": TINY_SIDE, "width": TINY_SIDE}
+    config = LlavaConfig(
+        vision_config=_VISION | {"model_type": "clip_vision_model", "image_size": TINY_SIDE, "patch_size": patch},
+        text_config=_text(tokenizer) | {"model_type": "llama"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+    )
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size=side, do_center_crop=False), tokenizer, patch_size=patch, chat_template=_LLAVA_TEMPLATE,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1, image_token="<image>",
+    )  # fmt: skip
+    return LlavaForConditionalGeneration(config), processor
+
+
+def _text(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return _TEXT | ids | {"vocab_size": len(tokenizer)}
+
+
+BASES: Mapping[str, Callable[[], Parts]] = {
+    "tiny-qwen2_5_vl": qwen2_5_vl, "tiny-smolvlm": smolvlm, "tiny-llava": llava,
+}  # fmt: skip
