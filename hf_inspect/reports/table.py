@@ -8,6 +8,8 @@ NAMES = {
     "edge": "edge, FP32",
     "edge_int8": "edge, INT8 (shipped)",
     "vlm": "VLM with adapter",
+    "vlm_zero_shot": "VLM zero-shot",
+    "baseline": "another VLM, zero-shot",
     "calibrated": "cascade `calibrated`",
     "saec": "cascade `saec`",
 }
@@ -30,7 +32,7 @@ def classes_table(report: Mapping[str, Any]) -> str:
 
 
 def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield from ((name, results[name]) for name in ("edge", "edge_int8", "vlm") if name in results)
+    yield from ((name, results[name]) for name in NAMES if name in results)
     yield from results.get("cascade", {}).items()
 
 

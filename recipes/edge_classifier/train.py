@@ -87,7 +87,10 @@ def main():
     set_seed(training.seed)
     splits = {name: load_split(arguments.data, name) for name in ("train", "validation")}
     if arguments.max_rows:
-        splits = {name: rows.shuffle(seed=0).select(range(arguments.max_rows)) for name, rows in splits.items()}
+        splits = {
+            name: rows.shuffle(seed=0).select(range(min(arguments.max_rows, len(rows))))
+            for name, rows in splits.items()
+        }
     model = new_student(arguments.base, arguments.side, {"drop_path_rate": arguments.drop_path})
     preprocess = preprocess_of(model.config)
     prepare = functools.partial(to_inputs, preprocess=preprocess, soft=arguments.soft_labels)
