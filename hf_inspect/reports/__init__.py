@@ -1,6 +1,6 @@
 """Models and splits -> results.json, and from it tables and plots."""
 
-from hf_inspect.reports.card import render_card
+from hf_inspect.reports.card import render_card, write_student_card
 from hf_inspect.reports.evaluate import (
     cascade_report,
     data_section,
@@ -22,4 +22,5 @@ __all__ = [
     "model_report",
     "render_card",
     "results_table",
+    "write_student_card",
 ]

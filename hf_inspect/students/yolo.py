@@ -142,7 +142,7 @@ def _network(name: str, labels: int) -> nn.Module:
     stated = yaml.safe_load((Path(ultralytics.__file__).parent / _YAML).read_text())
     scale = name.removeprefix("yolo11").removesuffix("-cls")
     with torch.device("cpu"):
-        return ClassificationModel(stated | {"scale": scale}, nc=labels, verbose=False)
+        return ClassificationModel(stated | {"scale": scale, "nc": labels}, verbose=False)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
     accelerate launch recipes/edge_classifier/train.py --config recipes/edge_classifier/elpv.yaml
 
-Writes a folder that `AutoModelForImageClassification.from_pretrained` loads, with trained_on.json beside the weights.
+Writes a folder that `AutoModelForImageClassification.from_pretrained` loads (a YOLO's once hf_inspect.students is
+imported), with trained_on.json, the training log and a card beside the weights.
 Run again after a stop or a kill, it goes on from the newest whole checkpoint.
 """
 
@@ -18,6 +19,7 @@ from trl import TrlParser
 
 from hf_inspect import images, metrics
 from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
+from hf_inspect.reports import write_student_card
 from hf_inspect.students import LITE0, TRAINED_ON, image_processor_of, new_student, preprocess_of
 from hf_inspect.training import augmentation, newest_whole_checkpoint, write_training_log
 
@@ -120,6 +122,7 @@ def main():
         record = trained_on(read_manifest(arguments.data), contents)
         write_trained_on(Path(training.output_dir) / TRAINED_ON, record)
         write_training_log(trainer, arguments)
+        write_student_card(Path(training.output_dir))
 
 
 if __name__ == "__main__":
