@@ -1,6 +1,6 @@
 """Models and splits -> results.json, and from it tables and plots."""
 
-from hf_inspect.reports.card import render_card
+from hf_inspect.reports.card import render_card, write_student_card
 from hf_inspect.reports.evaluate import (
     cascade_report,
     data_section,
@@ -24,4 +24,5 @@ __all__ = [
     "results_table",
     "vlm_summary",
     "write_comparison",
+    "write_student_card",
 ]
