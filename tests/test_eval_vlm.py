@@ -161,8 +161,7 @@ def asked(monkeypatch):
 
     counting.dies_at = None
     monkeypatch.setattr(VLM, "log_p", counting)
-    counts_and_switch = counts, counting
-    return counts_and_switch
+    return counts, counting
 
 
 def spoil(data, split, at):
@@ -251,9 +250,10 @@ def test_scores_of_another_evaluation_are_refused(data, base, tmp_path, plain):
         evaluated(base, data, out)
 
 
-def test_a_broken_image_is_listed_and_the_others_are_scored(data, base, tmp_path, plain):
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_broken_image_is_listed_and_the_others_are_scored(data, base, adapter, tmp_path, batch_size, plain):
     name = spoil(data, "test", 7)
-    results = evaluated(base, data, tmp_path / "scores.jsonl")
+    results = evaluated(base, data, tmp_path / "scores.jsonl", adapter=adapter, batch_size=batch_size)
     report = results["vlm"]
     assert report["n"] == sum(results["data"]["counts"].values()) - 1
     ((source, reason),) = [one.values() for one in report["not_scored"]]

@@ -96,7 +96,7 @@ def classes_plot(out: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
             f"The models know different classes ({'; '.join(map(', '.join, names))}); compare like with like."
         )
     groups = [*next(iter(models.values()))["classes"], "accuracy"]
-    figure = _figure(max(5.2, 1.1 * len(groups) + 1), 4.4)
+    figure = _figure(max(5.2, 1.1 * len(groups) + 1), 4.8)
     axes = figure.add_subplot()
     width = 0.8 / len(models)
     for i, (colour, (name, report)) in enumerate(zip(_colours(models), models.items(), strict=True)):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect import files, metrics, prompts
+from hf_inspect import files, images, metrics, prompts
 from hf_inspect.data import answers_of, load_split, place_of, questions_of, read_manifest, refuse_seen
 from hf_inspect.data.chat import Questions
 from hf_inspect.errors import DataError, ParseError
@@ -66,7 +66,8 @@ def evaluate_vlm(
     config, name = place_of(manifest, split)
     measured, fitted = _split(data, f"{config}/{name}", vlm.task, asked), None
     if vlm.trained_on is not None:
-        refuse_seen(vlm.trained_on, [p.content for p in measured.parts], [p.source for p in measured.parts])
+        read = [part for part in measured.parts if _reads(part)]
+        refuse_seen(vlm.trained_on, [part.content for part in read], [part.source for part in read])
     if not (why := _no_temperature(manifest["counts"][config], name, asking)):
         fitted = _split(data, f"{config}/{VALIDATION}", vlm.task, asked)
     settings = {"task": vlm.task.to_dict(), **asking.to_dict()}
@@ -155,8 +156,15 @@ def _split(data: Path, name: str, task: prompts.Task, asked: Questions | None) -
             f"The question's options are {', '.join(task.options)}, which are not the data set's classes; give the "
             "questions the adapter was trained on as --questions."
         )
-    images = rows["image"]
-    return _Split(name, [Part(name, i, one["path"], one["bytes"]) for i, one in enumerate(images)], labels)
+    parts = [Part(name, i, one["path"], one["bytes"]) for i, one in enumerate(rows["image"])]
+    return _Split(name, parts, labels)
+
+
+def _reads(part: Part) -> bool:
+    try:
+        return bool(images.load(part.content))
+    except DataError:
+        return False
 
 
 def _no_temperature(counts: Mapping[str, Any], split: str, asking: Asking) -> str | None:
