@@ -14,7 +14,7 @@ from hf_inspect.data.chat import Questions
 from hf_inspect.errors import DataError, ParseError
 from hf_inspect.reports.evaluate import results_of
 from hf_inspect.reports.plots import classes_plot
-from hf_inspect.reports.table import classes_table
+from hf_inspect.reports.table import classes_table, vlm_title
 from hf_inspect.schema import LABELS, Progress, no_progress
 from hf_inspect.vlm import VLM, parity
 from hf_inspect.vlm.answers import Asking, Part, Row, answer, identity, set_image_size
@@ -110,17 +110,10 @@ def write_comparison(out: Path, results: Mapping[str, Any], beside: Path | None 
         places = [[one["data"][key] for key in ("fingerprint", "split")] for one in both]
         if "vlm" not in both[0] or places[0] != places[1]:
             raise DataError(f"{beside} is not of a VLM on the same split; measure both with 'hf-inspect eval vlm'.")
-    titles = [_title(one["vlm"]) for one in both]
+    titles = [vlm_title(one["vlm"]) for one in both]
     if len(set(titles)) < len(titles):
         raise DataError(f"Both results are {titles[0]}; draw results that differ in adapter, crops or mode.")
     classes_plot(out, {title: one["vlm"] for title, one in zip(titles, both, strict=True)})
-
-
-def _title(report: Mapping[str, Any]) -> str:
-    """With adapter or zero-shot, and what is not as usual."""
-    crops = f", {report['crops']} crops" if report["crops"] > 1 else ""
-    generated = ", generated" if report["mode"] == "generate" else ""
-    return f"{'with adapter' if report['adapter'] else 'zero-shot'}{crops}{generated}"
 
 
 def _load(
