@@ -16,7 +16,7 @@ from hf_inspect.data import build, questions_of, read_manifest
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.metrics import class_report, fit_temperature, softmax, with_temperature
 from hf_inspect.reports import evaluate_vlm, results_table, vlm_summary, write_comparison
-from hf_inspect.vlm import VLM
+from hf_inspect.vlm import VLM, parity
 from hf_inspect.vlm.answers import Asking, set_image_size
 from hf_inspect.vlm.ranking import ahead, crops_of, option_scores
 from tests import tiny
@@ -248,6 +248,17 @@ def test_scores_of_another_evaluation_are_refused(data, base, tmp_path, plain):
     out.write_text("[1]\n")
     with pytest.raises(DataError, match="not written by"):
         evaluated(base, data, out)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_options_do_not_see_each_other_whatever_the_attention(base, attention):
+    model, processor = tiny.parts(base)
+    model.config.get_text_config()._attn_implementation = attention
+    inputs = parity.encode(processor, tiny.TASK, tiny.pictures(3))
+    together = option_scores(model, inputs, OPTIONS)
+    alone = torch.cat([option_scores(model, inputs, [option]) for option in OPTIONS], 1)
+    assert together.numpy() == pytest.approx(alone.numpy(), abs=1e-4)
+    assert alone.std() > 0.1
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
