@@ -9,7 +9,7 @@ from hf_inspect.reports.evaluate import (
     evaluate_edge,
     model_report,
 )
-from hf_inspect.reports.table import results_table
+from hf_inspect.reports.table import results_table, vlm_table
 from hf_inspect.reports.vlm import evaluate_vlm, vlm_summary, write_comparison
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "render_card",
     "results_table",
     "vlm_summary",
+    "vlm_table",
     "write_comparison",
     "write_student_card",
 ]

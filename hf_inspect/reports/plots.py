@@ -96,7 +96,7 @@ def classes_plot(out: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
             f"The models know different classes ({'; '.join(map(', '.join, names))}); compare like with like."
         )
     groups = [*next(iter(models.values()))["classes"], "accuracy"]
-    figure = _figure(max(5.2, 1.1 * len(groups) + 1), 4.4)
+    figure = _figure(max(5.2, 1.1 * len(groups) + 1), 4.8)
     axes = figure.add_subplot()
     width = 0.8 / len(models)
     for i, (colour, (name, report)) in enumerate(zip(_colours(models), models.items(), strict=True)):
@@ -109,7 +109,8 @@ def classes_plot(out: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
             _mark(axes, at, one, None, ("#333333", ""))
     _percent(axes, "", "Recall: parts of the class answered right", "Class by class")
     axes.set(xlim=(-0.6, len(groups) - 0.4), ylim=(0, 1.02))
-    axes.xaxis.set_major_formatter("{x}")
+    axes.grid(visible=False, axis="x")
+    axes.set_axisbelow(True)
     axes.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) < 5 else 20)
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=len(models))
     _write(figure, out)

@@ -1,6 +1,6 @@
 """results.json -> the Markdown table of README, cards and the command line."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _COLUMNS = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "escalated", "ms an image")
@@ -31,14 +31,33 @@ def classes_table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def vlm_table(reports: Iterable[Mapping[str, Any]]) -> str:
+    """A row a VLM's section of results.json, of two classes, ranked: figures, and its calibration error."""
+    figures = ("accuracy", "auroc", "escapes", "overkill")
+    head = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "calibration error", "after temperature")
+    lines = [_line(head), _line("---" for _ in head)]
+    for report in reports:
+        of = report["calibration"]
+        after = f"{of['error_with_temperature']:.1%} (T {of['temperature']:.2f})"
+        cells = [_percent(report[key]) for key in figures]
+        lines.append(_line([vlm_title(report), str(report["n"]), *cells, f"{of['error']:.1%}", after]))
+    return "\n".join(lines)
+
+
+def vlm_title(report: Mapping[str, Any]) -> str:
+    """What tells one VLM's section of results.json from another's: adapter, crops, mode."""
+    crops = f", {report['crops']} crops" if report["crops"] > 1 else ""
+    generated = ", generated" if report["mode"] == "generate" else ""
+    return f"{'with adapter' if report['adapter'] else 'zero-shot'}{crops}{generated}"
+
+
 def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield from ((name, results[name]) for name in NAMES if name in results)
     yield from results.get("cascade", {}).items()
 
 
 def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
-    zero_shot = name == "vlm" and report.get("adapter", name) is None
-    yield "VLM zero-shot" if zero_shot else NAMES[name]
+    yield f"VLM {vlm_title(report)}" if "crops" in report else NAMES[name]
     yield str(report["n"])
     for figure in ("accuracy", "auroc", "escapes", "overkill"):
         yield _percent(report[figure]) if figure in report else "-"

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect import files, metrics, prompts
+from hf_inspect import files, images, metrics, prompts
 from hf_inspect.data import answers_of, load_split, place_of, questions_of, read_manifest, refuse_seen
 from hf_inspect.data.chat import Questions
 from hf_inspect.errors import DataError, ParseError
 from hf_inspect.reports.evaluate import results_of
 from hf_inspect.reports.plots import classes_plot
-from hf_inspect.reports.table import classes_table
+from hf_inspect.reports.table import classes_table, vlm_title
 from hf_inspect.schema import LABELS, Progress, no_progress
 from hf_inspect.vlm import VLM, parity
 from hf_inspect.vlm.answers import Asking, Part, Row, answer, identity, set_image_size
@@ -66,7 +66,8 @@ def evaluate_vlm(
     config, name = place_of(manifest, split)
     measured, fitted = _split(data, f"{config}/{name}", vlm.task, asked), None
     if vlm.trained_on is not None:
-        refuse_seen(vlm.trained_on, [p.content for p in measured.parts], [p.source for p in measured.parts])
+        read = [part for part in measured.parts if _reads(part)]
+        refuse_seen(vlm.trained_on, [part.content for part in read], [part.source for part in read])
     if not (why := _no_temperature(manifest["counts"][config], name, asking)):
         fitted = _split(data, f"{config}/{VALIDATION}", vlm.task, asked)
     settings = {"task": vlm.task.to_dict(), **asking.to_dict()}
@@ -109,17 +110,10 @@ def write_comparison(out: Path, results: Mapping[str, Any], beside: Path | None 
         places = [[one["data"][key] for key in ("fingerprint", "split")] for one in both]
         if "vlm" not in both[0] or places[0] != places[1]:
             raise DataError(f"{beside} is not of a VLM on the same split; measure both with 'hf-inspect eval vlm'.")
-    titles = [_title(one["vlm"]) for one in both]
+    titles = [vlm_title(one["vlm"]) for one in both]
     if len(set(titles)) < len(titles):
         raise DataError(f"Both results are {titles[0]}; draw results that differ in adapter, crops or mode.")
     classes_plot(out, {title: one["vlm"] for title, one in zip(titles, both, strict=True)})
-
-
-def _title(report: Mapping[str, Any]) -> str:
-    """With adapter or zero-shot, and what is not as usual."""
-    crops = f", {report['crops']} crops" if report["crops"] > 1 else ""
-    generated = ", generated" if report["mode"] == "generate" else ""
-    return f"{'with adapter' if report['adapter'] else 'zero-shot'}{crops}{generated}"
 
 
 def _load(
@@ -155,8 +149,15 @@ def _split(data: Path, name: str, task: prompts.Task, asked: Questions | None) -
             f"The question's options are {', '.join(task.options)}, which are not the data set's classes; give the "
             "questions the adapter was trained on as --questions."
         )
-    images = rows["image"]
-    return _Split(name, [Part(name, i, one["path"], one["bytes"]) for i, one in enumerate(images)], labels)
+    parts = [Part(name, i, one["path"], one["bytes"]) for i, one in enumerate(rows["image"])]
+    return _Split(name, parts, labels)
+
+
+def _reads(part: Part) -> bool:
+    try:
+        return bool(images.load(part.content))
+    except DataError:
+        return False
 
 
 def _no_temperature(counts: Mapping[str, Any], split: str, asking: Asking) -> str | None:
