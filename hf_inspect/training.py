@@ -1,12 +1,14 @@
 """What both kinds of recipe need around a transformers Trainer: augmentation, where to resume, a log of the run."""
 
 import json
+import os
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
+from hf_inspect.errors import DataError
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -28,6 +30,13 @@ def augmentation(side: int, jitter: float, min_crop: float) -> "v2.Compose":
     return v2.Compose([*flips, crop, v2.ColorJitter(jitter, jitter)])
 
 
+def check_processes(joined: int) -> None:
+    """DataError when a launcher started several processes and each is alone: they would write the same files."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != joined:
+        raise DataError(f"{started} processes were started, {joined} of them work together; give --use_cpu true.")
+
+
 def newest_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint a kill did not cut short: the Trainer writes trainer_state.json last. None without one."""
     numbered = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
@@ -42,6 +51,7 @@ def write_training_log(trainer: "Trainer", arguments: Any) -> None:
         "trainer": {k: getattr(trainer.args, k) for k in _KEPT},
         "versions": {name: version(name) for name in ("torch", "transformers", "timm", "peft", "trl")},
         "device": _device(),
+        "processes": trainer.args.world_size,
         "best": {"checkpoint_step": trainer.state.best_global_step, "score": trainer.state.best_metric},
         "history": trainer.state.log_history,
     }

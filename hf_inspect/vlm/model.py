@@ -19,6 +19,7 @@ from hf_inspect.vlm.ranking import ahead, crops_of, option_scores
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 TRAINED_ON = "trained_on.json"
@@ -180,6 +181,7 @@ def products_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
     if dtype == torch.float32:
         return
     head, forward = model.get_output_embeddings(), model.forward
+    connect_in_embedding_dtype(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.BatchNorm2d) and module is not head:
             module.to(dtype)
@@ -192,6 +194,17 @@ def products_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
             return forward(*args, **kwargs)
 
     model.forward = functools.wraps(forward)(under_autocast)
+
+
+def connect_in_embedding_dtype(model: "PreTrainedModel | PeftModel") -> None:
+    """Give what SmolVLM's connector makes the embeddings' dtype: transformers puts it among them without a cast."""
+    from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
+    from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
+
+    embedding = model.get_input_embeddings()
+    for module in model.modules():
+        if isinstance(module, SmolVLMConnector | Idefics3Connector):
+            module.register_forward_hook(lambda module, inputs, output: output.to(embedding.weight.dtype))
 
 
 def channels_last(model: "PreTrainedModel") -> None:

@@ -17,7 +17,7 @@ from hf_inspect.data import answers_of, load_split
 from hf_inspect.errors import DataError, MissingExtraError
 from hf_inspect.vlm import parity
 from hf_inspect.vlm.families import family_of
-from hf_inspect.vlm.model import VLM, outside_autocast
+from hf_inspect.vlm.model import VLM, connect_in_embedding_dtype, outside_autocast
 
 if TYPE_CHECKING:
     import datasets
@@ -80,7 +80,9 @@ def load_base(
     if quantized is not None:
         bits = _four_bits(quantized, dtype, family_of(AutoConfig.from_pretrained(source)).kept_whole)
         given |= {"quantization_config": bits, "device_map": {"": PartialState().device}}
-    return AutoModelForImageTextToText.from_pretrained(source, **given)
+    model = AutoModelForImageTextToText.from_pretrained(source, **given)
+    connect_in_embedding_dtype(model)
+    return model
 
 
 def lora(

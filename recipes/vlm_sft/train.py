@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer, TrlParser
 from hf_inspect import images
 from hf_inspect.data import questions_of, read_manifest, trained_on, write_trained_on
 from hf_inspect.errors import InspectError
-from hf_inspect.training import augmentation, newest_whole_checkpoint, write_training_log
+from hf_inspect.training import augmentation, check_processes, newest_whole_checkpoint, write_training_log
 from hf_inspect.vlm import VLM, families, parity
 from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.base import base_folder
@@ -41,9 +41,7 @@ class AdapterArguments:
     lora_dropout: float = 0.05
     lora_targets: str = field(default="", metadata={"help": "pattern of the layers that get LoRA; default: family's"})
     full_modules: list[str] = field(default_factory=list, metadata={"help": "modules trained whole, beside LoRA"})
-    learning_rates: dict[str, float] = field(
-        default_factory=dict, metadata={"help": "pattern: rate, for all that trains"}
-    )
+    learning_rates: dict[str, float] = field(default_factory=dict, metadata={"help": "pattern: rate; all that trains"})
     float32_tower: str | None = field(default=None, metadata={"help": "convolutional module, kept out of autocast"})
     compiled: str | None = field(default=None, metadata={"help": "pattern of modules to compile"})
     attention: str | None = field(default=None, metadata={"help": "transformers' attn_implementation"})
@@ -87,6 +85,7 @@ class AdapterTrainer(SFTTrainer):
 
 def main():
     arguments, config = TrlParser((AdapterArguments, SFTConfig)).parse_args_and_config()
+    check_processes(config.world_size)
     set_seed(config.seed)
     asked = questions_of(arguments.data, arguments.questions)
     task, rates = asked.task(), arguments.learning_rates
