@@ -1,6 +1,7 @@
 """What both kinds of recipe need around a transformers Trainer: augmentation, where to resume, a log of the run."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
+from hf_inspect.errors import DataError
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -29,6 +31,13 @@ def augmentation(side: int, jitter: float, min_crop: float) -> "v2.Compose":
     return v2.Compose([*flips, crop, v2.ColorJitter(jitter, jitter)])
 
 
+def check_processes(joined: int) -> None:
+    """DataError when a launcher started several processes and each is alone: they would write the same files."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != joined:
+        raise DataError(f"{started} processes were started, {joined} of them work together; give --use_cpu true.")
+
+
 def newest_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint a kill did not cut short: the Trainer writes trainer_state.json last. None without one."""
     numbered = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
@@ -43,6 +52,7 @@ def write_training_log(trainer: "Trainer", arguments: Any) -> None:
         "trainer": {k: getattr(trainer.args, k) for k in _KEPT},
         "versions": _versions(),
         "device": _device(),
+        "processes": trainer.args.world_size,
         "best": {"checkpoint_step": trainer.state.best_global_step, "score": trainer.state.best_metric},
         "history": trainer.state.log_history,
     }

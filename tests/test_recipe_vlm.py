@@ -133,8 +133,9 @@ def test_an_unknown_key_fails(recipe, tmp_path):
 def test_every_config_is_understood(recipe, config):
     parser = recipe.TrlParser((recipe.AdapterArguments, recipe.SFTConfig))
     arguments, trainer = parser.parse_args_and_config(["--config", str(config)])
-    assert set(arguments.learning_rates) == set(RATES)
-    assert trainer.metric_for_best_model == "auroc"
+    assert arguments.learning_rates
+    assert trainer.metric_for_best_model in ("auroc", "accuracy")
+    assert not trainer.gradient_checkpointing or arguments.quantized
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -182,7 +183,7 @@ def test_soft_labels_are_drawn_by_probability():
     from tests.conftest import png
 
     n = 200
-    batch = {"image": [{"bytes": png(tiny.pictures(1)[0])}] * n, "label": [0] * n, "probability": [1 / 3] * n}
+    batch = {"image": [{"bytes": png(tiny.pictures(1)[0])}] * n, "answer": [0] * n, "probability": [1 / 3] * n}
     torch.manual_seed(0)
     answers = training.chat_rows(batch, prompts.SOLAR_CELL, soft_labels=True)["completion"]
     drawn = sum(message[0]["content"][0]["text"] == "defect" for message in answers)

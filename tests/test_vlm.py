@@ -223,7 +223,7 @@ def test_training_rows_become_the_pixels_inference_sees(folder):
 
     _, processor = tiny.parts(folder)
     images = tiny.pictures(4)
-    batch = {"image": [{"bytes": png(image)} for image in images], "label": [0, 1, 0, 1]}
+    batch = {"image": [{"bytes": png(image)} for image in images], "answer": [0, 1, 0, 1]}
     columns = training.chat_rows(batch, tiny.TASK)
     rows = [{name: values[i] for name, values in columns.items()} for i in range(4)]
     trained = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)(rows)

@@ -19,6 +19,7 @@ from hf_inspect.vlm.ranking import ahead, crops_of, option_scores
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 TRAINED_ON = "trained_on.json"
@@ -51,27 +52,30 @@ class VLM:
         task: prompts.Task | None = None,
         dtype: "torch.dtype | None" = None,
     ) -> "VLM":
-        """Load a base (folder, Hub repository or `demo-base`) and merge an adapter's folder into it.
+        """Load a base (folder, Hub repository, `demo-base` or a `tiny-` one) and merge an adapter's folder into it.
 
         `dtype` is that of matrix products and convolutions: by default bfloat16 where the machine has units for it
-        (GPU, AMX), else float32. The task is the adapter's; without one, `task` (default: solar cells). ParityError
-        when the prompt is not the trained one, DataError when the adapter does not fit the base.
+        (GPU, AMX), else float32. The task is the adapter's, or that of a base fine-tuned whole; without one, `task`
+        (default: solar cells). ParityError when the prompt is not the trained one, DataError when the adapter does
+        not fit the base.
         """
         import torch
-        from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText, AutoProcessor
 
         source, trained_on = base_folder(base), None
         processor = AutoProcessor.from_pretrained(source)
         if adapter is not None:
-            adapter = Path(adapter)
-            processor.image_processor = AutoImageProcessor.from_pretrained(adapter)
-            task = parity.check_prompt(adapter, processor, task)
-            trained_on = files.read_json(adapter / TRAINED_ON)
+            parity.use_images_of(adapter, processor)
+        trained = Path(adapter or source)
+        if adapter is not None or (trained / parity.PROMPT).is_file():
+            task = parity.check_prompt(trained, processor, task)
+            trained_on = files.read_json(trained / TRAINED_ON)
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
         if adapter is not None:
-            model = merge_adapter(model, adapter)
+            model = merge_adapter(model, trained)
         products_in(model, dtype or fast_dtype())
-        model = model.to(_device(), memory_format=torch.channels_last).eval()  # halves a convolutional tower's time
+        model = model.to(_device()).eval()
+        channels_last(model)
         if model.device.type == "cpu":
             convolve_two_at_a_time(model)
         return cls(model, processor, task or prompts.SOLAR_CELL, trained_on)
@@ -146,10 +150,14 @@ def merge_adapter(model: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":
     """`model` with the adapter's weights put in; DataError unless every one of them finds its module."""
     from peft import PeftConfig, get_peft_model
     from peft.utils import load_peft_weights, set_peft_model_state_dict
+    from safetensors import SafetensorError
 
     config = PeftConfig.from_pretrained(str(adapter))
     config.base_model_name_or_path = None  # the caller says which base
-    weights = load_peft_weights(str(adapter), device="cpu")
+    try:
+        weights = load_peft_weights(str(adapter), device="cpu")
+    except SafetensorError as error:
+        raise DataError(f"the weights in {adapter} are cut off or damaged ({error}); copy the folder again.") from None
     try:
         wrapped = get_peft_model(model, config)
         loaded = set_peft_model_state_dict(wrapped, weights)
@@ -173,6 +181,7 @@ def products_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
     if dtype == torch.float32:
         return
     head, forward = model.get_output_embeddings(), model.forward
+    connect_in_embedding_dtype(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.BatchNorm2d) and module is not head:
             module.to(dtype)
@@ -185,6 +194,26 @@ def products_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
             return forward(*args, **kwargs)
 
     model.forward = functools.wraps(forward)(under_autocast)
+
+
+def connect_in_embedding_dtype(model: "PreTrainedModel | PeftModel") -> None:
+    """Give what SmolVLM's connector makes the embeddings' dtype: transformers puts it among them without a cast."""
+    from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
+    from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
+
+    embedding = model.get_input_embeddings()
+    for module in model.modules():
+        if isinstance(module, SmolVLMConnector | Idefics3Connector):
+            module.register_forward_hook(lambda module, inputs, output: output.to(embedding.weight.dtype))
+
+
+def channels_last(model: "PreTrainedModel") -> None:
+    """Lay two-dimensional convolutions out channels last: halves a convolutional vision tower's time."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
 
 
 def convolve_two_at_a_time(model: "PreTrainedModel") -> None:

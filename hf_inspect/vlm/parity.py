@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_inspect import files, prompts
-from hf_inspect.errors import ParityError
+from hf_inspect.errors import DataError, ParityError
 from hf_inspect.images import Rgb
 
 if TYPE_CHECKING:
@@ -70,6 +70,19 @@ def check_prompt(folder: Path, processor: "ProcessorMixin", task: prompts.Task |
     return task
 
 
+def use_images_of(adapter: str | Path, processor: "ProcessorMixin") -> None:
+    """Let `processor` prepare images as the adapter's training did; DataError where the base's kind does otherwise."""
+    from transformers import AutoImageProcessor
+
+    trained, own = AutoImageProcessor.from_pretrained(adapter), processor.image_processor
+    if type(trained) is not type(own):
+        raise DataError(
+            f"{adapter} was trained on images from {type(trained).__name__}, this base takes those of "
+            f"{type(own).__name__}; give the base it was trained on."
+        )
+    processor.image_processor = trained
+
+
 def image_rule(processor: "ProcessorMixin") -> dict[str, Any]:
     """How an image becomes pixels, and how many image tokens the canonical one takes; plain JSON values."""
     stated = json.loads(processor.image_processor.to_json_string())
@@ -86,6 +99,8 @@ def _image_text(processor: "ProcessorMixin") -> str:
 
 def _texts(processor: "ProcessorMixin", task: prompts.Task, label: int) -> tuple[str, str]:
     """Prompt text and completion text, split where TRL splits them: at the end of their common beginning."""
+    if not processor.chat_template:
+        raise DataError("the base's processor has no chat template; give an instruction-tuned base, which has one.")
     messages = prompts.render(task, label)
     asked = processor.apply_chat_template(messages["prompt"], add_generation_prompt=True, tokenize=False)
     whole = processor.apply_chat_template(messages["prompt"] + messages["completion"], tokenize=False)

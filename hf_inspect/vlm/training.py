@@ -1,5 +1,5 @@
 """What the fine-tuning recipe needs of this package: rows for TRL's collator, groups of learning rates with a
-checked list of what trains, a fast vision tower on a CPU, and the adapter's folder.
+checked list of what trains, a fast vision tower on a CPU, and the trained folder.
 """
 
 import functools
@@ -9,31 +9,54 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_inspect import files, images, prompts
-from hf_inspect.errors import DataError
-from hf_inspect.vlm.model import outside_autocast
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_inspect import files, images, metrics, prompts
+from hf_inspect.data import answers_of, load_split
+from hf_inspect.errors import DataError, MissingExtraError
+from hf_inspect.vlm import parity
+from hf_inspect.vlm.families import family_of
+from hf_inspect.vlm.model import VLM, connect_in_embedding_dtype, outside_autocast
 
 if TYPE_CHECKING:
+    import datasets
     import torch
-    from peft import PeftModel
+    from accelerate import Accelerator
+    from peft import LoraConfig, PeftModel
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
+    from hf_inspect.data.chat import Questions
+
+Scores = NDArray[np.float64]
 Augment = Callable[["torch.Tensor"], "torch.Tensor"]
+ANSWER = "answer"
 _FROZEN_COPY = ".original_module."  # PEFT keeps the untrained twin of each module it trains fully
+
+
+def answered_rows(folder: Path, split: str, asked: "Questions", max_rows: int | None = None) -> "datasets.Dataset":
+    """A split of a built data set with a column `answer`: the index of the row's class among the question's options.
+
+    With `max_rows`, so many of them, drawn from a fixed seed.
+    """
+    rows = load_split(folder, split)
+    rows = rows.add_column(ANSWER, answers_of(rows, asked))
+    return rows.shuffle(seed=0).select(range(min(max_rows, len(rows)))) if max_rows else rows
 
 
 def chat_rows(
     batch: Mapping[str, list[Any]], task: prompts.Task, *, soft_labels: bool = False, augment: Augment | None = None
 ) -> dict[str, list[Any]]:
-    """Rows of a built data set -> columns images, prompt, completion; for `Dataset.with_transform`.
+    """Rows of `answered_rows` -> columns images, prompt, completion; for `Dataset.with_transform`.
 
-    Images are uint8 tensors (3, h, w). With `soft_labels` the answer is drawn anew each time by the row's
-    probability of class 1, else it is the label's.
+    Images are uint8 tensors (3, h, w). With `soft_labels` and a column `probability`, that of class 1, the answer is
+    drawn anew each time; else it is the row's.
     """
     import torch
 
     pixels = [torch.from_numpy(images.load(row["bytes"]).rgb).permute(2, 0, 1) for row in batch["image"]]
-    labels = batch["label"]
-    if soft_labels:
+    labels = batch[ANSWER]
+    if soft_labels and "probability" in batch:
         labels = (torch.rand(len(pixels)) < torch.tensor(batch["probability"])).int().tolist()
     messages = [prompts.render(task, label) for label in labels]
     return {
@@ -41,6 +64,81 @@ def chat_rows(
         "prompt": [m["prompt"] for m in messages],
         "completion": [m["completion"] for m in messages],
     }
+
+
+def load_base(
+    source: str, dtype: "torch.dtype", attention: str | None = None, quantized: str | None = None
+) -> "PreTrainedModel":
+    """The base in `dtype`; with `quantized` nf4, bitsandbytes holds its matrices in 4 bits, scales quantised again.
+
+    What is not quantised is the family's vision tower, projector and head.
+    """
+    from accelerate import PartialState
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    given: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    if quantized is not None:
+        bits = _four_bits(quantized, dtype, family_of(AutoConfig.from_pretrained(source)).kept_whole)
+        given |= {"quantization_config": bits, "device_map": {"": PartialState().device}}
+    model = AutoModelForImageTextToText.from_pretrained(source, **given)
+    connect_in_embedding_dtype(model)
+    return model
+
+
+def lora(
+    config: "PretrainedConfig", r: int, alpha: int, dropout: float, targets: str = "", whole: Sequence[str] = ()
+) -> "LoraConfig":
+    """PEFT's settings: LoRA on the layers that `targets` matches (default: the family's), `whole` modules beside it."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets or family_of(config).lora,
+        modules_to_save=list(whole),
+    )  # fmt: skip
+
+
+def check_lengths(
+    processor: "ProcessorMixin", splits: Sequence["datasets.Dataset"], task: prompts.Task, max_length: int | None
+) -> str:
+    """A line on the longest sample and its image; DataError if `max_length` would cut it.
+
+    A blank image of every size that occurs is prepared to count its tokens.
+    """
+    sizes = {_size_of(row["bytes"]) for rows in splits for row in rows["image"]}
+    counts = {size: _tokens_of(processor, task, size) for size in sizes}
+    (width, height), (longest, seen) = max(counts.items(), key=lambda item: item[1])
+    if max_length is not None and longest > max_length:
+        raise DataError(
+            f"max_length is {max_length}, but the longest sample takes {longest} tokens, {seen} of them its image's; "
+            f"set max_length to {longest} or null, or lower side."
+        )
+    return f"longest sample: {longest} tokens, {seen} of them for its image of {width} x {height}"
+
+
+def rank_together(vlm: VLM, shown: Sequence[images.Rgb], batch_size: int, accelerator: "Accelerator") -> "Scores":
+    """P(option) of every image, each process ranking its share -> (n, n_options), the same on all of them."""
+    from accelerate.utils import gather_object
+
+    first, every = accelerator.process_index, accelerator.num_processes
+    parts = gather_object([vlm.rank(shown[first::every], batch_size)])
+    found = np.empty((len(shown), len(vlm.task.options)))
+    for at, part in enumerate(parts):
+        found[at::every] = part
+    return found
+
+
+def validation_scores(answers: Sequence[int], p: "Scores") -> dict[str, float | None]:
+    """Accuracy of the likeliest option of P(option) (n, n_options), and AUROC where there are two."""
+    found: dict[str, float | None] = {"accuracy": float(np.mean(p.argmax(1) == np.asarray(answers)))}
+    if p.shape[1] == 2:
+        found["auroc"] = metrics.auroc(answers, p[:, 1], seed=0)["value"]
+    return found
+
+
+def train_only(model: "torch.nn.Module", rates: Mapping[str, float]) -> None:
+    """Freeze every parameter that no pattern of `rates` finds: fine-tuning without LoRA."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(re.search(pattern, name) for pattern in rates))
 
 
 def start_tower_from(tower: Any, student: Path) -> None:
@@ -112,7 +210,7 @@ def float32_where_trained(model: "torch.nn.Module") -> None:
 
 
 def answer_loss(
-    model: "torch.nn.Module", inputs: Mapping[str, "torch.Tensor"], n_tokens: "torch.Tensor | int | None" = None
+    model: "torch.nn.Module", inputs: Mapping[str, "torch.Tensor"], n_tokens: "torch.Tensor | float | None" = None
 ) -> "torch.Tensor":
     """Mean cross-entropy over the tokens whose label is not -100; `n_tokens` counts those of a whole step.
 
@@ -160,6 +258,19 @@ def convolutions_in_float32(tower: "torch.nn.Module") -> None:
     outside_autocast(tower)
 
 
+def save(model: "PreTrainedModel | PeftModel", processor: "ProcessorMixin", folder: Path, base: str) -> None:
+    """Write what was trained: an adapter and its images' rule, or a whole model in bfloat16 with its processor."""
+    import torch
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        save_adapter(model, folder, base)
+        processor.image_processor.save_pretrained(str(folder))  # the tokenizer is the base's
+    else:
+        model.to(torch.bfloat16).save_pretrained(str(folder))
+        processor.save_pretrained(str(folder))
+
+
 def save_adapter(model: "PeftModel", folder: Path, base: str) -> None:
     """Write the adapter of a trained model: matrices and kernels in bfloat16, vectors and statistics as they are.
 
@@ -177,6 +288,38 @@ def save_adapter(model: "PeftModel", folder: Path, base: str) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card knows nothing of this run
     config = files.read_json(folder / "adapter_config.json")
     files.write_json(folder / "adapter_config.json", {**config, "inference_mode": True})
+
+
+def _four_bits(kind: str, products: "torch.dtype", kept_whole: list[str]) -> "BitsAndBytesConfig":
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if kind != "nf4":
+        raise DataError(f"quantized is {kind!r}; give nf4, or leave it out.")
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("4 bits need bitsandbytes: pip install 'hf-inspect[qlora]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=products,
+        llm_int8_skip_modules=kept_whole,
+    )  # fmt: skip
+
+
+def _size_of(content: bytes) -> tuple[int, int]:
+    """Width and height by the file's header."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        return image.size
+
+
+def _tokens_of(processor: "ProcessorMixin", task: prompts.Task, size: tuple[int, int]) -> tuple[int, int]:
+    """Tokens of the sample with the longest answer, and of the image alone, for an image of (width, height)."""
+    blank = np.zeros((size[1], size[0], 3), np.uint8)
+    ids = parity.encode(processor, task, [blank])["input_ids"][0].tolist()
+    return len(ids) + max(map(len, parity.answer_ids(processor, task))), ids.count(processor.image_token_id)
 
 
 def _by_mode(

@@ -1,7 +1,7 @@
 """Fine-tune a vision-language model on a built data set: `accelerate launch recipes/vlm_sft/train.py --config X.yaml`.
 
-Writes an adapter that `hf_inspect.vlm.VLM` loads: weights, processor, prompt.json, trained_on.json and a log.
-Run again after a stop or a kill, it goes on from the newest whole checkpoint.
+Writes an adapter (or, with `lora_r: 0`, a model) that `hf_inspect.vlm.VLM` loads: weights, processor, prompt.json,
+trained_on.json and a log. Run again after a stop or a kill, it goes on from the newest whole checkpoint.
 """
 
 import functools
@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
-from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
+from transformers import AutoProcessor, EarlyStoppingCallback, set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
-from hf_inspect import images, metrics, prompts
-from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
-from hf_inspect.training import augmentation, newest_whole_checkpoint, write_training_log
-from hf_inspect.vlm import VLM, parity
+from hf_inspect import images
+from hf_inspect.data import questions_of, read_manifest, trained_on, write_trained_on
+from hf_inspect.errors import InspectError
+from hf_inspect.training import augmentation, check_processes, newest_whole_checkpoint, write_training_log
+from hf_inspect.vlm import VLM, families, parity
 from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.model import TRAINED_ON, fast_dtype
@@ -28,31 +29,33 @@ class AdapterArguments:
     """What this recipe adds to TRL's SFTConfig."""
 
     data: Path = field(default=Path("outputs/data/elpv"), metadata={"help": "folder of `hf-inspect data build`"})
-    base: str = field(default="demo-base", metadata={"help": "Hub repository, folder, or demo-base"})
+    train_split: str = field(default="train", metadata={"help": "or config/split: sft/train"})
+    validation_split: str = "validation"
+    questions: Path | None = field(default=None, metadata={"help": "YAML; default: beside the data set's script"})
+    base: str = field(default="demo-base", metadata={"help": "Hub repository, folder, demo-base or a tiny- one"})
     side: int = field(default=288, metadata={"help": "pixels; more shows finer cracks, and costs its square in time"})
-    student: Path | None = field(
-        default=None, metadata={"help": "start the vision tower from this edge student, not from the base's weights"}
-    )
-    lora_r: int = 16
+    student: Path | None = field(default=None, metadata={"help": "start the vision tower from this edge student"})
+    quantized: str | None = field(default=None, metadata={"help": "nf4: the frozen base in 4 bits (QLoRA)"})
+    lora_r: int = field(default=16, metadata={"help": "0: no LoRA, learning_rates names what trains"})
     lora_alpha: int = 32
     lora_dropout: float = 0.05
-    lora_targets: str = field(default="", metadata={"help": "pattern of the linear layers that get LoRA"})
+    lora_targets: str = field(default="", metadata={"help": "pattern of the layers that get LoRA; default: family's"})
     full_modules: list[str] = field(default_factory=list, metadata={"help": "modules trained whole, beside LoRA"})
-    learning_rates: dict[str, float] = field(
-        default_factory=dict, metadata={"help": "pattern of parameter names: rate; must cover all that trains"}
-    )
+    learning_rates: dict[str, float] = field(default_factory=dict, metadata={"help": "pattern: rate; all that trains"})
     float32_tower: str | None = field(default=None, metadata={"help": "convolutional module, kept out of autocast"})
     compiled: str | None = field(default=None, metadata={"help": "pattern of modules to compile"})
     attention: str | None = field(default=None, metadata={"help": "transformers' attn_implementation"})
     soft_labels: bool = field(default=True, metadata={"help": "draw each answer by the experts' probability"})
+    augment: bool = field(default=True, metadata={"help": "turns, mirrors, crops and light; shown as squares"})
     jitter: float = field(default=0.2, metadata={"help": "brightness and contrast, as a share"})
     min_crop: float = field(default=0.8, metadata={"help": "smallest share of the cell a crop shows"})
     bfloat16: bool = field(default=True, metadata={"help": "autocast, where the machine multiplies bfloat16 fast"})
-    max_rows: int | None = field(default=None, metadata={"help": "the first rows of each split alone"})
+    early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better score"})
+    max_rows: int | None = field(default=None, metadata={"help": "so many rows of each split alone"})
 
 
 class AdapterTrainer(SFTTrainer):
-    """SFTTrainer with learning rates by group, and the validation split's AUROC by ranking beside its loss."""
+    """SFTTrainer with learning rates by group, and scores of the validation split by ranking beside its loss."""
 
     def create_optimizer(self, model=None):
         """One group a pattern of `learning_rates`, with and without weight decay."""
@@ -64,17 +67,16 @@ class AdapterTrainer(SFTTrainer):
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The answer's cross-entropy, without the head's work on the prompt."""
-        return sft.answer_loss(model, inputs, num_items_in_batch)
+        """The answer's cross-entropy, without the head's work on the prompt; gradients are means over processes."""
+        tokens = None if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
+        return sft.answer_loss(model, inputs, tokens)
 
-    def evaluate(self, *args, **kwargs):
-        """The loss, and how well ranking orders the validation images."""
-        found = super().evaluate(*args, **kwargs)
-        self.model.eval()
+    def evaluation_loop(self, *args, **kwargs):
+        """The loss, and how well ranking tells the validation images apart."""
+        found = super().evaluation_loop(*args, **kwargs)
         with self.accelerator.autocast():
-            p = self.ranker.p_defect(self.validation_images, self.args.per_device_eval_batch_size)
-        found["eval_auroc"] = metrics.auroc(self.validation_labels, p, seed=0)["value"]
-        self.log({"eval_auroc": found["eval_auroc"]})
+            p = sft.rank_together(self.ranker, self.shown, self.args.per_device_eval_batch_size, self.accelerator)
+        found.metrics.update({f"eval_{k}": v for k, v in sft.validation_scores(self.answers, p).items()})
         return found
 
     def create_model_card(self, *args, **kwargs):
@@ -83,64 +85,65 @@ class AdapterTrainer(SFTTrainer):
 
 def main():
     arguments, config = TrlParser((AdapterArguments, SFTConfig)).parse_args_and_config()
+    check_processes(config.world_size)
     set_seed(config.seed)
-    task = prompts.SOLAR_CELL
-    splits = {name: load_split(arguments.data, name) for name in ("train", "validation")}
-    if arguments.max_rows:
-        splits = {
-            name: rows.shuffle(seed=0).select(range(min(arguments.max_rows, len(rows))))
-            for name, rows in splits.items()
-        }
+    asked = questions_of(arguments.data, arguments.questions)
+    task, rates = asked.task(), arguments.learning_rates
+    splits = (arguments.train_split, arguments.validation_split)
+    train, validation = (sft.answered_rows(arguments.data, split, asked, arguments.max_rows) for split in splits)
 
     base = base_folder(arguments.base)
     processor = AutoProcessor.from_pretrained(base)
-    if "height" in dict(processor.image_processor.size):  # other processors keep their own rule
-        processor.image_processor.size = {"height": arguments.side, "width": arguments.side}
     dtype = fast_dtype() if arguments.bfloat16 else torch.float32
     config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=arguments.attention)
+    model = sft.load_base(base, dtype, arguments.attention, arguments.quantized)
+    families.set_side(processor, model.config, arguments.side)
     if arguments.student:
         sft.start_tower_from(model.model.vision_tower, arguments.student)
-    lora = LoraConfig(
-        r=arguments.lora_r, lora_alpha=arguments.lora_alpha, lora_dropout=arguments.lora_dropout,
-        target_modules=arguments.lora_targets, modules_to_save=arguments.full_modules,
-    )  # fmt: skip
-    model = get_peft_model(model, lora)
-    sft.float32_where_trained(model)
+    if arguments.lora_r:
+        adapted = sft.lora(
+            model.config, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, arguments.lora_targets,
+            arguments.full_modules,
+        )  # fmt: skip
+        model = get_peft_model(model, adapted)
+    else:
+        sft.train_only(model, rates)
     if arguments.float32_tower:
         sft.convolutions_in_float32(model.get_submodule(arguments.float32_tower))
     if arguments.compiled:
         sft.compile_training(model, arguments.compiled)
-    print(sft.describe_training(model, arguments.learning_rates))
 
     as_rows = functools.partial(sft.chat_rows, task=task)
-    augment = augmentation(arguments.side, arguments.jitter, arguments.min_crop)
+    augment = augmentation(arguments.side, arguments.jitter, arguments.min_crop) if arguments.augment else None
     train_rows = functools.partial(as_rows, soft_labels=arguments.soft_labels, augment=augment)
     config.remove_unused_columns = False
-    config.max_length = None  # a limit would cut image tokens
     trainer = AdapterTrainer(
-        model=model,
-        args=config,
-        train_dataset=splits["train"].with_transform(train_rows),
-        eval_dataset=splits["validation"].with_transform(as_rows),
-        processing_class=processor,
-    )
-    trainer.learning_rates, trainer.ranker = arguments.learning_rates, VLM(trainer.model, processor, task)
-    trainer.validation_images = [images.load(row["bytes"]).rgb for row in splits["validation"]["image"]]
-    trainer.validation_labels = splits["validation"]["label"]
+        model=model, args=config, processing_class=processor,
+        train_dataset=train.with_transform(train_rows), eval_dataset=validation.with_transform(as_rows),
+    )  # fmt: skip
+    sft.float32_where_trained(model)  # after TRL, which makes LoRA beside 4 bits bfloat16
+    trainer.accelerator.print(sft.describe_training(model, rates))
+    trainer.accelerator.print(sft.check_lengths(processor, (train, validation), task, config.max_length))
+    if arguments.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
+    trainer.learning_rates, trainer.ranker = rates, VLM(trainer.model, processor, task)
+    trainer.shown = [images.load(row["bytes"]).rgb for row in validation["image"]]
+    trainer.answers = validation[sft.ANSWER]
     out = Path(config.output_dir)
     with disable_input_dtype_casting(model):  # else each LoRA layer casts its input to float32 and back
         trainer.train(resume_from_checkpoint=newest_whole_checkpoint(out))
 
     if trainer.is_world_process_zero():
-        sft.save_adapter(trainer.model, out, arguments.base)
-        processor.image_processor.save_pretrained(out)  # the tokenizer is the base's
+        sft.save(trainer.model, processor, out, arguments.base)
         emitted = trainer.data_collator([parity.canonical_row(task)])["input_ids"][0].tolist()
         parity.write_prompt(out, processor, task, emitted)
-        contents = [row["bytes"] for rows in splits.values() for row in rows["image"]]
+        contents = [row["bytes"] for rows in (train, validation) for row in rows["image"]]
         write_trained_on(out / TRAINED_ON, trained_on(read_manifest(arguments.data), contents))
         write_training_log(trainer, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InspectError as error:
+        raise SystemExit(f"error: {error}") from None
