@@ -21,11 +21,11 @@ import torch
 
 from hf_inspect import files, images
 from hf_inspect.data import load_split, questions_of
-from hf_inspect.vlm import VLM, tiny
-from hf_inspect.vlm.answers import Asking, set_image_size
+from hf_inspect.vlm import VLM, families, tiny
 from hf_inspect.vlm.base import base_folder
 
 RECIPES = Path("recipes/vlm_sft")
+BATCH = 16  # images ranked, or generated for, together
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,11 @@ def report_ranking(base: Path, side: int | None, data: Path, split: str, n: int)
     shown = [images.load(row["bytes"]).rgb for row in rows.select(range(min(n, len(rows))))["image"]]
     vlm = VLM.from_pretrained(base, task=questions_of(data).task())
     if side is not None:
-        set_image_size(vlm.processor, side)
-    batches = [shown[at : at + Asking().batch_size] for at in range(0, len(shown), Asking().batch_size)]
+        families.set_side(vlm.processor, vlm.model.config, side)
+    batches = [shown[at : at + BATCH] for at in range(0, len(shown), BATCH)]
     speed = {
-        "one crop": per_second(lambda: vlm.rank(shown), len(shown)),
-        "five crops": per_second(lambda: vlm.rank(shown, crops=5), len(shown)),
+        "one crop": per_second(lambda: vlm.rank(shown, BATCH), len(shown)),
+        "five crops": per_second(lambda: vlm.rank(shown, BATCH, crops=5), len(shown)),
         "generate": per_second(lambda: [vlm.generate(vlm.prepare(batch)) for batch in batches], len(shown)),
     }
     for name, found in speed.items():

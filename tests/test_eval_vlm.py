@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from hf_inspect.errors import DataError, ParityError
 from hf_inspect.metrics import class_report, fit_temperature, softmax, with_temperature
 from hf_inspect.reports import evaluate_vlm, results_table, vlm_summary, write_comparison
 from hf_inspect.vlm import VLM, parity
-from hf_inspect.vlm.answers import Asking, set_image_size
+from hf_inspect.vlm.answers import Asking
 from hf_inspect.vlm.ranking import ahead, crops_of, option_scores
 from tests import tiny
 from tests.test_solar import COUNTS as SOLAR_COUNTS
@@ -316,8 +315,6 @@ def test_an_image_size_is_set_or_refused(data, base, adapter, tmp_path, plain):
     assert report["imgsz"] == 96
     with pytest.raises(ParityError, match="96"):
         evaluated(base, data, tmp_path / "b.jsonl", adapter=adapter, asking=Asking(imgsz=96))
-    with pytest.raises(DataError, match="imgsz cannot set"):
-        set_image_size(SimpleNamespace(image_processor=SimpleNamespace(size={"longest_edge": 512})), 448)
     for wrong in ({"mode": "guess"}, {"crops": 3}, {"mode": "generate", "crops": 5}, {"imgsz": 0}):
         with pytest.raises(DataError):
             Asking(**wrong)

@@ -16,8 +16,8 @@ from hf_inspect.reports.evaluate import results_of
 from hf_inspect.reports.plots import classes_plot
 from hf_inspect.reports.table import classes_table, vlm_title
 from hf_inspect.schema import LABELS, Progress, no_progress
-from hf_inspect.vlm import VLM, parity
-from hf_inspect.vlm.answers import Asking, Part, Row, answer, identity, set_image_size
+from hf_inspect.vlm import VLM, families, parity
+from hf_inspect.vlm.answers import Asking, Part, Row, answer, identity
 
 VALIDATION = "validation"  # the split that a temperature is fitted on
 
@@ -130,7 +130,7 @@ def _load(
         direct = asked.task()
     vlm = VLM.from_pretrained(base, adapter, task=direct)
     if asking.imgsz is not None:
-        set_image_size(vlm.processor, asking.imgsz)
+        families.set_side(vlm.processor, vlm.model.config, asking.imgsz)
         if adapter is not None:
             parity.check_prompt(adapter, vlm.processor, vlm.task)
     return vlm, asked

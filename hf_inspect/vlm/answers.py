@@ -94,18 +94,6 @@ def identity(vlm: VLM, base: str, adapter: Path | None) -> dict[str, Any]:
     return {"base": stated, "adapter": own, "dtypes": sorted({str(p.dtype) for p in vlm.model.parameters()})}
 
 
-def set_image_size(processor: Any, side: int) -> None:
-    """Make a processor show images of side x side pixels, or (Qwen) of as many pixels; DataError where it cannot."""
-    own = processor.image_processor
-    rule = dict(own.size)
-    if set(rule) == {"height", "width"}:
-        own.size = {"height": side, "width": side}
-    elif set(rule) == {"shortest_edge", "longest_edge"}:  # both in pixels of the whole image
-        own.size = {"shortest_edge": side**2, "longest_edge": side**2}
-    else:
-        raise DataError(f"This processor's image size is {rule}, which --imgsz cannot set; leave --imgsz out.")
-
-
 def _answered(vlm: VLM, batches: Sequence[Sequence[Part]], asking: Asking) -> Iterator[list[Row]]:
     """Rows of each batch, images decoded and prepared one batch ahead of the model."""
     begin = perf_counter()
