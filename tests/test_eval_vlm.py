@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_inspect import files, prompts
+from hf_inspect import demo, files, prompts
 from hf_inspect.cli import main
 from hf_inspect.data import build, questions_of, read_manifest
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.metrics import class_report, fit_temperature, softmax, with_temperature
-from hf_inspect.reports import evaluate_vlm, results_table, vlm_summary, write_comparison
+from hf_inspect.reports import evaluate_vlm, results_table, vlm_summary, vlm_table, write_comparison
 from hf_inspect.vlm import VLM, parity
 from hf_inspect.vlm.answers import Asking
 from hf_inspect.vlm.ranking import ahead, crops_of, option_scores
@@ -22,6 +22,8 @@ from tests import tiny
 from tests.test_solar import COUNTS as SOLAR_COUNTS
 from tests.test_solar import write_solar
 
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "model_cards" / "examples" / "elpv_vlm"
 OPTIONS = [[5, 6], [7, 8, 9], [5, 9, 9, 10], [11]]
 
 
@@ -365,3 +367,18 @@ def test_results_of_other_splits_or_of_the_same_kind_are_not_drawn(tmp_path):
         files.write_json(tmp_path / "other.json", other)
         with pytest.raises(DataError, match=message):
             write_comparison(tmp_path / "plot.png", one, tmp_path / "other.json")
+
+
+def test_readme_s_table_and_picture_are_made_from_the_committed_results(tmp_path):
+    names = ("zero_shot_1", "zero_shot_5", "adapter_1", "adapter_5")
+    results = {name: files.read_json(EXAMPLES / f"{name}.json") for name in names}
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("<!-- vlm -->\n")[1].split("\n<!-- /vlm -->")[0]
+    assert shown == vlm_table(one["vlm"] for one in results.values())
+    assert len({json.dumps([one["data"]["fingerprint"], one["data"]["split"]]) for one in results.values()}) == 1
+    own = files.sha256(demo.assets() / "adapter" / "adapter_model.safetensors")
+    assert [one["vlm"]["weights"]["adapter"] for one in results.values()] == [None, None, own, own]
+    write_comparison(tmp_path / "classes.png", results["adapter_1"], EXAMPLES / "zero_shot_1.json")
+    kept, drawn = (np.asarray(Image.open(p / "classes.png").convert("L"), float) for p in (EXAMPLES, tmp_path))
+    assert kept.shape == drawn.shape
+    assert np.abs(kept - drawn).mean() < 1.0  # of 255: another matplotlib may set letters otherwise
