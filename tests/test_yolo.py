@@ -14,13 +14,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from hf_inspect import images
-from hf_inspect.calibrate import calibrate
+from hf_inspect.cli import app
 from hf_inspect.data import load_split, trained_on, write_trained_on
-from hf_inspect.errors import DataError, MissingExtraError
+from hf_inspect.errors import DataError, LeakageError, MissingExtraError
 from hf_inspect.export import export_student
-from hf_inspect.inspector import Inspector
 from hf_inspect.reports import evaluate_edge
 from hf_inspect.runtime import Engine
 from hf_inspect.students import load_student, new_student, preprocess_of
@@ -211,13 +211,19 @@ def test_optimum_exports_and_opens_it_by_its_own_calls(edge, trained, elpv):
 
 
 def test_it_calibrates_inspects_and_is_measured(edge, elpv, tmp_path):
-    calibrate(edge, None, elpv, tmp_path / "cascade")
-    part = tmp_path / "part.png"
+    cascade, part, results = tmp_path / "cascade", tmp_path / "part.png", tmp_path / "results.json"
     part.write_bytes(load_split(elpv, "test")[0]["image"]["bytes"])
-    verdict = Inspector.from_pretrained(tmp_path / "cascade")(part)
-    assert verdict.label in {"good", "defect", "undecided"}
-    results = evaluate_edge(edge, elpv, "test")
-    assert results["edge"]["n"] == 525
+    for command in (
+        ["calibrate", "--edge", edge, "--data", elpv, "--out", cascade],
+        ["predict", cascade, part, "--out", tmp_path / "verdicts.jsonl"],
+        ["eval", "edge", edge, "--data", elpv, "--out", results],
+    ):
+        done = CliRunner().invoke(app, [str(word) for word in command], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "verdicts.jsonl").read_text())["label"] in {"good", "defect", "undecided"}
+    assert json.loads(results.read_text())["edge"]["n"] == 525
+    with pytest.raises(LeakageError):
+        evaluate_edge(edge, elpv, "validation")
     assert json.loads((edge / "inspect.json").read_text())["licence"] == BOTH
 
 
@@ -312,17 +318,18 @@ def test_without_the_extra_the_pip_line_is_named(monkeypatch):
 
 def test_ultralytics_stays_offline_in_our_cache_and_leaves_the_process_alone(tmp_path):
     code = """
-import socket, cv2, numpy, torch
+import os, socket, cv2, numpy, torch
 def refuse(*arguments): raise SystemExit(f"a socket: {arguments}")
 socket.socket.connect = socket.getaddrinfo = refuse
 before = torch.save, cv2.getNumThreads(), numpy.get_printoptions()
 from hf_inspect.students import new_student
 new_student("yolo11n-cls", 64)
 assert before == (torch.save, cv2.getNumThreads(), numpy.get_printoptions())
+assert "OMP_NUM_THREADS" not in os.environ
 """
     (tmp_path / "yolo11n-cls.yaml").write_text("activation: exit(3)\n")  # never Ultralytics' own YAML
     home = {"HOME": str(tmp_path / "home"), "HF_INSPECT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("YOLO_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("YOLO_", "OMP_"))}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=kept | home, capture_output=True, text=True, timeout=120
     )

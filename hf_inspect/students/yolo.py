@@ -154,12 +154,14 @@ def _quietly() -> Iterator[None]:
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_VERBOSE", "false")
     os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_folder() / "ultralytics"))
-    save, threads, printing = torch.save, cv2.getNumThreads(), np.get_printoptions()
+    variables, save, threads, printing = set(os.environ), torch.save, cv2.getNumThreads(), np.get_printoptions()
     try:
         yield
     except ImportError as error:
         raise MissingExtraError("A YOLO student needs Ultralytics: pip install 'hf-inspect[yolo]'") from error
     finally:
+        for name in set(os.environ) - variables:  # OMP_NUM_THREADS, say
+            del os.environ[name]
         torch.save = save
         cv2.setNumThreads(threads)
         np.set_printoptions(**printing)
