@@ -1,12 +1,14 @@
-"""How much sooner ranking the options answers than `generate`, one image at a time and batched.
+"""How much sooner `VLM.rank` answers than what else one would write, and what its time goes into.
 
-Same weights, processor, batch and dtype; `generate` runs the model as transformers and PEFT load and merge it, and gets
-as many tokens as the longest option has. From decoded image to answer, taking turns in one process:
+Same weights, processor and dtype, from decoded image to answer, taking turns in one process: two options against
+`generate` on the model as transformers and PEFT load it; six options of several tokens against a forward an option, as
+evaluation harnesses score; five crops of an image against a forward a crop. Answers are compared.
 python benchmarks/rank.py IMAGES --base demo-base [--adapter DIR] [--side 288] [--batch 16] [--threads 1] [--rounds 3]
 """
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -19,23 +21,26 @@ if TYPE_CHECKING:
     from hf_inspect.vlm import VLM
 
 Ask = Callable[[Sequence[np.ndarray]], list[str]]  # images -> the answer to each
+Found = dict[str, tuple[list[str], list[float]]]  # of each asker: its answers, and its seconds by batch
+SIX = ("Bird-drop", "Clean", "Dusty", "Electrical-damage", "Physical-Damage", "Snow-Covered")
+SQUARE, PRODUCTS = 1024, 50  # side of the matrices and number of products that measure the machine's rate
+KINDS = {  # what an operator's name holds -> what its time counts as; the first that fits
+    "convolutions": ("conv",),
+    "matrix products": ("mm", "linear"),
+    "attention": ("attention",),
+    "batch norms": ("batch_norm",),
+    "casts and copies": ("copy", "_to_copy", "cat", "clone"),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of image files")
-    parser.add_argument("--base", default="demo-base")
-    parser.add_argument("--adapter", type=Path)
-    parser.add_argument("--side", type=int, help="pixels, where not the processor's own")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3, help="batches timed, after one to warm up")
-    arguments = parser.parse_args()
+    arguments = parsed()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    from hf_inspect import images
+    from hf_inspect import images, prompts
     from hf_inspect.vlm import VLM
 
-    wanted = arguments.batch * (arguments.rounds + 1)
+    batch = arguments.batch
+    wanted = batch * (arguments.rounds + 1)
     files = sorted(p for p in arguments.folder.rglob("*") if p.suffix in {".png", ".jpg", ".bmp"})[:wanted]
     if len(files) < wanted:
         raise SystemExit(f"{arguments.folder} holds {len(files)} images; give a folder with {wanted}.")
@@ -43,14 +48,37 @@ def main() -> None:
     vlm = VLM.from_pretrained(arguments.base, arguments.adapter)
     if arguments.side:
         vlm.processor.image_processor.size = {"height": arguments.side, "width": arguments.side}
+    print(f"Two options, batches of {batch}; wanted: 4x one at a time, 2x batched")
     plain = as_transformers_loads(arguments.base, arguments.adapter)
     askers = {
         "rank": by_rank(vlm),
-        "one": by_generate(vlm, plain, 1),
-        "batched": by_generate(vlm, plain, arguments.batch),
-        "batched on the ranker's own model": by_generate(vlm, vlm.model, arguments.batch),
+        "generate one at a time": by_generate(vlm, plain, 1),
+        "generate batched": by_generate(vlm, plain, batch),
+        "generate batched on the ranker's own model": by_generate(vlm, vlm.model, batch),
     }
-    report(compare(askers, pixels, arguments.batch), arguments.batch)
+    report(compare(askers, pixels, batch), batch)
+    del plain
+    print(f"\nSix options of several tokens, batches of {batch}; wanted: 4x")
+    question = f"Which of {', '.join(SIX)} is this solar panel?"
+    six = VLM(vlm.model, vlm.processor, prompts.Task(vlm.task.system, question, SIX))
+    report(compare({"rank": by_rank(six), "a forward an option": by_forwards(six)}, pixels, batch), batch)
+    print("\nFive crops, an image at a time; wanted: 1.5x")
+    askers = {"rank": by_rank(vlm, crops=5), "a forward a crop": by_crops(vlm)}
+    report(compare(askers, pixels[: 4 * (arguments.rounds + 1)], 1), 1)
+    print(f"\nWhere the time of two options goes, batches of {batch}")
+    account(vlm, pixels[:batch])
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of image files")
+    parser.add_argument("--base", default="demo-base")
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--side", type=int, help="pixels, where not the processor's own")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3, help="batches timed, after one to warm up")
+    return parser.parse_args()
 
 
 def as_transformers_loads(base: str, adapter: Path | None) -> Any:
@@ -67,9 +95,9 @@ def as_transformers_loads(base: str, adapter: Path | None) -> Any:
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def by_rank(vlm: "VLM") -> Ask:
+def by_rank(vlm: "VLM", crops: int = 1) -> Ask:
     def ask(images: Sequence[np.ndarray]) -> list[str]:
-        return [vlm.task.options[i] for i in vlm.rank(images, len(images)).argmax(1)]
+        return [vlm.task.options[i] for i in vlm.rank(images, len(images), crops).argmax(1)]
 
     return ask
 
@@ -94,9 +122,31 @@ def by_generate(vlm: "VLM", model: Any, batch: int) -> Ask:
     return ask
 
 
-def compare(askers: dict[str, Ask], images: list[np.ndarray], batch: int) -> dict[str, tuple[list[str], list[float]]]:
+def by_forwards(vlm: "VLM") -> Ask:
+    """The batch once for each option, on the ranker's model; images prepared once and the head run on answers alone."""
+    from hf_inspect.vlm.ranking import option_scores
+
+    def ask(images: Sequence[np.ndarray]) -> list[str]:
+        inputs = vlm.prepare(images).to(vlm.model.device)
+        scores = [option_scores(vlm.model, inputs, [ids])[:, 0].cpu().numpy() for ids in vlm._options]
+        return [vlm.task.options[i] for i in np.stack(scores, axis=1).argmax(1)]
+
+    return ask
+
+
+def by_crops(vlm: "VLM") -> Ask:
+    from hf_inspect.vlm.ranking import crops_of
+
+    def ask(images: Sequence[np.ndarray]) -> list[str]:
+        means = [np.mean([vlm.log_p(vlm.prepare([crop]))[0] for crop in crops_of(image, 5)], 0) for image in images]
+        return [vlm.task.options[mean.argmax()] for mean in means]
+
+    return ask
+
+
+def compare(askers: dict[str, Ask], images: list[np.ndarray], batch: int) -> Found:
     """Answers and seconds of each on every batch after the first; who goes first changes from batch to batch."""
-    found: dict[str, tuple[list[str], list[float]]] = {name: ([], []) for name in askers}
+    found: Found = {name: ([], []) for name in askers}
     for turn, at in enumerate(range(0, len(images), batch)):
         order = list(askers) if turn % 2 else list(askers)[::-1]
         for name in order:
@@ -109,14 +159,64 @@ def compare(askers: dict[str, Ask], images: list[np.ndarray], batch: int) -> dic
     return found
 
 
-def report(found: dict[str, tuple[list[str], list[float]]], batch: int) -> None:
-    """Print milliseconds an image and the ratios."""
-    ranked, times = found["rank"]
+def report(found: Found, batch: int) -> None:
+    """Print milliseconds an image, equal answers and the ratio to the first."""
+    (ranked, times), *_ = found.values()
     for name, (answers, seconds) in found.items():
         same = sum(a == b for a, b in zip(ranked, answers, strict=True))
-        print(f"{name}: {median(seconds) * 1e3 / batch:.1f} ms an image, {same} of {len(ranked)} answers as ranked")
-    for name in list(found)[1:]:
-        print(f"{name} {median(found[name][1]) / median(times):.1f}x")
+        ms, ratio = median(seconds) * 1e3 / batch, median(seconds) / median(times)
+        print(f"  {name}: {ms:.1f} ms an image, {ratio:.1f}x, {same} of {len(ranked)} answers as ranked")
+
+
+def account(vlm: "VLM", images: Sequence[np.ndarray]) -> None:
+    """Print the floor that the multiply-adds set at this machine's matrix rate, and what the time goes into."""
+    from torch.profiler import ProfilerActivity, profile
+    from torch.utils.flop_counter import FlopCounterMode
+
+    n = len(images)
+    begin = perf_counter()
+    inputs = vlm.prepare(images)
+    prepared = perf_counter() - begin
+    with FlopCounterMode(display=False) as counted:
+        vlm.log_p(inputs)
+    begin = perf_counter()
+    vlm.log_p(inputs)
+    model = perf_counter() - begin
+    rate = matrix_rate()
+    floor = counted.get_total_flops() / rate
+    print(f"  preparing {prepared * 1e3 / n:.1f} ms an image (in a thread, where there are more batches)")
+    print(f"  model {model * 1e3 / n:.1f} ms an image")
+    print(
+        f"  floor {floor * 1e3 / n:.1f} ms: {counted.get_total_flops() / 2e9 / n:.1f} G multiply-adds an image "
+        f"at {rate / 2e12:.2f} T a second, measured on {SQUARE} x {SQUARE} matrices"
+    )
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        vlm.log_p(inputs)
+    kinds: Counter[str] = Counter()
+    for event in profiled.key_averages():
+        kinds[kind_of(event.key)] += event.self_cpu_time_total
+    total = sum(kinds.values())
+    print("  " + ", ".join(f"{kind} {time / total:.0%}" for kind, time in kinds.most_common()) + " (profiled)")
+
+
+def kind_of(operator: str) -> str:
+    return next((kind for kind, parts in KINDS.items() if any(part in operator for part in parts)), "all else")
+
+
+def matrix_rate() -> float:
+    """Operations (two a multiply-add) a second of matrix products in the dtype that ranking uses."""
+    import torch
+
+    from hf_inspect.vlm.model import fast_dtype
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(SQUARE, SQUARE, dtype=fast_dtype(), device=device)
+    seconds = []
+    for _ in range(PRODUCTS):
+        begin = perf_counter()
+        (a @ a)[0, 0].item()
+        seconds.append(perf_counter() - begin)
+    return 2 * SQUARE**3 / median(seconds)
 
 
 if __name__ == "__main__":

@@ -160,14 +160,32 @@ def eval_edge(model: Path, data: Data, out: Results, split: Split = "test") -> N
 
 @evaluate.command("vlm")
 def eval_vlm(
-    model: Annotated[Path, typer.Argument(help="Adapter folder.")], data: Data, out: Results,
-    base: Base = "demo-base", split: Split = "test",
-) -> None:  # fmt: skip
-    """Measure a VLM with its adapter, by ranking the answers."""
-    from hf_inspect.reports import evaluate_vlm
+    model: Base,
+    data: Data,
+    out: Results,
+    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; zero-shot without one.")] = None,
+    split: Split = "test",
+    questions: Annotated[Path | None, typer.Option(help="YAML of questions; the data set's own by default.")] = None,
+    mode: Annotated[str, typer.Option(help="rank the options, or generate an answer.")] = "rank",
+    crops: Annotated[int, typer.Option(help="5: mean over the four corners and the centre.")] = 1,
+    imgsz: Annotated[int | None, typer.Option(help="Side of the model's images, in pixels.")] = None,
+    normalise: Annotated[bool, typer.Option("--normalise", help="Divide an option's score by its tokens.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch; each takes a row a crop.")] = 16,
+    beside: Annotated[Path | None, typer.Option(help="results.json to draw beside this one, zero-shot say.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write: recall class by class.")] = None,
+) -> None:
+    """Measure a VLM, zero-shot or with its adapter; scores go to OUT.scores.jsonl, and a killed run goes on there."""
+    from hf_inspect.reports import evaluate_vlm, write_comparison
+    from hf_inspect.vlm.answers import Asking
 
     with _Progress() as bar:
-        _report(evaluate_vlm(base, model, data, split, bar.of_many), out)
+        results = evaluate_vlm(
+            model, adapter, data, split, out.with_suffix(".scores.jsonl"), asking=Asking(mode, crops, imgsz),
+            questions=questions, normalised=normalise, batch_size=batch_size, progress=bar.of_many,
+        )  # fmt: skip
+    _report(results, out)
+    if plot:
+        write_comparison(plot, results, beside)
 
 
 @evaluate.command("cascade")
@@ -191,10 +209,12 @@ def demo(out: Path = Path("outputs/demo")) -> None:
 
 def _report(results: dict[str, Any], out: Path) -> None:
     from hf_inspect import files
-    from hf_inspect.reports import results_table
+    from hf_inspect.reports import results_table, vlm_summary
 
     files.write_json(out, results)
     print(results_table(results))
+    if "classes" in results.get("vlm", {}):
+        print(f"\n{vlm_summary(results['vlm'])}")
 
 
 class _Progress:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -49,7 +50,7 @@ def write_training_log(trainer: "Trainer", arguments: Any) -> None:
     value = {
         "recipe": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(arguments).items()},
         "trainer": {k: getattr(trainer.args, k) for k in _KEPT},
-        "versions": {name: version(name) for name in ("torch", "transformers", "timm", "peft", "trl")},
+        "versions": _versions(),
         "device": _device(),
         "processes": trainer.args.world_size,
         "best": {"checkpoint_step": trainer.state.best_global_step, "score": trainer.state.best_metric},
@@ -62,6 +63,13 @@ _KEPT = (
     "seed", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
     "weight_decay", "warmup_steps", "bf16", "metric_for_best_model",
 )  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    """What trained it; Ultralytics, of which there are two distributions, where it took part."""
+    found = {name: version(name) for name in ("torch", "transformers", "timm", "peft", "trl")}
+    ultralytics = sys.modules.get("ultralytics")
+    return found | ({"ultralytics": ultralytics.__version__} if ultralytics else {})
 
 
 def _device() -> str:

@@ -144,3 +144,15 @@ def test_one_label_only_cannot_be_balanced(tmp_path):
     src = raw.ksdd2(tmp_path / "raw", {"train": (30, 0), "test": (20, 0)})
     with pytest.raises(DataError, match="50 good and 0 defect images"):
         built(src, tmp_path / "out")
+
+
+def test_balanced_can_be_split_to_train_on_it_too(few, tmp_path):
+    manifest = built(few, tmp_path / "built", shares="40/20/20/20")
+    counts = manifest["counts"]
+    assert list(counts) == ["balanced"]
+    assert set(counts["balanced"]) == {"train", "validation", "calibration", "test"}
+    total = [sum(split.get(label, 0) for split in counts["balanced"].values()) for label in ("good", "defect")]
+    assert total == [12, 12]
+    assert len({(row["group"], row["split"]) for row in manifest["images"]}) == manifest["groups"]["n"]
+    with pytest.raises(DataError, match="four percentages"):
+        built(few, tmp_path / "other", shares="90/20/20/20")

@@ -373,3 +373,15 @@ def test_the_size_of_the_holdout_changes_nothing_else(seed, fewer, more):
     assert len(learnt) == 30
     drawn = Counter(row.sample.stratum for row in small if row.config == "holdout" and row.sample.label == "defect")
     assert max(drawn.values()) - min(drawn.get(f"{c} {k}", 0) for c in ("grid", "wood") for k in ("bent", "hole")) <= 1
+
+
+def test_a_share_of_what_is_learnt_from_can_be_kept_for_calibration(few, tmp_path):
+    counts = built("mvtec_inspect", few, tmp_path / "kept", calibration_share=0.2)["counts"]
+    plain = built("mvtec_inspect", few, tmp_path / "plain")["counts"]
+    of_label = {label: sum(split.get(label, 0) for split in plain["sft"].values()) for label in LABEL}
+    assert set(counts["sft"]) == {"train", "validation", "calibration"}
+    assert {label: sum(split.get(label, 0) for split in counts["sft"].values()) for label in LABEL} == of_label
+    assert counts["holdout"] == plain["holdout"]
+    assert counts["sft"]["calibration"]["good"] == pytest.approx(0.2 * of_label["good"], abs=2)
+    with pytest.raises(DataError, match="leaves too little"):
+        built("mvtec_inspect", few, tmp_path / "none", calibration_share=0.9)

@@ -29,6 +29,11 @@ def test_modules_of_the_edge_box_need_no_torch(name):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_students_know_their_yolo_and_leave_ultralytics_alone():
+    code = "import sys, hf_inspect.students; print(sorted({'transformers', 'ultralytics', 'timm'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "['transformers']\n"
+
+
 @pytest.mark.parametrize("package", ["cascade", "data", "export", "metrics", "reports", "runtime", "vlm"])
 def test_every_package_lists_what_it_offers(package):
     module = importlib.import_module(f"hf_inspect.{package}")

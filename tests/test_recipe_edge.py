@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from hf_inspect import images
@@ -63,7 +64,13 @@ def test_the_folder_loads_by_the_ecosystem_s_own_calls(trained, elpv):
 def test_nothing_in_the_folder_needs_unpickling(trained):
     out, _ = trained
     kept = {p.name for p in out.iterdir() if p.is_file()}
-    assert kept == {"config.json", "model.safetensors", "trained_on.json", "training_log.json"}
+    assert kept == {"README.md", "config.json", "model.safetensors", "trained_on.json", "training_log.json"}
+
+
+def test_its_card_states_the_licence_of_its_images(trained):
+    card = (trained[0] / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-nc-sa-4.0"
+    assert "AGPL" not in card
 
 
 def test_it_carries_every_image_it_was_trained_on(trained, elpv):

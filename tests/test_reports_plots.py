@@ -40,7 +40,14 @@ def draw_reliability(out):
     plots.reliability_plot(out, models)
 
 
-DRAW = [draw_roc, draw_escalation, draw_reliability]
+def draw_classes(out):
+    names = ["good", "crack", "dent"]
+    labels = np.arange(90) // 30
+    models = {"zero-shot": np.zeros(90, int), "with adapter": np.where(np.arange(90) % 5, labels, 0)}
+    plots.classes_plot(out, {name: metrics.class_report(labels, said, names) for name, said in models.items()})
+
+
+DRAW = [draw_roc, draw_escalation, draw_reliability, draw_classes]
 
 
 @pytest.mark.parametrize("draw", DRAW)
@@ -88,6 +95,12 @@ def test_one_class_has_no_roc(tmp_path):
     with pytest.raises(DataError, match="both classes"):
         plots.roc_plot(tmp_path / "roc.png", [1, 1], {"edge": [0.1, 0.9]})
     assert not list(tmp_path.iterdir())
+
+
+def test_models_of_other_classes_are_not_compared(tmp_path):
+    models = {"a": metrics.class_report([0], [0], ["x", "y"]), "b": metrics.class_report([0], [0], ["x", "z"])}
+    with pytest.raises(DataError, match="compare like with like"):
+        plots.classes_plot(tmp_path / "classes.png", models)
 
 
 def test_a_policy_without_a_rate_is_left_out(tmp_path):

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,8 +11,9 @@ import datasets
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
-from hf_inspect.data.partition import Placement, placed
+from hf_inspect.data.partition import Placement, partition, placed
 from hf_inspect.data.published import across_published_split
+from hf_inspect.data.shares import parse_shares
 from hf_inspect.data.sources import relative
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Sample
@@ -20,14 +21,20 @@ from hf_inspect.schema import Sample
 IMAGES = {"train": 2331, "test": 1004}
 URL = "https://www.vicos.si/resources/kolektorsdd2/"
 MASK = "_GT"  # 10000.png has its mask in 10000_GT.png
+WHOLE = "0/0/0/100"  # all of `balanced` is for testing what was trained elsewhere
+ALONE_NOTE = "`balanced` is split, to train on too; `original` would show its images in other splits, and is left out."
 VIEWS_NOTE = "`balanced` shows images of `original`: test on it only what was not trained on `original`."
 
 
 @dataclass(frozen=True)
 class Options:
-    """Seed of the good parts that are drawn."""
+    """Seed of the good parts that are drawn, and of the split where there is one.
+
+    `shares`: percent of train/validation/calibration/test that `balanced` is split into, by group.
+    """
 
     seed: int = 1234
+    shares: str = WHOLE
 
 
 class Ksdd2Balanced(InspectionBuilder):
@@ -56,7 +63,12 @@ class Ksdd2Balanced(InspectionBuilder):
 
     @classmethod
     def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Options) -> Placement:
-        """Every image in `original`, where it was published; all defects and as many good ones in `balanced`."""
+        """All defects and as many good ones in `balanced`; every image in `original`, where it was published."""
+        if options.shares != WHOLE:
+            chosen, notes = _chosen(examined, options.seed)
+            kept, theirs = [examined[i] for i in chosen], [groups[i] for i in chosen]
+            rows = partition(kept, theirs, parse_shares(options.shares), options.seed)
+            return Placement([replace(row, config="balanced") for row in rows], [ALONE_NOTE, *notes])
         pairs = list(zip(examined, groups, strict=True))
         original = [placed(image, g, image.sample.columns["original_split"], "original") for image, g in pairs]
         chosen, notes = _chosen(examined, options.seed)

@@ -14,6 +14,7 @@ from hf_inspect.data.published import (
     MVTEC_CATEGORIES,
     MVTEC_LICENCE,
     across_published_split,
+    mvtec_columns,
     read_mvtec,
     what_is_missing,
 )
@@ -31,12 +32,7 @@ class MvtecAd(InspectionBuilder):
     VERSION = datasets.Version("1.0.0")
     LICENCE = MVTEC_LICENCE
     OPTIONS = Options
-    COLUMNS: ClassVar = {
-        "mask": datasets.Image(),
-        "category": datasets.Value("string"),
-        "defect_type": datasets.Value("string"),
-        "original_split": datasets.Value("string"),
-    }
+    COLUMNS: ClassVar = mvtec_columns()
     CONFIGS: ClassVar = {category: (category,) for category in MVTEC_CATEGORIES} | {"all": MVTEC_CATEGORIES}
     EVALUATION = ("all", "test")
 

@@ -12,27 +12,34 @@ import datasets
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.partition import Placement, deal, placed
-from hf_inspect.data.published import MVTEC_LICENCE, read_mvtec, what_is_missing
+from hf_inspect.data.published import MVTEC_LICENCE, mvtec_columns, read_mvtec, what_is_missing
 from hf_inspect.errors import DataError
 from hf_inspect.schema import LABELS, Sample
 
-SHARES = {"train": 0.9, "validation": 0.1}  # of what `sft` holds
+VALIDATION = 0.1  # of what `sft` holds
 
 
 @dataclass(frozen=True)
 class Options:
-    """Seed, size of the holdout by label, and the share of the official test defects that is learnt from."""
+    """Seed, size of the holdout by label, and the share of the official test defects that is learnt from.
+
+    `calibration_share` of what `sft` holds is kept for a cascade's thresholds: its good parts are official training
+    images, which an official test need not resemble.
+    """
 
     seed: int = 2025
     n_good: int = 500
     n_defect: int = 500
     defect_train_ratio: float = 0.5
+    calibration_share: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.n_good, self.n_defect) < 1:
             raise DataError(f"a holdout of {self.n_good} good and {self.n_defect} defect; give 1 or more of each.")
         if not 0 <= self.defect_train_ratio < 1:
             raise DataError(f"--defect-train-ratio {self.defect_train_ratio} leaves no holdout; give one in [0, 1).")
+        if not 0 <= self.calibration_share <= 0.5:
+            raise DataError(f"--calibration-share {self.calibration_share} leaves too little; give one in [0, 0.5].")
 
 
 class MvtecInspect(InspectionBuilder):
@@ -41,12 +48,7 @@ class MvtecInspect(InspectionBuilder):
     VERSION = datasets.Version("1.0.0")
     LICENCE = MVTEC_LICENCE
     OPTIONS = Options
-    COLUMNS: ClassVar = {
-        "mask": datasets.Image(),
-        "category": datasets.Value("string"),
-        "defect_type": datasets.Value("string"),
-        "original_split": datasets.Value("string"),
-    }
+    COLUMNS: ClassVar = mvtec_columns()
     CONFIGS: ClassVar = {"sft": ("sft",), "holdout": ("holdout",)}
     EVALUATION = ("holdout", "test")
 
@@ -68,7 +70,9 @@ class MvtecInspect(InspectionBuilder):
         free = [i for i, g in enumerate(groups) if g not in official and g not in learnt]
         holdout, notes = _holdout(examined, free, options)
         strata = [f"{examined[i].sample.columns['category']} {examined[i].sample.label}" for i in sft]
-        split = deal(strata, [groups[i] for i in sft], SHARES, options.seed)
+        shares = {"validation": VALIDATION, "calibration": options.calibration_share}
+        shares = {"train": 1 - sum(shares.values())} | {name: share for name, share in shares.items() if share}
+        split = deal(strata, [groups[i] for i in sft], shares, options.seed)
         place = {i: (split[groups[i]], "sft") for i in sft} | dict.fromkeys(holdout, ("test", "holdout"))
         rows = [placed(examined[i], groups[i], *place[i]) for i in sorted(place)]
         aside = set(range(len(examined))) - set(place)

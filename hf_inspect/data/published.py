@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
@@ -24,6 +25,14 @@ MVTEC_LICENCE = Licence(
     citation="Bergmann, Fauser, Sattlegger, Steger, A Comprehensive Real-World Dataset for Unsupervised Anomaly "
     "Detection, CVPR (2019)",
 )
+
+
+def mvtec_columns() -> dict[str, Any]:
+    """Features of an image's place in MVTec AD, and its mask."""
+    import datasets
+
+    names = ("category", "defect_type", "original_split")
+    return {"mask": datasets.Image(), **{name: datasets.Value("string") for name in names}}
 
 
 def read_mvtec(src: Path | None) -> list[Sample]:

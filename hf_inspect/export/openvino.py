@@ -14,13 +14,15 @@ from hf_inspect.errors import MissingExtraError
 from hf_inspect.images import Preprocess
 from hf_inspect.runtime import MODEL
 from hf_inspect.schema import LABELS
-from hf_inspect.students import Student
+from hf_inspect.students import Student, image_processor_of
+from hf_inspect.students.yolo import YoloStudentConfig
 
 if TYPE_CHECKING:
     import datasets
 
 CALIBRATION_IMAGES = 300  # NNCF's own default
 _SEED = 0
+_TASK = "image-classification"
 
 
 def write_fp32(student: Student, folder: Path) -> None:
@@ -30,9 +32,24 @@ def write_fp32(student: Student, folder: Path) -> None:
     except ImportError as error:
         raise MissingExtraError("An export needs Optimum Intel: pip install 'hf-inspect[export]'") from error
 
-    config = _export_config(student)
-    export_from_model(student.model, folder, task="image-classification", custom_export_configs={"model": config})
+    register_yolo()
+    processor = image_processor_of(student.model.config)
+    export_from_model(
+        student.model,
+        folder,
+        task=_TASK,
+        preprocessors=processor and [processor],
+        custom_export_configs=_export_configs(student),
+    )
     _name_labels(folder / "config.json")
+
+
+def register_yolo() -> None:
+    """Teach Optimum our YOLO students: `main_export` and `OVModel...from_pretrained(export=True)` take them then."""
+    from optimum.exporters.tasks import TasksManager
+
+    register = TasksManager.create_register("openvino", overwrite_existing=True)
+    register(YoloStudentConfig.model_type, _TASK)(_config_class())
 
 
 def write_int8(student: Student, folder: Path, train: "datasets.Dataset") -> None:
@@ -44,7 +61,8 @@ def write_int8(student: Student, folder: Path, train: "datasets.Dataset") -> Non
         rows = train.select(stratified(np.array(train["label"]), CALIBRATION_IMAGES))
         quantized = _quantize(openvino.Core().read_model(Path(fp32) / MODEL), rows, student.preprocess)
         openvino.save_model(quantized, folder / MODEL, compress_to_fp16=False)
-        shutil.copy(Path(fp32) / "config.json", folder)  # for Optimum's own classes
+        for path in Path(fp32).glob("*config.json"):  # for Optimum's own classes
+            shutil.copy(path, folder)
 
 
 def stratified(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -99,18 +117,25 @@ def _kept_in_float(model: Any) -> list[str]:
     return names
 
 
-def _export_config(student: Student) -> Any:
-    """How Optimum shall export a TimmWrapper model, which it has no entry for."""
+def _export_configs(student: Student) -> dict[str, Any] | None:
+    """How Optimum shall export a TimmWrapper model, which it has no entry for; None where it has one."""
+    if isinstance(student.model.config, YoloStudentConfig):
+        return None
+    sized = copy.deepcopy(student.model.config)
+    sized.image_size = [student.preprocess.height, student.preprocess.width]  # where Optimum looks for it
+    return {"model": _config_class()(sized, task=_TASK)}
+
+
+def _config_class() -> Any:
+    """Optimum's export settings of a student: images of the one size that its config states, any number of them."""
     from optimum.exporters.openvino.config import VisionOpenVINOConfig
     from optimum.utils import NormalizedVisionConfig
 
-    class TimmWrapperOpenVINOConfig(VisionOpenVINOConfig):
+    class StudentOpenVINOConfig(VisionOpenVINOConfig):
         NORMALIZED_CONFIG_CLASS = NormalizedVisionConfig
 
         @property
         def inputs(self) -> dict[str, dict[int, str]]:
             return {"pixel_values": {0: "batch_size"}}  # the size is fixed: timm traces its "same" padding for one
 
-    sized = copy.deepcopy(student.model.config)
-    sized.image_size = [student.preprocess.height, student.preprocess.width]  # where Optimum looks for it
-    return TimmWrapperOpenVINOConfig(sized, task="image-classification")
+    return StudentOpenVINOConfig

@@ -47,14 +47,14 @@ def _describe(student: Student, folder: Path, weights: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "task": "image-classification",
-        "architecture": student.model.config.architecture,
+        "architecture": student.architecture,
         "labels": list(LABELS),
         "threshold": THRESHOLD,
         "preprocess": student.preprocess.to_dict(),
         "weights": weights,
         "precision": PRECISION,
-        "licence": student.trained_on["licence"],
+        "licence": " AND ".join(student.licences),
         "trained_on": student.trained_on["fingerprint"],
         "files": {name: files.sha256(folder / name) for name in shipped},
-        "made_with": {name: version(name) for name in ("openvino", "optimum-intel", "nncf", "timm", "transformers")},
+        "made_with": {n: version(n) for n in ("openvino", "optimum-intel", "nncf", "transformers")} | student.made_with,
     }

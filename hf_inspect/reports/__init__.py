@@ -1,16 +1,16 @@
 """Models and splits -> results.json, and from it tables and plots."""
 
-from hf_inspect.reports.card import render_card
+from hf_inspect.reports.card import render_card, write_student_card
 from hf_inspect.reports.evaluate import (
     cascade_report,
     data_section,
     environment,
     evaluate_cascade,
     evaluate_edge,
-    evaluate_vlm,
     model_report,
 )
-from hf_inspect.reports.table import results_table
+from hf_inspect.reports.table import results_table, vlm_table
+from hf_inspect.reports.vlm import evaluate_vlm, vlm_summary, write_comparison
 
 __all__ = [
     "cascade_report",
@@ -22,4 +22,8 @@ __all__ = [
     "model_report",
     "render_card",
     "results_table",
+    "vlm_summary",
+    "vlm_table",
+    "write_comparison",
+    "write_student_card",
 ]

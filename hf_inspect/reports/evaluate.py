@@ -31,17 +31,7 @@ _PACKAGES = (
 def evaluate_edge(folder: Path, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
     """results.json of an exported edge model."""
     scores = score(data, split, edge=Engine.from_pretrained(folder), progress=progress)
-    return _results(data, split, str(folder), {"edge": model_report(scores, "edge")})
-
-
-def evaluate_vlm(
-    base: str, adapter: Path | None, data: Path, split: str, progress: Progress = no_progress
-) -> dict[str, Any]:
-    """results.json of a VLM, with its adapter or (None) zero-shot."""
-    from hf_inspect.vlm import VLM
-
-    scores = score(data, split, vlm=VLM.from_pretrained(base, adapter), progress=progress)
-    return _results(data, split, str(adapter or base), {"vlm": model_report(scores, "vlm")})
+    return results_of(data, split, str(folder), {"edge": model_report(scores, "edge")})
 
 
 def evaluate_cascade(folder: Path, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
@@ -53,7 +43,7 @@ def evaluate_cascade(folder: Path, data: Path, split: str, progress: Progress = 
     policies = load_policies(folder)
     figures = {name: model_report(scores, name) for name in ("edge", "vlm")}
     figures["cascade"] = {name: cascade_report(scores, policy) for name, policy in policies.items()}
-    return _results(data, split, str(folder), figures)
+    return results_of(data, split, str(folder), figures)
 
 
 def model_report(scores: Scores, which: str, threshold: float = 0.5) -> dict[str, Any]:
@@ -108,7 +98,8 @@ def count_evaluation(data: Path, split: str, what: str) -> int:
     return sum(entry["split"] == split for entry in ledger)
 
 
-def _results(data: Path, split: str, what: str, figures: dict[str, Any]) -> dict[str, Any]:
+def results_of(data: Path, split: str, what: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """results.json of `figures` that `what` gave on a split; the evaluation is counted."""
     evaluations = count_evaluation(data, split, what)
     return {"data": data_section(data, split, evaluations), "environment": environment(), **figures}
 

@@ -85,6 +85,37 @@ def reliability_plot(out: Path, models: Mapping[str, Mapping[str, Any]]) -> None
     _write(figure, out)
 
 
+def classes_plot(out: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Recall of each class, and accuracy, side by side for each model, with 95 % intervals, to `out` (PNG).
+
+    `models` maps a name (zero-shot, with adapter) to its `vlm` section of results.json; their classes must be the same.
+    """
+    names = {tuple(sorted(report["classes"])) for report in models.values()}
+    if len(names) != 1:
+        raise DataError(
+            f"The models know different classes ({'; '.join(map(', '.join, names))}); compare like with like."
+        )
+    groups = [*next(iter(models.values()))["classes"], "accuracy"]
+    figure = _figure(max(5.2, 1.1 * len(groups) + 1), 4.8)
+    axes = figure.add_subplot()
+    width = 0.8 / len(models)
+    for i, (colour, (name, report)) in enumerate(zip(_colours(models), models.items(), strict=True)):
+        found = [*(report["classes"][group]["recall"] for group in groups[:-1]), report["accuracy"]]
+        x = np.arange(len(groups)) + width * (i - (len(models) - 1) / 2)
+        axes.bar(
+            x, [one["value"] or 0 for one in found], width * 0.94, color=colour, label=f"{name}, n = {report['n']}"
+        )
+        for at, one in zip(x, found, strict=True):
+            _mark(axes, at, one, None, ("#333333", ""))
+    _percent(axes, "", "Recall: parts of the class answered right", "Class by class")
+    axes.set(xlim=(-0.6, len(groups) - 0.4), ylim=(0, 1.02))
+    axes.grid(visible=False, axis="x")
+    axes.set_axisbelow(True)
+    axes.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) < 5 else 20)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=len(models))
+    _write(figure, out)
+
+
 def _figure(width: float, height: float) -> "Figure":
     """An empty figure of that many inches on a canvas of its own."""
     try:

@@ -1,6 +1,6 @@
 """results.json -> the Markdown table of README, cards and the command line."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _COLUMNS = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "escalated", "ms an image")
@@ -8,6 +8,8 @@ NAMES = {
     "edge": "edge, FP32",
     "edge_int8": "edge, INT8 (shipped)",
     "vlm": "VLM with adapter",
+    "vlm_zero_shot": "VLM zero-shot",
+    "baseline": "another VLM, zero-shot",
     "calibrated": "cascade `calibrated`",
     "saec": "cascade `saec`",
 }
@@ -20,13 +22,42 @@ def results_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def classes_table(report: Mapping[str, Any]) -> str:
+    """A row a class of a VLM's section of results.json: recall and precision, each with its interval and counts."""
+    head = ("class", "recall", "precision")
+    lines = [_line(head), _line("---" for _ in head)]
+    for name, figures in report["classes"].items():
+        lines.append(_line([name, *(f"{_percent(figures[key])}, {_of(figures[key])}" for key in head[1:])]))
+    return "\n".join(lines)
+
+
+def vlm_table(reports: Iterable[Mapping[str, Any]]) -> str:
+    """A row a VLM's section of results.json, of two classes, ranked: figures, and its calibration error."""
+    figures = ("accuracy", "auroc", "escapes", "overkill")
+    head = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "calibration error", "after temperature")
+    lines = [_line(head), _line("---" for _ in head)]
+    for report in reports:
+        of = report["calibration"]
+        after = f"{of['error_with_temperature']:.1%} (T {of['temperature']:.2f})"
+        cells = [_percent(report[key]) for key in figures]
+        lines.append(_line([vlm_title(report), str(report["n"]), *cells, f"{of['error']:.1%}", after]))
+    return "\n".join(lines)
+
+
+def vlm_title(report: Mapping[str, Any]) -> str:
+    """What tells one VLM's section of results.json from another's: adapter, crops, mode."""
+    crops = f", {report['crops']} crops" if report["crops"] > 1 else ""
+    generated = ", generated" if report["mode"] == "generate" else ""
+    return f"{'with adapter' if report['adapter'] else 'zero-shot'}{crops}{generated}"
+
+
 def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield from ((name, results[name]) for name in ("edge", "edge_int8", "vlm") if name in results)
+    yield from ((name, results[name]) for name in NAMES if name in results)
     yield from results.get("cascade", {}).items()
 
 
 def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
-    yield NAMES[name]
+    yield f"VLM {vlm_title(report)}" if "crops" in report else NAMES[name]
     yield str(report["n"])
     for figure in ("accuracy", "auroc", "escapes", "overkill"):
         yield _percent(report[figure]) if figure in report else "-"
@@ -38,6 +69,10 @@ def _percent(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return figure["method"]
     return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
+
+
+def _of(rate: Mapping[str, Any]) -> str:
+    return f"{rate['k']} of {rate['n']}"
 
 
 def _line(cells: Any) -> str:

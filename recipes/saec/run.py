@@ -1,0 +1,105 @@
+"""The table of an edge-cloud cascade from one built data set: every part trained, calibrated and measured.
+
+    python recipes/saec/run.py --config recipes/saec/ksdd2.yaml
+
+The data set has the splits train, validation, calibration and test (`mvtec_inspect --calibration-share 0.15`,
+`ksdd2_balanced --shares 55/10/15/20`, or parts of your own). Each step is a command that is printed and can be given
+by hand; a step whose result is there is not done again. Writes results.json and table.md.
+"""
+
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trl import TrlParser
+
+from hf_inspect import files
+from hf_inspect.data import read_manifest
+from hf_inspect.errors import DataError
+from hf_inspect.reports import results_table
+
+NEEDED = {"train", "validation", "calibration", "test"}
+
+
+@dataclass
+class Arguments:
+    """What is trained and compared; settings of a training are in its own YAML."""
+
+    data: Path = field(metadata={"help": "folder of `hf-inspect data build`"})
+    edge: Path = field(metadata={"help": "YAML of recipes/edge_classifier"})
+    vlm: Path = field(metadata={"help": "YAML of recipes/vlm_sft"})
+    base: str = field(metadata={"help": "the VLM's base, as its YAML has it"})
+    baseline: str = field(metadata={"help": "another VLM, asked zero-shot: Hub repository, folder, or tiny-llava"})
+    output_dir: Path = field(default=Path("outputs/saec"))
+    int8: bool = True
+    escape: float = 0.05
+    overkill: float = 0.10
+    confidence: float = 0.95
+
+
+def steps(chosen: Arguments) -> list[tuple[Path, list[str]]]:
+    """What each step leaves when it is done, and its command, in order."""
+    out, data = chosen.output_dir, ["--data", str(chosen.data)]
+    beside = Path(sys.executable).parent  # the commands of this environment, activated or not
+    launch, inspect = [str(beside / "accelerate"), "launch"], str(beside / "hf-inspect")
+    student, exported, adapter, cascade = (out / name for name in ("student", "edge", "adapter", "cascade"))
+    risk = [f"--{name}={getattr(chosen, name)}" for name in ("escape", "overkill", "confidence")]
+    asked = [inspect, "eval", "vlm", *data, "--split", "test"]
+
+    def train(stage: str, config: Path, to: Path) -> tuple[Path, list[str]]:
+        script = f"recipes/{stage}/train.py"
+        return to / "training_log.json", [*launch, script, "--config", str(config), *data, "--output_dir", str(to)]
+
+    def measure(model: str, name: str) -> tuple[Path, list[str]]:
+        return out / f"{name}.json", [*asked, "--model", model, "--out", str(out / f"{name}.json")]
+
+    to_edge = ["--calibrate", str(chosen.data), "--out", str(exported), *(["--int8"] if chosen.int8 else [])]
+    parts = ["--edge", str(exported), "--base", chosen.base, "--adapter", str(adapter), "--out", str(cascade)]
+    measured = out / "cascade.json"
+    return [
+        train("edge_classifier", chosen.edge, student),
+        (exported / "inspect.json", [inspect, "export", str(student), *to_edge]),
+        train("vlm_sft", chosen.vlm, adapter),
+        measure(chosen.base, "vlm_zero_shot"),
+        measure(chosen.baseline, "baseline"),
+        (cascade / "cascade.json", [inspect, "calibrate", *parts, *data, *risk]),
+        (measured, [inspect, "eval", "cascade", str(cascade), *data, "--split", "test", "--out", str(measured)]),
+    ]
+
+
+def check(data: Path) -> None:
+    """DataError unless the data set can train, stop, calibrate and test a cascade."""
+    there = {split for splits in read_manifest(data)["counts"].values() for split in splits}
+    if missing := NEEDED - there:
+        raise DataError(
+            f"{data} has no split {', '.join(sorted(missing))}; build it with --shares 55/10/15/20, or mvtec_inspect "
+            "with --calibration-share 0.15."
+        )
+
+
+def main() -> None:
+    (chosen,) = TrlParser(Arguments).parse_args_and_config()
+    try:
+        check(chosen.data)
+    except DataError as error:
+        raise SystemExit(f"saec: {error}") from None
+    for made, command in steps(chosen):
+        if made.exists():
+            print(f"{made} is there", flush=True)
+            continue
+        print("$", shlex.join(command), flush=True)
+        if code := subprocess.run(command).returncode:
+            raise SystemExit(f"saec: this step ended with {code}; mend what it says and run the same command again.")
+    results = files.read_json(chosen.output_dir / "cascade.json")
+    for name in ("vlm_zero_shot", "baseline"):
+        results[name] = files.read_json(chosen.output_dir / f"{name}.json")["vlm"]
+    table = results_table(results)
+    files.write_json(chosen.output_dir / "results.json", results)
+    files.write_text(chosen.output_dir / "table.md", table + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
