@@ -122,7 +122,7 @@ def main():
     sft.float32_where_trained(model)  # after TRL, which makes LoRA beside 4 bits bfloat16
     trainer.accelerator.print(sft.describe_training(model, rates))
     trainer.accelerator.print(sft.check_lengths(processor, (train, validation), task, config.max_length))
-    if arguments.early_stopping_patience:
+    if arguments.early_stopping_patience and config.do_eval:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     trainer.learning_rates, trainer.ranker = rates, VLM(trainer.model, processor, task)
     trainer.shown = [images.load(row["bytes"]).rgb for row in validation["image"]]
