@@ -226,6 +226,12 @@ def test_a_length_that_would_cut_the_image_is_refused(main, elpv, tmp_path):
         main("tiny_smolvlm", "--data", elpv, "--output_dir", tmp_path / "cut", "--max_length", 60)
 
 
+def test_a_score_that_more_classes_do_not_have_is_refused():
+    training.check_metric("accuracy", TASK)
+    with pytest.raises(DataError, match="there are 3 classes; set accuracy"):
+        training.check_metric("auroc", TASK)
+
+
 def test_six_classes_of_solar_panels_fine_tuned_whole(main, tmp_path, capsys):
     write_solar(tmp_path / "raw" / "Faulty_solar_panel", dict.fromkeys(COUNTS, 10))
     data, out = tmp_path / "solar", tmp_path / "model"

@@ -121,6 +121,12 @@ def check_lengths(
     return f"longest sample: {longest} tokens, {seen} of them for its image of {width} x {height}"
 
 
+def check_metric(metric: str | None, task: prompts.Task) -> None:
+    """DataError when the best checkpoint would be picked by AUROC, which only two options have."""
+    if metric in ("auroc", "eval_auroc") and len(task.options) != 2:
+        raise DataError(f"metric_for_best_model is {metric}, but there are {len(task.options)} classes; set accuracy.")
+
+
 def rank_together(vlm: VLM, shown: Sequence[images.Rgb], batch_size: int, accelerator: "Accelerator") -> "Scores":
     """P(option) of every image, each process ranking its share -> (n, n_options), the same on all of them."""
     from accelerate.utils import gather_object

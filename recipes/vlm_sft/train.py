@@ -89,6 +89,7 @@ def main():
     set_seed(config.seed)
     asked = questions_of(arguments.data, arguments.questions)
     task, rates = asked.task(), arguments.learning_rates
+    sft.check_metric(config.metric_for_best_model, task)
     splits = (arguments.train_split, arguments.validation_split)
     train, validation = (sft.answered_rows(arguments.data, split, asked, arguments.max_rows) for split in splits)
 
