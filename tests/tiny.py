@@ -1,13 +1,15 @@
 """Tiny vision-language models made in process, their adapters and their images."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from hf_inspect import prompts
 from hf_inspect.data import trained_on, write_trained_on
-from hf_inspect.vlm import base, parity, training
+from hf_inspect.vlm import base, parity, tiny, training
 
+_PROJECTS = re.compile(r"projector\.linear_2|modality_projection|merger\.mlp\.2")
 LORA = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 FULL = ["vision_tower", "multi_modal_projector"]
 TASK = prompts.Task(system="Look.", question="Is it good?", options=("ok", "no"))
@@ -28,15 +30,15 @@ def loud(model):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim > 1 and "vision" not in name:
-                scale = 0.3 if "embed" in name else 4 if "projector.linear_2" in name else 1
+            if weight.ndim > 1 and not re.search(r"vision|visual\.(blocks|patch)", name):
+                scale = 0.3 if "embed" in name else 4 if _PROJECTS.search(name) else 1
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale * (2 / weight.shape[1]) ** 0.5)
     return model
 
 
-def loud_base(out: Path) -> Path:
-    """The tiny base's folder with `loud` weights."""
-    base.tiny_base(out)
+def loud_base(out: Path, family: str | None = None) -> Path:
+    """The folder of the tiny base, or of another family's, with `loud` weights."""
+    tiny.base(family, out) if family else base.tiny_base(out)
     model, _ = parts(out)
     loud(model).save_pretrained(out)
     return out
@@ -49,14 +51,14 @@ def pictures(n: int, seed: int = 0) -> list[np.ndarray]:
     return [rng.integers(0, rng.integers(40, 255), (h, w, 3)).astype(np.uint8) for h, w in sizes]
 
 
-def random_adapter(base_folder: Path, out: Path, task: prompts.Task = TASK, targets: str = LORA):
+def random_adapter(base_folder: Path, out: Path, task: prompts.Task = TASK, targets: str = LORA, whole=FULL):
     """An adapter with random weights and batch norm statistics, its folder complete; returns the unmerged model."""
     import torch
     from peft import LoraConfig, get_peft_model
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
     model, processor = parts(base_folder)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, modules_to_save=FULL, init_lora_weights=False)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, modules_to_save=whole, init_lora_weights=False)
     torch.manual_seed(0)
     wrapped = get_peft_model(model, config)
     with torch.no_grad():

@@ -43,7 +43,7 @@ _LLAVA_TEMPLATE = (
 
 
 def base(name: str, out: Path | None = None) -> Path:
-    """The folder of the tiny base `name` of `BASES`; made in `out` (default: a cache folder) unless it is there."""
+    """The folder of the tiny base `name`, one of `BASES`; made in `out` (default: the cache) unless it is there."""
     import torch
 
     out = out or cache_folder() / name

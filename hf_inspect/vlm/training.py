@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from hf_inspect import files, images, metrics, prompts
 from hf_inspect.data import answers_of, load_split
 from hf_inspect.errors import DataError, MissingExtraError
+from hf_inspect.training import LOG
 from hf_inspect.vlm import parity
-from hf_inspect.vlm.families import family_of
+from hf_inspect.vlm.base import base_folder
+from hf_inspect.vlm.families import family_of, set_side
 from hf_inspect.vlm.model import VLM, connect_in_embedding_dtype, outside_autocast
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
     from peft import LoraConfig, PeftModel
-    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin, TrainingArguments
 
     from hf_inspect.data.chat import Questions
 
@@ -67,22 +69,26 @@ def chat_rows(
 
 
 def load_base(
-    source: str, dtype: "torch.dtype", attention: str | None = None, quantized: str | None = None
-) -> "PreTrainedModel":
-    """The base in `dtype`; with `quantized` nf4, bitsandbytes holds its matrices in 4 bits, scales quantised again.
+    base: str | Path, side: int, dtype: "torch.dtype", attention: str | None = None, quantized: str | None = None
+) -> tuple["PreTrainedModel", "ProcessorMixin"]:
+    """The base in `dtype`, and its processor for images of `side` pixels by the family's rule.
 
-    What is not quantised is the family's vision tower, projector and head.
+    With `quantized` nf4, bitsandbytes holds its matrices in 4 bits, their scales quantised again; the family's vision
+    tower, projector and head stay as they are.
     """
     from accelerate import PartialState
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    source = base_folder(base)
+    config, processor = AutoConfig.from_pretrained(source), AutoProcessor.from_pretrained(source)
+    set_side(processor, config, side)
     given: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if quantized is not None:
-        bits = _four_bits(quantized, dtype, family_of(AutoConfig.from_pretrained(source)).kept_whole)
+        bits = _four_bits(quantized, dtype, family_of(config).kept_whole)
         given |= {"quantization_config": bits, "device_map": {"": PartialState().device}}
     model = AutoModelForImageTextToText.from_pretrained(source, **given)
     connect_in_embedding_dtype(model)
-    return model
+    return model, processor
 
 
 def lora(
@@ -113,6 +119,12 @@ def check_lengths(
             f"set max_length to {longest} or null, or lower side."
         )
     return f"longest sample: {longest} tokens, {seen} of them for its image of {width} x {height}"
+
+
+def check_metric(metric: str | None, task: prompts.Task) -> None:
+    """DataError when the best checkpoint would be picked by AUROC, which only two options have."""
+    if metric in ("auroc", "eval_auroc") and len(task.options) != 2:
+        raise DataError(f"metric_for_best_model is {metric}, but there are {len(task.options)} classes; set accuracy.")
 
 
 def rank_together(vlm: VLM, shown: Sequence[images.Rgb], batch_size: int, accelerator: "Accelerator") -> "Scores":
@@ -288,6 +300,27 @@ def save_adapter(model: "PeftModel", folder: Path, base: str) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card knows nothing of this run
     config = files.read_json(folder / "adapter_config.json")
     files.write_json(folder / "adapter_config.json", {**config, "inference_mode": True})
+
+
+def card_values(folder: Path) -> dict[str, Any]:
+    """What the card of a trained folder is filled from: its own records."""
+    library = "peft" if (folder / "adapter_config.json").is_file() else "transformers"
+    records = {name: files.read_json(folder / f"{name}.json") for name in ("prompt", "trained_on")}
+    return records | {"log": files.read_json(folder / LOG), "name": folder.name, "library": library}
+
+
+def publish(folder: Path, card: str, config: "TrainingArguments") -> str:
+    """Upload a finished folder and its card to `hub_model_id` (default: the folder's name); returns the repository.
+
+    Checkpoints and TensorBoard's files stay here.
+    """
+    from huggingface_hub import HfApi
+
+    files.write_text(folder / "README.md", card)
+    hub = HfApi(token=config.hub_token)
+    made = hub.create_repo(config.hub_model_id or folder.name, private=config.hub_private_repo, exist_ok=True)
+    hub.upload_folder(repo_id=made.repo_id, folder_path=folder, ignore_patterns=["checkpoint-*", "runs/*"])
+    return made.repo_id
 
 
 def _four_bits(kind: str, products: "torch.dtype", kept_whole: list[str]) -> "BitsAndBytesConfig":

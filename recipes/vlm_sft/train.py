@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
-from transformers import AutoProcessor, EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from hf_inspect import images
 from hf_inspect.data import questions_of, read_manifest, trained_on, write_trained_on
 from hf_inspect.errors import InspectError
+from hf_inspect.reports.card import render_card
 from hf_inspect.training import augmentation, check_processes, newest_whole_checkpoint, write_training_log
-from hf_inspect.vlm import VLM, families, parity
+from hf_inspect.vlm import VLM, parity
 from hf_inspect.vlm import training as sft
-from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.model import TRAINED_ON, fast_dtype
 
 
@@ -89,15 +89,13 @@ def main():
     set_seed(config.seed)
     asked = questions_of(arguments.data, arguments.questions)
     task, rates = asked.task(), arguments.learning_rates
+    sft.check_metric(config.metric_for_best_model, task)
     splits = (arguments.train_split, arguments.validation_split)
     train, validation = (sft.answered_rows(arguments.data, split, asked, arguments.max_rows) for split in splits)
 
-    base = base_folder(arguments.base)
-    processor = AutoProcessor.from_pretrained(base)
     dtype = fast_dtype() if arguments.bfloat16 else torch.float32
     config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
-    model = sft.load_base(base, dtype, arguments.attention, arguments.quantized)
-    families.set_side(processor, model.config, arguments.side)
+    model, processor = sft.load_base(arguments.base, arguments.side, dtype, arguments.attention, arguments.quantized)
     if arguments.student:
         sft.start_tower_from(model.model.vision_tower, arguments.student)
     if arguments.lora_r:
@@ -117,6 +115,7 @@ def main():
     augment = augmentation(arguments.side, arguments.jitter, arguments.min_crop) if arguments.augment else None
     train_rows = functools.partial(as_rows, soft_labels=arguments.soft_labels, augment=augment)
     config.remove_unused_columns = False
+    publish, config.push_to_hub = config.push_to_hub, False  # once, when it is whole, with our card
     trainer = AdapterTrainer(
         model=model, args=config, processing_class=processor,
         train_dataset=train.with_transform(train_rows), eval_dataset=validation.with_transform(as_rows),
@@ -124,7 +123,7 @@ def main():
     sft.float32_where_trained(model)  # after TRL, which makes LoRA beside 4 bits bfloat16
     trainer.accelerator.print(sft.describe_training(model, rates))
     trainer.accelerator.print(sft.check_lengths(processor, (train, validation), task, config.max_length))
-    if arguments.early_stopping_patience:
+    if arguments.early_stopping_patience and config.do_eval:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     trainer.learning_rates, trainer.ranker = rates, VLM(trainer.model, processor, task)
     trainer.shown = [images.load(row["bytes"]).rgb for row in validation["image"]]
@@ -140,6 +139,8 @@ def main():
         contents = [row["bytes"] for rows in (train, validation) for row in rows["image"]]
         write_trained_on(out / TRAINED_ON, trained_on(read_manifest(arguments.data), contents))
         write_training_log(trainer, arguments)
+        if publish:
+            sft.publish(out, render_card("trained", sft.card_values(out)), config)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,318 @@
+"""The VLM recipe for every family: its documented commands, what it saves, and what is refused with a sentence."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from peft import get_peft_model
+
+from hf_inspect import files, images, metrics, prompts
+from hf_inspect.data import build, load_split, questions_of
+from hf_inspect.errors import DataError, MissingExtraError, ParityError
+from hf_inspect.training import check_processes
+from hf_inspect.vlm import VLM, families, parity, training
+from hf_inspect.vlm import tiny as tiny_bases
+from tests import tiny
+from tests.test_solar import COUNTS, write_solar
+
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "recipes/vlm_sft"
+FAMILIES = ["qwen2_5_vl", "smolvlm", "llava"]
+WHOLE = {"qwen2_5_vl": "merger", "smolvlm": "connector", "llava": "multi_modal_projector"}
+TARGETS = r".*(text|language)_model.*\.(q|k|v|o|gate|up|down)_proj"
+
+
+def launch(command, *more, **environment):
+    """Run a documented command as the README gives it, its program taken from beside this Python."""
+    program, *arguments = command.split()
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments, *map(str, more)],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def log_of(out):
+    return json.loads((out / "training_log.json").read_text())
+
+
+def losses(out):
+    return [row["loss"] for row in log_of(out)["history"] if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where the tiny bases are made, for this process and for those it starts."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_INSPECT_CACHE", str(folder))
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def main(cache):
+    """The recipe in this process: `main(name, key, value, ...)`."""
+    spec = importlib.util.spec_from_file_location("vlm_sft_families", RECIPES / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+
+    def run(name, *more):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["train.py", "--config", str(RECIPES / f"{name}.yaml"), *map(str, more)])
+            module.main()
+
+    return run
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def trained(request, elpv, cache, tmp_path_factory):
+    """Family, adapter's folder and what its documented command printed."""
+    out = tmp_path_factory.mktemp("trained") / request.param
+    command = f"accelerate launch recipes/vlm_sft/train.py --config recipes/vlm_sft/tiny_{request.param}.yaml"
+    assert command in (ROOT / "recipes/README.md").read_text()
+    return request.param, out, launch(command, "--data", elpv, "--output_dir", out)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def adapted(request, cache, tmp_path_factory):
+    """A base whose answers differ from image to image, and a random adapter: folders, unmerged model, processor."""
+    name, root = request.param, tmp_path_factory.mktemp("adapted")
+    base = tiny.loud_base(root / "base", f"tiny-{name}")
+    return base, root / "adapter", *tiny.random_adapter(base, root / "adapter", TASK, TARGETS, [WHOLE[name]])
+
+
+TASK = prompts.Task(system="Look.", question="Is it good?", options=("ab", "cd", "bd"))
+
+
+@pytest.fixture
+def moved(adapted, tmp_path):
+    """The base, and a copy of the adapter's folder to spoil."""
+    return adapted[0], shutil.copytree(adapted[1], tmp_path / "adapter")
+
+
+def test_each_family_trains_by_its_documented_command(trained, elpv):
+    name, out, printed = trained
+    assert losses(out)[-1] < losses(out)[0]
+    assert f"{WHOLE[name]}: " in printed
+    assert re.search(r"longest sample: \d+ tokens, \d+ of them for its image of 300 x 300", printed)
+    rows = load_split(elpv, "validation").shuffle(seed=0).select(range(64))
+    vlm = VLM.from_pretrained(f"tiny-{name}", out, dtype=torch.float32)
+    p = vlm.p_defect([images.load(row["bytes"]).rgb for row in rows["image"]])
+    measured = log_of(out)["best"]["score"]
+    assert metrics.auroc(rows["label"], p, seed=0)["value"] == pytest.approx(measured, abs=0.02)
+
+
+def test_two_processes_give_the_losses_of_one(trained, elpv, tmp_path):
+    name, one, _ = trained
+    if name != "smolvlm":
+        pytest.skip("one family is enough: the processes know nothing of it")
+    config = "recipes/accelerate/multi_cpu.yaml"
+    command = (
+        f"accelerate launch --config_file {config} recipes/vlm_sft/train.py "
+        "--config recipes/vlm_sft/tiny_smolvlm.yaml --use_cpu true"
+    )
+    assert command in (ROOT / "recipes/README.md").read_text()
+    launch(command, "--data", elpv, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", 8)
+    assert (log_of(tmp_path / "two")["processes"], log_of(one)["processes"]) == (2, 1)
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)
+    assert log_of(tmp_path / "two")["best"] == pytest.approx(log_of(one)["best"], rel=1e-4)
+
+
+def test_processes_that_do_not_work_together_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_processes(2)
+    with pytest.raises(DataError, match="--use_cpu true"):
+        check_processes(1)
+
+
+def test_a_merged_adapter_answers_as_the_unmerged_one(adapted):
+    base, out, unmerged, processor = adapted
+    shown = tiny.pictures(8)
+    merged = VLM.from_pretrained(base, out, dtype=torch.float32).rank(shown)
+    assert merged.std(0).max() > 0.01  # the answers do depend on the image
+    assert np.abs(merged - VLM(unmerged, processor, TASK).rank(shown)).max() <= 1e-4
+
+
+def test_the_batch_size_changes_no_prediction(adapted):
+    vlm, shown = VLM.from_pretrained(adapted[0], adapted[1], dtype=torch.float32), tiny.pictures(16, seed=1)
+    eight, alone = vlm.rank(shown, 8), vlm.rank(shown, 1)
+    assert np.abs(eight - alone).max() <= 1e-4
+    assert (eight.argmax(1) == alone.argmax(1)).all()
+
+
+def test_bfloat16_products_work_in_every_family(adapted):
+    plain, fast = (VLM.from_pretrained(*adapted[:2], dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    shown = tiny.pictures(4)
+    assert np.abs(plain.rank(shown) - fast.rank(shown)).max() < 0.2
+
+
+def test_another_prompt_is_refused_with_the_difference(moved):
+    base, adapter = moved
+    record = files.read_json(adapter / parity.PROMPT)
+    files.write_json(adapter / parity.PROMPT, record | {"task": record["task"] | {"system": "Look well."}})
+    with pytest.raises(ParityError, match=r"\+.*Look well\."):
+        VLM.from_pretrained(base, adapter)
+
+
+def test_another_image_size_is_refused(moved):
+    base, adapter = moved
+    rule = files.read_json(adapter / "preprocessor_config.json")
+    files.write_json(adapter / "preprocessor_config.json", rule | {"size": {k: v * 4 for k, v in rule["size"].items()}})
+    with pytest.raises(ParityError, match="trained on another prompt"):
+        VLM.from_pretrained(base, adapter)
+
+
+def test_a_base_without_a_chat_template_is_refused(moved, tmp_path):
+    bare = shutil.copytree(moved[0], tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(DataError, match="no chat template"):
+        VLM.from_pretrained(bare, moved[1])
+
+
+def test_an_adapter_of_another_family_is_refused(moved, cache):
+    other = (
+        "tiny-llava"
+        if "llava" not in json.loads((moved[0] / "config.json").read_text())["model_type"]
+        else "tiny-smolvlm"
+    )
+    with pytest.raises(DataError, match="give the base it was trained on"):
+        VLM.from_pretrained(other, moved[1])
+
+
+def test_a_truncated_adapter_file_is_refused(moved):
+    weights = moved[1] / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(DataError, match="cut off or damaged"):
+        VLM.from_pretrained(*moved)
+
+
+def test_four_bits_train_on_the_cpu(main, elpv, tmp_path, capsys):
+    main("tiny_qlora", "--data", elpv, "--output_dir", tmp_path / "qlora")
+    assert losses(tmp_path / "qlora")[-1] < losses(tmp_path / "qlora")[0]
+    assert "lora_: 20 tensors" in capsys.readouterr().out
+    vlm = VLM.from_pretrained("tiny-qwen2_5_vl", tmp_path / "qlora", dtype=torch.float32)
+    assert vlm.rank(tiny.pictures(2)).shape == (2, 2)
+
+
+def test_four_bits_hold_the_language_model_alone(cache):
+    model, _ = training.load_base("tiny-smolvlm", 64, torch.float32, quantized="nf4")
+    small = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
+    assert len(small) == 14
+    assert all("text_model" in name for name in small)
+    with pytest.raises(DataError, match="give nf4"):
+        training.load_base("tiny-smolvlm", 64, torch.float32, quantized="int8")
+
+
+def test_four_bits_without_their_library_say_what_to_install(cache, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"hf-inspect\[qlora\]"):
+        training._four_bits("nf4", torch.float32, [])
+
+
+def test_a_length_that_would_cut_the_image_is_refused(main, elpv, tmp_path):
+    with pytest.raises(DataError, match=r"max_length is 60, but the longest sample takes \d+ tokens, 16 of them"):
+        main("tiny_smolvlm", "--data", elpv, "--output_dir", tmp_path / "cut", "--max_length", 60)
+
+
+def test_a_score_that_more_classes_do_not_have_is_refused():
+    training.check_metric("accuracy", TASK)
+    with pytest.raises(DataError, match="there are 3 classes; set accuracy"):
+        training.check_metric("auroc", TASK)
+
+
+def test_six_classes_of_solar_panels_fine_tuned_whole(main, tmp_path, capsys):
+    write_solar(tmp_path / "raw" / "Faulty_solar_panel", dict.fromkeys(COUNTS, 10))
+    data, out = tmp_path / "solar", tmp_path / "model"
+    build("solar_panels", data, src=tmp_path / "raw", accept_license=True)
+    small = [
+        "--base",
+        "tiny-smolvlm",
+        "--side",
+        128,
+        "--num_train_epochs",
+        3,
+        "--warmup_steps",
+        2,
+        "--report_to",
+        "none",
+    ]
+    main("smolvlm_256m_solar", "--data", data, "--output_dir", out, "--train_split", "default/train", *small,
+         "--early_stopping_patience", 1, "--logging_steps", 1, "--bfloat16", "true")  # fmt: skip
+    assert losses(out)[-1] < losses(out)[0]
+    assert "frozen: the rest of" in capsys.readouterr().out
+    vlm = VLM.from_pretrained(out, dtype=torch.float32)
+    assert vlm.task == questions_of(data).task()
+    assert len(vlm.trained_on["images"]) == 42 + 6
+    assert vlm.rank(tiny.pictures(3)).shape == (3, 6)
+    with pytest.raises(ParityError, match="Is it good"):
+        VLM.from_pretrained(out, task=TASK)
+
+
+def test_the_table_names_modules_that_are_there(cache):
+    for name in FAMILIES:
+        model, _ = tiny.parts(tiny_bases.base(f"tiny-{name}"))
+        family = families.family_of(model.config)
+        assert model.get_submodule(family.tower) is not model.get_submodule(family.projector)
+        wrapped = get_peft_model(model, training.lora(model.config, 2, 4, 0.0))
+        adapted = {n.split(".lora_")[0] for n, p in wrapped.named_parameters() if p.requires_grad}
+        assert all(re.search(r"self_attn|merger|connector|projector", n) for n in adapted)
+        assert not any("vision" in n or "visual.blocks" in n for n in adapted)
+        assert len(adapted) == 8 + (1 if name == "smolvlm" else 2)
+
+
+def test_what_the_table_does_not_hold_is_a_sentence(cache):
+    from transformers import AutoConfig, CLIPConfig
+
+    with pytest.raises(DataError, match=r"type 'clip'; give one of qwen2_5_vl, smolvlm"):
+        families.family_of(CLIPConfig())
+    folder = tiny_bases.base("tiny-llava")
+    with pytest.raises(DataError, match="this base sees 64 pixels"):
+        families.set_side(None, AutoConfig.from_pretrained(folder), 96)
+
+
+def test_every_recipe_stands_in_the_table_with_its_command():
+    table = (ROOT / "recipes/README.md").read_text()
+    found = sorted(RECIPES.glob("*.yaml"))
+    assert len(found) == 11
+    for path in found:
+        assert f"--config recipes/vlm_sft/{path.name}" in table
+        assert path.read_text().startswith("# ")
+        assert yaml.safe_load(path.read_text())["learning_rates"]
+
+
+def test_what_is_published_is_ours(main, elpv, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    sent = []
+
+    class Hub:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, name, private=None, exist_ok=False):
+            return huggingface_hub.RepoUrl(f"https://huggingface.co/{name}", endpoint="https://huggingface.co")
+
+        def upload_folder(self, repo_id, folder_path, ignore_patterns):
+            sent.append((repo_id, (Path(folder_path) / "README.md").read_text(), ignore_patterns))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    main("tiny_llava", "--data", elpv, "--output_dir", tmp_path / "out", "--push_to_hub", "true",
+         "--hub_model_id", "plant/cells", "--num_train_epochs", 1)  # fmt: skip
+    [(name, card, kept_back)] = sent  # once, when all is written
+    assert name == "plant/cells"
+    assert "checkpoint-*" in kept_back
+    assert "base_model: tiny-llava" in card
+    assert "Is this cell good or defective?" in card
+    assert "TRL" not in card
