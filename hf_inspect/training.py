@@ -3,19 +3,39 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
-from hf_inspect.errors import DataError
+from hf_inspect.errors import DataError, InspectError
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
     from transformers import Trainer
 
 LOG = "training_log.json"
+
+
+def parsed(*classes: Any) -> tuple[Any, ...]:
+    """Settings from the command line over `--config FILE.yaml`, a value a class; DataError for unknown ones."""
+    from trl.scripts.utils import TrlParser
+    from yaml import YAMLError
+
+    try:
+        return tuple(TrlParser(classes).parse_args_and_config())
+    except (ValueError, OSError, YAMLError) as error:
+        raise DataError(f"these settings cannot be used ({error}); mend the YAML or the command.") from None
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a recipe's `main`; what this package refuses is one sentence, and exits with 1."""
+    try:
+        main()
+    except InspectError as error:
+        raise SystemExit(f"{Path(sys.argv[0]).parent.name}: {error}") from None
 
 
 def augmentation(side: int, jitter: float, min_crop: float) -> "v2.Compose":

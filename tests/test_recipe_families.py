@@ -316,3 +316,15 @@ def test_what_is_published_is_ours(main, elpv, tmp_path, monkeypatch):
     assert "base_model: tiny-llava" in card
     assert "Is this cell good or defective?" in card
     assert "TRL" not in card
+
+
+@pytest.mark.parametrize("recipe", ["vlm_sft/train.py", "edge_classifier/train.py", "saec/run.py"])
+def test_settings_that_nobody_knows_are_a_sentence(recipe, tmp_path):
+    stated = yaml.safe_load((ROOT / "recipes" / recipe).with_name("tiny.yaml").read_text())
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(stated | {"lora_rank": 4}))
+    for config, said in ((tmp_path / "wrong.yaml", "lora_rank"), (tmp_path / "missing.yaml", "missing.yaml")):
+        command = [sys.executable, f"recipes/{recipe}", "--config", str(config)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
-from trl import TrlParser
 
 from hf_inspect import images, metrics
 from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
 from hf_inspect.reports import write_student_card
 from hf_inspect.students import LITE0, TRAINED_ON, image_processor_of, new_student, preprocess_of
-from hf_inspect.training import augmentation, newest_whole_checkpoint, write_training_log
+from hf_inspect.training import augmentation, newest_whole_checkpoint, parsed, run, write_training_log
 
 
 @dataclass
@@ -89,7 +88,7 @@ class StudentTrainer(Trainer):
 
 
 def main():
-    arguments, training = TrlParser((StudentArguments, TrainingArguments)).parse_args_and_config()
+    arguments, training = parsed(StudentArguments, TrainingArguments)
     set_seed(training.seed)
     splits = {name: load_split(arguments.data, name) for name in ("train", "validation")}
     if arguments.max_rows:
@@ -129,4 +128,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

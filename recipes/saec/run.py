@@ -13,12 +13,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trl import TrlParser
-
 from hf_inspect import files
 from hf_inspect.data import read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.reports import results_table
+from hf_inspect.training import parsed, run
 
 NEEDED = {"train", "validation", "calibration", "test"}
 
@@ -80,11 +79,8 @@ def check(data: Path) -> None:
 
 
 def main() -> None:
-    (chosen,) = TrlParser(Arguments).parse_args_and_config()
-    try:
-        check(chosen.data)
-    except DataError as error:
-        raise SystemExit(f"saec: {error}") from None
+    (chosen,) = parsed(Arguments)
+    check(chosen.data)
     for made, command in steps(chosen):
         if made.exists():
             print(f"{made} is there", flush=True)
@@ -102,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

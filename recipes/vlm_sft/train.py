@@ -12,13 +12,13 @@ import torch
 from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from transformers import EarlyStoppingCallback, set_seed
-from trl import SFTConfig, SFTTrainer, TrlParser
+from trl import SFTConfig, SFTTrainer
 
 from hf_inspect import images
 from hf_inspect.data import questions_of, read_manifest, trained_on, write_trained_on
 from hf_inspect.errors import InspectError
 from hf_inspect.reports.card import render_card
-from hf_inspect.training import augmentation, check_processes, newest_whole_checkpoint, write_training_log
+from hf_inspect.training import augmentation, check_processes, newest_whole_checkpoint, parsed, write_training_log
 from hf_inspect.vlm import VLM, parity
 from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.model import TRAINED_ON, fast_dtype
@@ -84,7 +84,7 @@ class AdapterTrainer(SFTTrainer):
 
 
 def main():
-    arguments, config = TrlParser((AdapterArguments, SFTConfig)).parse_args_and_config()
+    arguments, config = parsed(AdapterArguments, SFTConfig)
     check_processes(config.world_size)
     set_seed(config.seed)
     asked = questions_of(arguments.data, arguments.questions)
