@@ -29,7 +29,8 @@ KINDS = {  # what an operator's name holds -> what its time counts as; the first
     "matrix products": ("mm", "linear"),
     "attention": ("attention",),
     "batch norms": ("batch_norm",),
-    "casts and copies": ("copy", "_to_copy", "cat", "clone"),
+    "casts and copies": ("copy", "cat", "clone"),
+    "element by element": ("mul", "add", "clamp", "silu", "pow", "neg", "sum", "mean", "rsqrt", "softmax"),
 }
 
 
