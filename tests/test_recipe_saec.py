@@ -49,6 +49,8 @@ def test_one_command_makes_the_whole_table_and_does_nothing_twice(parts, cache, 
     table = (tmp_path / "out" / "table.md").read_text()
     assert table in done.stdout
     assert len(table.splitlines()) == 2 + len(ROWS) + 2
+    names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert len(set(names)) == len(names)
     again = run(parts, tmp_path / "out", cache)
     assert again.returncode == 0
     assert "$" not in again.stdout

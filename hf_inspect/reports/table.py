@@ -45,10 +45,11 @@ def vlm_table(reports: Iterable[Mapping[str, Any]]) -> str:
 
 
 def vlm_title(report: Mapping[str, Any]) -> str:
-    """What tells one VLM's section of results.json from another's: adapter, crops, mode."""
+    """What tells one VLM's section of results.json from another's: adapter or whole fine-tune, crops, mode."""
+    kind = "with adapter" if report["adapter"] else "fine-tuned" if "trained_on" in report else "zero-shot"
     crops = f", {report['crops']} crops" if report["crops"] > 1 else ""
     generated = ", generated" if report["mode"] == "generate" else ""
-    return f"{'with adapter' if report['adapter'] else 'zero-shot'}{crops}{generated}"
+    return f"{kind}{crops}{generated}"
 
 
 def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -57,7 +58,7 @@ def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
-    yield f"VLM {vlm_title(report)}" if "crops" in report else NAMES[name]
+    yield f"VLM {vlm_title(report)}" if name == "vlm" and "crops" in report else NAMES[name]
     yield str(report["n"])
     for figure in ("accuracy", "auroc", "escapes", "overkill"):
         yield _percent(report[figure]) if figure in report else "-"

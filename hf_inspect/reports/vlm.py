@@ -78,6 +78,8 @@ def evaluate_vlm(
     found = _answers(vlm, measured, rows, normalised)
     for_fit = _answers(vlm, fitted, rows, normalised) if fitted else None
     stated = {"base": base, "adapter": str(adapter) if adapter else None, "weights": weights, **settings}
+    if vlm.trained_on is not None:
+        stated["trained_on"] = vlm.trained_on["fingerprint"]
     report = _report(found, vlm.task.options, asking.mode) | {"calibration": _calibration(found, for_fit, why)}
     figures = stated | {"normalised": normalised, "batch_size": batch_size} | report
     return results_of(data, split, str(adapter or base), {"vlm": figures})
