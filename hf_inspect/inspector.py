@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_inspect import files, images
+from hf_inspect import files, hub, images
 from hf_inspect.calibrate import CASCADE
 from hf_inspect.cascade import Policy, complexity, policy_from_dict
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
@@ -51,13 +51,15 @@ class Inspector:
         fallback: Fallback = "hold",
         max_pixels: int = images.MAX_PIXELS,
         use_vlm: bool = True,
+        revision: str | None = None,
     ) -> "Inspector":
-        """The cascade in a folder written by `hf-inspect calibrate`.
+        """The cascade in a folder written by `hf-inspect calibrate`, or in a Hub repository `org/name`.
 
-        `policy` picks another of its policies by name. Without transformers, or with `use_vlm` off, what the edge
-        cannot decide is left to `fallback`.
+        `revision` is the repository's branch, tag or commit; HubError when it cannot be had. `policy` picks another
+        of its policies by name. Without transformers, or with `use_vlm` off, what the edge cannot decide is left to
+        `fallback`.
         """
-        folder = Path(cascade)
+        folder = _folder(cascade, revision)
         stated = files.read_json(folder / CASCADE)
         name = policy or stated["policy"]
         if name not in stated["policies"]:
@@ -137,6 +139,15 @@ class Inspector:
         label: VerdictLabel = "defect" if FALLBACK_CODES[self.fallback] else "good"
         reason = f"{reason}; fallback {self.fallback}"
         return replace(verdict, label=label, decided_by="rule", reason=reason, p_defect=verdict.p_edge)
+
+
+def _folder(cascade: str | Path, revision: str | None) -> Path:
+    """Where the cascade's files lie; a repository's are pulled."""
+    if hub.is_repository(cascade):
+        return hub.pull(str(cascade), revision)
+    if revision is not None:
+        raise DataError(f"{cascade} is a folder, which has no revision {revision!r}; leave it out.")
+    return Path(cascade)
 
 
 def load_policies(cascade: Path) -> dict[str, Policy]:
