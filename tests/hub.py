@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Lock, Thread
+from threading import Event, RLock, Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -93,7 +93,7 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []  # METHOD /path[ bytes=a-b] -> status
         self.faults: list[Fault] = []
-        self.lock = Lock()
+        self.lock = RLock()
         self.endpoint = ""
 
     def fail(self, match: str, status: int, times: int = 1, retry_after: int = 0) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hf_inspect.hub.client import asked, client
 
-_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def is_repository(name: str | Path) -> bool:
