@@ -66,7 +66,7 @@ class Inspector:
             raise DataError(f"{folder} has no policy {name!r}; it has {', '.join(stated['policies'])}.")
         vlm, why = _load_vlm(folder, stated["vlm"]) if use_vlm else (None, "the VLM is switched off")
         return cls(
-            edge=Engine.from_pretrained(folder / stated["edge"]),
+            edge=Engine.from_pretrained(resolve(folder, stated["edge"])),
             policy=policy_from_dict(stated["policies"][name]),
             vlm=vlm,
             no_vlm=why,
@@ -168,5 +168,10 @@ def _load_vlm(folder: Path, stated: dict[str, str] | None) -> tuple[Scorer | Non
 
 
 def resolve(folder: Path, part: str) -> str | Path:
-    """A part as cascade.json names it: a path relative to `folder` when that exists, else as it stands."""
-    return folder / part if (folder / part).exists() else part
+    """A part as cascade.json names it: a path relative to `folder` when that exists, else as it stands.
+
+    `org/name@commit` is pulled at that commit; a warning says so when the repository has moved on since.
+    """
+    if (folder / part).exists():
+        return folder / part
+    return hub.pull_pinned(part) if hub.is_pinned(part) else part

@@ -164,6 +164,25 @@ def test_a_cascade_comes_back_with_the_same_verdicts_at_the_revision_asked_for(h
         Inspector.from_pretrained(cascade, revision="main")
 
 
+def test_a_part_is_pinned_by_commit_and_a_move_is_reported_not_followed(hub, cascade):
+    part = files.sha256(cascade / "edge" / "openvino_model.bin")
+    quiet_push(with_card(cascade / "edge"), "acme/edge")
+    commit = hub.repos["models", "acme/edge"].refs["main"]
+    stated = files.read_json(cascade / "cascade.json")
+    shutil.move(cascade / "edge", cascade.parent / "edge")
+    for loose in ("acme/edge", "acme/edge@main"):
+        files.write_json(cascade / "cascade.json", stated | {"edge": loose})
+        with pytest.raises(HubError, match="name it as org/name@commit"):
+            check(cascade)
+    files.write_json(cascade / "cascade.json", stated | {"edge": f"acme/edge@{commit}"})
+    quiet_push(cascade, "acme/cascade")
+    assert Inspector.from_pretrained("acme/cascade")(png(grey(20))).label == "good"
+    quiet_push(with_card(cascade.parent / "edge", CARD + "\nMore.\n"), "acme/edge")
+    with pytest.warns(UserWarning, match=rf"acme/edge has moved to \w+; this cascade stays at {commit}"):
+        there = Inspector.from_pretrained("acme/cascade")
+    assert there.edge.info["files"]["openvino_model.bin"] == part
+
+
 def test_what_was_pulled_stays_usable_without_the_hub(hub, cascade, monkeypatch):
     quiet_push(cascade, "acme/cascade")
     Inspector.from_pretrained("acme/cascade")

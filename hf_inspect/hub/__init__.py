@@ -2,7 +2,7 @@
 
 from hf_inspect.hub.check import check
 from hf_inspect.hub.kinds import kind_of, listed
-from hf_inspect.hub.pull import is_repository, pull
+from hf_inspect.hub.pull import is_pinned, is_repository, pull, pull_pinned
 from hf_inspect.hub.push import Plan, push
 
-__all__ = ["Plan", "check", "is_repository", "kind_of", "listed", "pull", "push"]
+__all__ = ["Plan", "check", "is_pinned", "is_repository", "kind_of", "listed", "pull", "pull_pinned", "push"]

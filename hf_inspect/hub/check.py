@@ -16,6 +16,7 @@ from hf_inspect.errors import HubError, MissingExtraError
 from hf_inspect.hub.contents import refuse_content
 from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, RESULTS, kind_of, listed, shards_of
 from hf_inspect.hub.licences import refuse_wider
+from hf_inspect.hub.pull import is_pinned
 from hf_inspect.runtime import INSPECT
 from hf_inspect.runtime.folder import read_folder
 
@@ -133,15 +134,16 @@ def _fingerprint(manifest: dict[str, Any]) -> str:
 
 
 def _check_cascade(folder: Path) -> None:
-    """HubError unless every part lies in the folder or is named by what anybody can load."""
+    """HubError unless every part lies in the folder, or is a repository at a commit or a base that anybody can load."""
     stated = files.read_json(folder / CASCADE)
     parts = {"edge": stated["edge"], **(stated["vlm"] or {})}
     for name, part in parts.items():
-        if name == "base" and not part.startswith((".", "/")):
+        if is_pinned(part) or (name == "base" and not part.startswith((".", "/"))):
             continue
         if ".." in Path(part).parts or not (folder / part).is_dir():
             raise HubError(
-                f"{folder / CASCADE}: the {name} {part!r} does not lie in the folder; copy it there and name it."
+                f"{folder / CASCADE}: the {name} {part!r} does not lie in the folder; copy it there, or name it as "
+                "org/name@commit."
             )
 
 

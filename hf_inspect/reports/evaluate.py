@@ -17,7 +17,7 @@ from hf_inspect.calibrate import CASCADE
 from hf_inspect.cascade import Policy, replay
 from hf_inspect.data import place_of, read_manifest
 from hf_inspect.errors import DataError
-from hf_inspect.inspector import Inspector, load_policies
+from hf_inspect.inspector import Inspector, load_policies, resolve
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Progress, no_progress
 from hf_inspect.scoring import Scores, score
@@ -126,7 +126,11 @@ def _weights_of_parts(folder: Path) -> dict[str, str]:
     """`weights` of a cascade's edge and adapter, each under its part's name."""
     stated = files.read_json(folder / CASCADE)
     parts = {"edge": stated["edge"], "adapter": stated["vlm"]["adapter"]}
-    return {f"{name}/{path}": sha256 for name, part in parts.items() for path, sha256 in weights(folder / part).items()}
+    return {
+        f"{name}/{path}": sha256
+        for name, part in parts.items()
+        for path, sha256 in weights(Path(resolve(folder, part))).items()
+    }
 
 
 def _edge_promise(
