@@ -198,6 +198,20 @@ def eval_cascade(model: Path, data: Data, out: Results, split: Split = "test") -
 
 
 @app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student, cascade or Space of ours.")],
+    repository: Annotated[str, typer.Argument(help="org/name")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose the commit as a pull request.")] = False,
+) -> None:
+    """Check a folder and commit it to the Hub: what is there already is not sent again."""
+    from hf_inspect import hub
+
+    made = hub.push(folder, repository, private=private, create_pr=create_pr)
+    print(made or f"{repository} holds all of it already; nothing was sent.")
+
+
+@app.command()
 def demo(out: Path = Path("outputs/demo")) -> None:
     """Build, calibrate, inspect and measure the shipped solar-cell cascade on this machine."""
     from hf_inspect.demo import run

@@ -14,7 +14,7 @@ from hf_inspect.errors import DataError
 from hf_inspect.export import export_student
 from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.reports import cascade_report, data_section, environment, model_report, plots, results_table
-from hf_inspect.reports.evaluate import count_evaluation
+from hf_inspect.reports.evaluate import count_evaluation, weights
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Progress, no_progress
 from hf_inspect.scoring import Scores, read_scores, score, write_scores
@@ -43,7 +43,7 @@ def run(out: Path, progress: Progress = no_progress, models: Path | None = None)
     begin = perf_counter()
     data = out / "data"
     manifest = build("elpv", data, accept_license=True)
-    inputs = {"data": manifest["fingerprint"], "models": _fingerprint(models), "risk": RISK}
+    inputs = {"data": manifest["fingerprint"], "models": weights(models), "risk": RISK}
     results_file = out / "results.json"
     if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:
         return results_table(files.read_json(results_file))
@@ -88,9 +88,3 @@ def write_plots(results: dict[str, Any], rows: list[dict[str, Any]], out: Path) 
     plots.escalation_curve_plot(out / "escalation.png", curve, results["cascade"])
     reliabilities = {"edge, INT8": results["edge_int8"]["reliability"], "VLM": results["vlm"]["reliability"]}
     plots.reliability_plot(out / "reliability.png", reliabilities)
-
-
-def _fingerprint(models: Path) -> dict[str, str]:
-    """SHA-256 of each weights file that the demo runs."""
-    weights = sorted(p for p in models.rglob("*") if p.suffix in (".safetensors", ".bin"))
-    return {p.relative_to(models).as_posix(): files.sha256(p) for p in weights}

@@ -21,5 +21,9 @@ class LeakageError(InspectError):
     """An evaluation was asked for on images (or near-duplicates) that the model was trained on."""
 
 
+class HubError(InspectError):
+    """A folder is not fit to be published, or a Hub did not give or take what was asked."""
+
+
 class MissingExtraError(InspectError):
     """An optional dependency is not installed; the message holds the pip line."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_inspect import files, images
+from hf_inspect import files, hub, images
 from hf_inspect.calibrate import CASCADE
 from hf_inspect.cascade import Policy, complexity, policy_from_dict
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
@@ -51,20 +51,22 @@ class Inspector:
         fallback: Fallback = "hold",
         max_pixels: int = images.MAX_PIXELS,
         use_vlm: bool = True,
+        revision: str | None = None,
     ) -> "Inspector":
-        """The cascade in a folder written by `hf-inspect calibrate`.
+        """The cascade in a folder written by `hf-inspect calibrate`, or in a Hub repository `org/name`.
 
-        `policy` picks another of its policies by name. Without transformers, or with `use_vlm` off, what the edge
-        cannot decide is left to `fallback`.
+        `revision` is the repository's branch, tag or commit; HubError when it cannot be had. `policy` picks another
+        of its policies by name. Without transformers, or with `use_vlm` off, what the edge cannot decide is left to
+        `fallback`.
         """
-        folder = Path(cascade)
+        folder = _folder(cascade, revision)
         stated = files.read_json(folder / CASCADE)
         name = policy or stated["policy"]
         if name not in stated["policies"]:
             raise DataError(f"{folder} has no policy {name!r}; it has {', '.join(stated['policies'])}.")
         vlm, why = _load_vlm(folder, stated["vlm"]) if use_vlm else (None, "the VLM is switched off")
         return cls(
-            edge=Engine.from_pretrained(folder / stated["edge"]),
+            edge=Engine.from_pretrained(resolve(folder, stated["edge"])),
             policy=policy_from_dict(stated["policies"][name]),
             vlm=vlm,
             no_vlm=why,
@@ -139,6 +141,15 @@ class Inspector:
         return replace(verdict, label=label, decided_by="rule", reason=reason, p_defect=verdict.p_edge)
 
 
+def _folder(cascade: str | Path, revision: str | None) -> Path:
+    """Where the cascade's files lie; a repository's are pulled."""
+    if hub.is_repository(cascade):
+        return hub.pull(str(cascade), revision)
+    if revision is not None:
+        raise DataError(f"{cascade} is a folder, which has no revision {revision!r}; leave it out.")
+    return Path(cascade)
+
+
 def load_policies(cascade: Path) -> dict[str, Policy]:
     """Every policy of a cascade folder, by name."""
     return {name: policy_from_dict(stated) for name, stated in files.read_json(cascade / CASCADE)["policies"].items()}
@@ -157,5 +168,10 @@ def _load_vlm(folder: Path, stated: dict[str, str] | None) -> tuple[Scorer | Non
 
 
 def resolve(folder: Path, part: str) -> str | Path:
-    """A part as cascade.json names it: a path relative to `folder` when that exists, else as it stands."""
-    return folder / part if (folder / part).exists() else part
+    """A part as cascade.json names it: a path relative to `folder` when that exists, else as it stands.
+
+    `org/name@commit` is pulled at that commit; a warning says so when the repository has moved on since.
+    """
+    if (folder / part).exists():
+        return folder / part
+    return hub.pull_pinned(part) if hub.is_pinned(part) else part

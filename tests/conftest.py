@@ -46,6 +46,32 @@ def real_images() -> Path:
     return folder
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback that this process and its children talk to, with an empty cache and a token that may write."""
+    from huggingface_hub import constants
+
+    from tests.hub import TOKEN, serve
+
+    home = tmp_path / "huggingface"
+    with serve() as server:
+        values = {
+            "HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
+        }  # fmt: skip
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        read_at_import = {
+            "ENDPOINT": server.endpoint, "HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN_PATH": str(home / "token"),
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
+        }  # fmt: skip
+        for name, value in read_at_import.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.endpoint)
+        yield server
+
+
 def png(array: np.ndarray) -> bytes:
     """A grey or RGB uint8 array as PNG bytes."""
     buffer = io.BytesIO()

@@ -96,6 +96,8 @@ def test_evaluations_of_a_split_are_counted(edge, elpv):
     assert [entry["split"] for entry in files.read_json(elpv / LEDGER)][-2:] == ["test", "test"]
     assert {k: first["edge"][k] for k in ("accuracy", "auroc")} == {k: second["edge"][k] for k in ("accuracy", "auroc")}
     assert first["edge"]["n"] == 525
+    weights = edge / "openvino_model.bin"
+    assert first["inputs"] == {"models": {weights.name: files.sha256(weights)}}
 
 
 def scores(n=400, seed=0):

@@ -10,7 +10,7 @@ import hf_inspect
 PACKAGE = Path(hf_inspect.__file__).parent
 ORDER = [
     "errors", "schema", "files", "images", "metrics", "runtime", "cascade", "prompts", "data", "training", "vlm",
-    "students", "export", "scoring", "calibrate", "inspector", "predict", "reports", "demo", "cli",
+    "students", "export", "scoring", "calibrate", "hub", "inspector", "predict", "reports", "demo", "cli",
 ]  # fmt: skip
 EDGE = ORDER[: ORDER.index("prompts")]
 BUILDER = (

@@ -22,7 +22,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["inspector", "predict", "cli", "data", "runtime", "cascade"])
+@pytest.mark.parametrize("name", ["hub", "inspector", "predict", "cli", "data", "runtime", "cascade"])
 def test_modules_of_the_edge_box_need_no_torch(name):
     heavy = "{'torch', 'transformers', 'datasets', 'timm', 'peft', 'matplotlib', 'scipy.stats'}"
     code = f"import sys, hf_inspect.{name}; print(sorted({heavy} & set(sys.modules)))"
@@ -35,6 +35,7 @@ def test_students_know_their_yolo_and_leave_ultralytics_alone():
 
 
 @pytest.mark.parametrize("package", ["cascade", "data", "export", "metrics", "reports", "runtime", "vlm"])
+@pytest.mark.parametrize("package", ["cascade", "data", "export", "hub", "metrics", "reports", "runtime", "vlm"])
 def test_every_package_lists_what_it_offers(package):
     module = importlib.import_module(f"hf_inspect.{package}")
     assert all(hasattr(module, name) for name in module.__all__)
@@ -43,5 +44,5 @@ def test_every_package_lists_what_it_offers(package):
 
 def test_help_names_every_verb():
     done = subprocess.run([sys.executable, "-m", "hf_inspect.cli", "--help"], capture_output=True, text=True)
-    for verb in ("data", "demo-base", "export", "calibrate", "predict", "eval", "demo"):
+    for verb in ("data", "demo-base", "export", "calibrate", "predict", "eval", "push", "demo"):
         assert verb in done.stdout

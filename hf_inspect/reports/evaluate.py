@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import files, metrics
+from hf_inspect.calibrate import CASCADE
 from hf_inspect.cascade import Policy, replay
 from hf_inspect.data import place_of, read_manifest
 from hf_inspect.errors import DataError
-from hf_inspect.inspector import Inspector, load_policies
+from hf_inspect.inspector import Inspector, load_policies, resolve
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Progress, no_progress
 from hf_inspect.scoring import Scores, score
@@ -31,7 +32,8 @@ _PACKAGES = (
 def evaluate_edge(folder: Path, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
     """results.json of an exported edge model."""
     scores = score(data, split, edge=Engine.from_pretrained(folder), progress=progress)
-    return results_of(data, split, str(folder), {"edge": model_report(scores, "edge")})
+    inputs = {"models": weights(folder)}
+    return results_of(data, split, str(folder), {"edge": model_report(scores, "edge"), "inputs": inputs})
 
 
 def evaluate_cascade(folder: Path, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
@@ -43,7 +45,14 @@ def evaluate_cascade(folder: Path, data: Path, split: str, progress: Progress = 
     policies = load_policies(folder)
     figures = {name: model_report(scores, name) for name in ("edge", "vlm")}
     figures["cascade"] = {name: cascade_report(scores, policy) for name, policy in policies.items()}
+    figures["inputs"] = {"models": _weights_of_parts(folder)}
     return results_of(data, split, str(folder), figures)
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """SHA-256 of each weights file below a folder, by its path there."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin"))
+    return {p.relative_to(folder).as_posix(): files.sha256(p) for p in found}
 
 
 def model_report(scores: Scores, which: str, threshold: float = 0.5) -> dict[str, Any]:
@@ -111,6 +120,17 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
     config, name = place_of(manifest, split)
     counts = manifest["counts"][config][name]
     return stated | {"counts": counts, "evaluations_of_this_split": evaluations}
+
+
+def _weights_of_parts(folder: Path) -> dict[str, str]:
+    """`weights` of a cascade's edge and adapter, each under its part's name."""
+    stated = files.read_json(folder / CASCADE)
+    parts = {"edge": stated["edge"], "adapter": stated["vlm"]["adapter"]}
+    return {
+        f"{name}/{path}": sha256
+        for name, part in parts.items()
+        for path, sha256 in weights(Path(resolve(folder, part))).items()
+    }
 
 
 def _edge_promise(

@@ -1,0 +1,178 @@
+"""A folder -> the files that go up, or the sentence why it must not: card, licence, fingerprints, contents."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hf_inspect import files
+from hf_inspect.calibrate import CASCADE
+from hf_inspect.data import read_manifest
+from hf_inspect.data.build import MANIFEST
+from hf_inspect.data.partition import DEFAULT
+from hf_inspect.errors import HubError, MissingExtraError
+from hf_inspect.hub.contents import refuse_content
+from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, RESULTS, kind_of, listed, shards_of
+from hf_inspect.hub.licences import refuse_wider
+from hf_inspect.hub.pull import is_pinned
+from hf_inspect.runtime import INSPECT
+from hf_inspect.runtime.folder import read_folder
+
+_UNFILLED = ("[More Information Needed]", "{{")
+_ROWS_AT_ONCE = 100
+
+
+def check(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their paths in a repository; HubError, DataError or ParityError when it is not fit.
+
+    It must have a card with a licence that permits no more than its data's and weights', hold what its manifest and
+    fingerprints say and nothing else, and no pickle, token or absolute path.
+    """
+    if not folder.is_dir():
+        raise HubError(f"{folder} is not a folder; give one that this package wrote.")
+    kind, found = kind_of(folder), listed(folder)
+    for name, path in found.items():
+        refuse_content(name, path)
+    refuse_wider(licence_of(folder), dict(_licences(found)))
+    if MANIFEST in found:
+        _check_manifest(folder)
+    if kind == DATA_SET:
+        _check_data(folder)
+    for path in found.values():
+        if path.name == INSPECT:
+            read_folder(path.parent)
+    if kind == CASCADES:
+        _check_cascade(folder)
+    if RESULTS in found:
+        _check_results(folder, found)
+    return found
+
+
+def card_head(folder: Path) -> dict[str, Any]:
+    """The YAML at the head of the folder's card; HubError without a card, or with one that is not filled."""
+    yaml = _yaml()
+    path = folder / CARD
+    text = path.read_text() if path.is_file() else ""
+    if not text.startswith("---\n") or "\n---" not in text[4:]:
+        raise HubError(f"{path} is missing or has no YAML between --- lines at its head; write the card first.")
+    if unfilled := next((mark for mark in _UNFILLED if mark in text), None):
+        raise HubError(f"{path} is not filled in: it holds {unfilled!r}. Write the card from results.json.")
+    try:
+        head = yaml.safe_load(text[4:].split("\n---")[0])
+    except yaml.YAMLError as error:
+        raise HubError(f"{path}: its head is no YAML ({str(error).splitlines()[0]}); mend it.") from None
+    if not isinstance(head, dict):
+        raise HubError(f"{path}: its head holds no `key: value` lines; it needs `license: ...` at least.")
+    return head
+
+
+def licence_of(folder: Path) -> str:
+    """The licence that the card states; HubError without one."""
+    stated = card_head(folder).get("license")
+    if not isinstance(stated, str) or not stated:
+        raise HubError(f"{folder / CARD} states no licence; add `license: ...` to the YAML at its head.")
+    return stated
+
+
+def _licences(found: dict[str, Path]) -> Iterator[tuple[str, str]]:
+    """What the data and the weights are licensed under, by the file that says so."""
+    for name, path in found.items():
+        if path.name in (MANIFEST, "trained_on.json", INSPECT):
+            licence = files.read_json(path).get("licence")
+            if licence:
+                yield name, licence
+
+
+def _check_manifest(folder: Path) -> None:
+    """HubError unless manifest.json's fingerprint is of the images it lists; chat rows have one of the source's."""
+    manifest = read_manifest(folder)
+    if "rows" not in manifest and _fingerprint(manifest) != manifest["fingerprint"]:
+        raise HubError(f"{folder / MANIFEST}: its fingerprint is not of its images; build the data set again.")
+
+
+def _check_data(folder: Path) -> None:
+    """HubError unless the Parquet files hold the images of manifest.json, place by place."""
+    manifest = read_manifest(folder)
+    chat = "rows" in manifest
+    stated: dict[tuple[str, str], Counter] = {}
+    for image in manifest["images"]:
+        hashes = (image["sha256"], image.get("mask_sha256"))
+        stated.setdefault((image.get("config", DEFAULT), image["split"]), Counter())[hashes] += 1
+    for place, paths in shards_of(folder, manifest).items():
+        held = Counter(hashes for path in paths for hashes in _hashes(path))
+        wanted = stated.get(place, Counter())
+        if (set(held) != {(sha256, None) for sha256, _ in wanted}) if chat else held != wanted:
+            raise HubError(
+                f"{folder}: {'/'.join(place).removeprefix(f'{DEFAULT}/')} holds other images than {MANIFEST} says "
+                f"({held.total()} rows, {wanted.total()} images stated); build the data set again."
+            )
+
+
+def _hashes(path: Path) -> Iterator[tuple[str, str | None]]:
+    """SHA-256 of each row's image and of its mask, where it has one."""
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtraError("Checking a data set needs pyarrow: pip install 'hf-inspect[train]'") from error
+
+    file = pq.ParquetFile(path)
+    columns = [name for name in ("image", "images", "mask") if name in file.schema_arrow.names]
+    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
+        for row in batch.to_pylist():
+            image, mask = row["images"][0] if "images" in row else row["image"], row.get("mask")
+            yield _digest(image["bytes"]), _digest(mask["bytes"]) if mask else None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _fingerprint(manifest: dict[str, Any]) -> str:
+    return _digest(json.dumps(manifest["images"], sort_keys=True).encode())
+
+
+def _check_cascade(folder: Path) -> None:
+    """HubError unless every part lies in the folder, or is a repository at a commit or a base that anybody can load."""
+    stated = files.read_json(folder / CASCADE)
+    parts = {"edge": stated["edge"], **(stated["vlm"] or {})}
+    for name, part in parts.items():
+        if is_pinned(part) or (name == "base" and not part.startswith((".", "/"))):
+            continue
+        if ".." in Path(part).parts or not (folder / part).is_dir():
+            raise HubError(
+                f"{folder / CASCADE}: the {name} {part!r} does not lie in the folder; copy it there, or name it as "
+                "org/name@commit."
+            )
+
+
+def _check_results(folder: Path, found: dict[str, Path]) -> None:
+    """HubError when results.json was measured on other data or other files than those of the folder."""
+    results = files.read_json(folder / RESULTS)
+    measured = results.get("data", {}).get("fingerprint", "nothing stated")
+    said = dict(_measured(folder))
+    if wrong := [f"{name} ({stated[:12]})" for name, stated in said.items() if stated != measured]:
+        raise HubError(f"{folder / RESULTS} is of the data {measured[:12]}, not of {', '.join(wrong)}; measure again.")
+    models = results.get("inputs", {}).get("models", {})
+    if not models and kind_of(folder) == CASCADES:
+        raise HubError(f"{folder / RESULTS} does not say which model files it was measured on; measure again.")
+    held = {files.sha256(path) for path in found.values()} if models else set()
+    if other := [name for name, sha256 in models.items() if sha256 not in held]:
+        raise HubError(f"{folder / RESULTS} was measured on another {other[0]} than the folder's; measure again.")
+
+
+def _measured(folder: Path) -> Iterator[tuple[str, str]]:
+    """The fingerprint of the data that a cascade was calibrated on and is published beside."""
+    if (folder / MANIFEST).is_file():
+        yield MANIFEST, read_manifest(folder)["fingerprint"]
+    if (folder / CASCADE).is_file() and (calibration := files.read_json(folder / CASCADE).get("calibration")):
+        yield CASCADE, calibration["data"]
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("Reading a card needs PyYAML: pip install 'hf-inspect[edge]'") from error
+    return yaml
