@@ -34,7 +34,6 @@ def test_students_know_their_yolo_and_leave_ultralytics_alone():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "['transformers']\n"
 
 
-@pytest.mark.parametrize("package", ["cascade", "data", "export", "metrics", "reports", "runtime", "vlm"])
 @pytest.mark.parametrize("package", ["cascade", "data", "export", "hub", "metrics", "reports", "runtime", "vlm"])
 def test_every_package_lists_what_it_offers(package):
     module = importlib.import_module(f"hf_inspect.{package}")
