@@ -125,7 +125,7 @@ def test_two_processes_give_the_losses_of_one(trained, elpv, tmp_path):
     batch = ["--per_device_train_batch_size", 8]
     launch(command.replace("smolvlm", name), "--data", elpv, "--output_dir", tmp_path / "two", *batch)
     assert (log_of(tmp_path / "two")["processes"], log_of(one)["processes"]) == (2, 1)
-    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=5e-4)  # Qwen 1e-4, the others 1e-6
     assert log_of(tmp_path / "two")["best"] == pytest.approx(log_of(one)["best"], rel=1e-4)
 
 
