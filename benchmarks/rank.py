@@ -1,8 +1,9 @@
 """How much sooner `VLM.rank` answers than what else one would write, and what its time goes into.
 
 Same weights, processor and dtype, from decoded image to answer, taking turns in one process: two options against
-`generate` on the model as transformers and PEFT load it; six options of several tokens against a forward an option, as
-evaluation harnesses score; five crops of an image against a forward a crop. Answers are compared.
+`generate` on the model as transformers and PEFT load it, and once more in float32, where rounding turns no answer;
+six options of several tokens against a forward an option, as evaluation harnesses score; five crops of an image
+against a forward a crop. Answers are compared.
 python benchmarks/rank.py IMAGES --base demo-base [--adapter DIR] [--side 288] [--batch 16] [--threads 1] [--rounds 3]
 """
 
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+
     from hf_inspect.vlm import VLM
 
 Ask = Callable[[Sequence[np.ndarray]], list[str]]  # images -> the answer to each
@@ -37,8 +40,11 @@ KINDS = {  # what an operator's name holds -> what its time counts as; the first
 def main() -> None:
     arguments = parsed()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    import torch
+
     from hf_inspect import images, prompts
     from hf_inspect.vlm import VLM
+    from hf_inspect.vlm.model import fast_dtype
 
     batch = arguments.batch
     wanted = batch * (arguments.rounds + 1)
@@ -46,11 +52,8 @@ def main() -> None:
     if len(files) < wanted:
         raise SystemExit(f"{arguments.folder} holds {len(files)} images; give a folder with {wanted}.")
     pixels = [images.load(file).rgb for file in files]
-    vlm = VLM.from_pretrained(arguments.base, arguments.adapter)
-    if arguments.side:
-        vlm.processor.image_processor.size = {"height": arguments.side, "width": arguments.side}
+    vlm, plain = both(arguments, fast_dtype())
     print(f"Two options, batches of {batch}; wanted: 4x one at a time, 2x batched")
-    plain = as_transformers_loads(arguments.base, arguments.adapter)
     askers = {
         "rank": by_rank(vlm),
         "generate one at a time": by_generate(vlm, plain, 1),
@@ -58,7 +61,11 @@ def main() -> None:
         "generate batched on the ranker's own model": by_generate(vlm, vlm.model, batch),
     }
     report(compare(askers, pixels, batch), batch)
-    del plain
+    print(f"\nThe same in float32, batches of {batch}; wanted: every answer equal")
+    exact, plain = both(arguments, torch.float32)
+    askers = {"rank": by_rank(exact), "generate batched": by_generate(exact, plain, batch)}
+    report(compare(askers, pixels, batch), batch)
+    del exact, plain
     print(f"\nSix options of several tokens, batches of {batch}; wanted: 4x")
     question = f"Which of {', '.join(SIX)} is this solar panel?"
     six = VLM(vlm.model, vlm.processor, prompts.Task(vlm.task.system, question, SIX))
@@ -82,18 +89,22 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def as_transformers_loads(base: str, adapter: Path | None) -> Any:
+def both(arguments: argparse.Namespace, dtype: "torch.dtype") -> tuple["VLM", Any]:
+    """The ranker, and the same model as transformers and PEFT load it."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
+    from hf_inspect.vlm import VLM
     from hf_inspect.vlm.base import base_folder
-    from hf_inspect.vlm.model import fast_dtype
 
-    model = AutoModelForImageTextToText.from_pretrained(base_folder(base), dtype=fast_dtype())
-    if adapter:
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    vlm = VLM.from_pretrained(arguments.base, arguments.adapter, dtype=dtype)
+    if arguments.side:
+        vlm.processor.image_processor.size = {"height": arguments.side, "width": arguments.side}
+    model = AutoModelForImageTextToText.from_pretrained(base_folder(arguments.base), dtype=dtype)
+    if arguments.adapter:
+        model = PeftModel.from_pretrained(model, str(arguments.adapter)).merge_and_unload()
+    return vlm, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def by_rank(vlm: "VLM", crops: int = 1) -> Ask:

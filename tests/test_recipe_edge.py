@@ -116,7 +116,7 @@ def test_kill_9_and_the_same_command_again_give_the_same_weights(trained, elpv, 
     run = subprocess.Popen(
         command(elpv, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while newest_whole_checkpoint(out) is None and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(run.pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ def run(data, out, cache):
     command = [sys.executable, "recipes/saec/run.py", "--config", "recipes/saec/tiny.yaml"]
     environment = os.environ | {"HF_INSPECT_CACHE": str(cache)}
     more = ["--data", str(data), "--output_dir", str(out)]
-    return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment)
+    return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=580, env=environment)
 
 
 @pytest.fixture(scope="module")

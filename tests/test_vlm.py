@@ -11,6 +11,7 @@ from hf_inspect import files, prompts
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.vlm import VLM, ScriptedVLM, base, parity, training
 from hf_inspect.vlm.model import _scored_ids, products_in
+from hf_inspect.vlm.tower import see_in_openvino
 from tests import tiny
 
 SEVERAL = prompts.Task("", "Which is it?", ("ab", "cd", "abe", "cdfgh"))
@@ -128,6 +129,20 @@ def test_batching_flips_almost_nothing_in_bfloat16(folder):
     together, alone = vlm.p_defect(images, 16), vlm.p_defect(images, 1)
     assert np.abs(together - alone).max() <= 0.02
     assert np.mean((together >= 0.5) != (alone >= 0.5)) <= 0.005
+
+
+@pytest.mark.parametrize("side", [64, 90])
+def test_openvino_sees_what_the_vision_tower_does_in_float32(folder, side):
+    ours, theirs = (tiny.parts(folder)[0].model.vision_tower for _ in range(2))
+    see_in_openvino(ours)
+    pixels = torch.from_numpy(np.random.default_rng(side).normal(size=(3, 3, side, side)).astype(np.float32))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        seen, rounded = (tower(pixels).last_hidden_state for tower in (ours, theirs))
+    with torch.inference_mode():
+        wanted = theirs(pixels).last_hidden_state
+    assert seen.shape == wanted.shape
+    limit = 1e-4 * wanted.abs().max()
+    assert (seen - wanted).abs().max() <= limit < (rounded - wanted).abs().max()
 
 
 def test_a_question_of_three_options_has_no_p_defect(folder):

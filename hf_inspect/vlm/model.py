@@ -16,6 +16,7 @@ from hf_inspect.metrics import softmax
 from hf_inspect.vlm import parity
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.ranking import ahead, crops_of, option_scores
+from hf_inspect.vlm.tower import channels_last, see_in_openvino
 
 if TYPE_CHECKING:
     import torch
@@ -73,11 +74,12 @@ class VLM:
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
         if adapter is not None:
             model = merge_adapter(model, trained)
+        device = _device()
+        if device == "cpu":
+            see_in_openvino(model)
         products_in(model, dtype or fast_dtype())
-        model = model.to(_device()).eval()
+        model = model.to(device).eval()
         channels_last(model)
-        if model.device.type == "cpu":
-            convolve_two_at_a_time(model)
         return cls(model, processor, task or prompts.SOLAR_CELL, trained_on)
 
     def rank(
@@ -205,25 +207,6 @@ def connect_in_embedding_dtype(model: "PreTrainedModel | PeftModel") -> None:
     for module in model.modules():
         if isinstance(module, SmolVLMConnector | Idefics3Connector):
             module.register_forward_hook(lambda module, inputs, output: output.to(embedding.weight.dtype))
-
-
-def channels_last(model: "PreTrainedModel") -> None:
-    """Lay two-dimensional convolutions out channels last: halves a convolutional vision tower's time."""
-    import torch
-
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-
-
-def convolve_two_at_a_time(model: "PreTrainedModel") -> None:
-    """Feed a timm vision tower two images a call: their activations stay in a CPU's cache, a batch's do not."""
-    import torch
-    from transformers import TimmWrapperModel
-
-    for tower in (module.timm_model for module in model.modules() if isinstance(module, TimmWrapperModel)):
-        features = tower.forward_features
-        tower.forward_features = lambda x, features=features: torch.cat([features(two) for two in x.split(2)])
 
 
 def outside_autocast(module: "torch.nn.Module") -> None:
