@@ -25,8 +25,8 @@ TINY = str(ROOT / "recipes/vlm_sft/tiny.yaml")
 RATES = {"vision_tower": 1e-3, "multi_modal_projector": 2e-3, "lora_": 3e-3}
 
 
-def train(data, out, cache, *more):
-    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "recipes/vlm_sft/train.py"]
+def train(data, out, cache, *more, launched=("--cpu",)):
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", *launched, "recipes/vlm_sft/train.py"]
     command = [*launch, "--config", "recipes/vlm_sft/tiny.yaml", "--data", data, "--output_dir", out, *more]
     environment = os.environ | {"HF_INSPECT_CACHE": str(cache)}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
@@ -79,6 +79,21 @@ def test_the_folder_holds_what_it_must_and_nothing_that_needs_unpickling(trained
     assert "lora_: 28 tensors" in printed
     losses = [row["loss"] for row in log_of(out)["history"] if "loss" in row]
     assert losses[-1] < losses[0]
+
+
+def test_two_processes_give_the_losses_of_one_whose_steps_are_of_the_same_batches(elpv, cache, tmp_path):
+    """Batch norms see a batch: one process takes the two processes' batches one after the other in a step."""
+    halves, two = ("--per_device_train_batch_size", "8"), ("--config_file", "recipes/accelerate/multi_cpu.yaml")
+    for name, launched, more in (
+        ("one", ("--cpu",), ("--gradient_accumulation_steps", "2")),
+        ("two", two, ("--use_cpu", "true")),
+    ):
+        done = train(elpv, tmp_path / name, cache, *halves, *more, launched=launched)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    losses = [[row["loss"] for row in log["history"] if "loss" in row] for log in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_the_adapter_answers_as_the_trainer_measured(trained, elpv, tiny_base):
