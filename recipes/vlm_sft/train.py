@@ -14,7 +14,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import EarlyStoppingCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from hf_inspect import images
+from hf_inspect import files, images
 from hf_inspect.data import questions_of, read_manifest, trained_on, write_trained_on
 from hf_inspect.errors import InspectError
 from hf_inspect.reports.card import render_card
@@ -133,7 +133,7 @@ def main():
         trainer.train(resume_from_checkpoint=newest_whole_checkpoint(out))
 
     if trainer.is_world_process_zero():
-        sft.save(trainer.model, processor, out, arguments.base)
+        sft.save(trainer.model, processor, out, files.told(arguments.base))
         emitted = trainer.data_collator([parity.canonical_row(task)])["input_ids"][0].tolist()
         parity.write_prompt(out, processor, task, emitted)
         contents = [row["bytes"] for rows in (train, validation) for row in rows["image"]]
