@@ -14,7 +14,7 @@ from hf_inspect.data.build import MANIFEST
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import HubError, MissingExtraError
 from hf_inspect.hub.contents import refuse_content
-from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, kind_of, listed, shards_of
+from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, NOTES, kind_of, listed, shards_of
 from hf_inspect.hub.licences import refuse_wider
 from hf_inspect.hub.measured import MEASURED, refuse_other_figures
 from hf_inspect.hub.pull import is_pinned
@@ -47,26 +47,42 @@ def check(folder: Path) -> dict[str, Path]:
     if kind == CASCADES:
         _check_cascade(folder)
     if kind in MEASURED:
-        refuse_other_figures(folder, card_head(folder).get("model-index"))
+        parts = [path.parent for name, path in found.items() if kind == CASCADES and name.endswith(f"/{CARD}")]
+        for one in (*parts, folder):
+            refuse_other_figures(one, card_head(one).get("model-index"))
     return found
 
 
 def card_head(folder: Path) -> dict[str, Any]:
     """The YAML at the head of the folder's card; HubError without a card, or with one that is not filled."""
-    yaml = _yaml()
     path = folder / CARD
     text = path.read_text() if path.is_file() else ""
     if not text.startswith("---\n") or "\n---" not in text[4:]:
-        raise HubError(f"{path} is missing or has no YAML between --- lines at its head; write the card first.")
+        raise HubError(f"{path} is missing or has no YAML between --- lines at its head; run 'hf-inspect card'.")
     if unfilled := next((mark for mark in _UNFILLED if mark in text), None):
-        raise HubError(f"{path} is not filled in: it holds {unfilled!r}. Write the card from results.json.")
-    try:
-        head = yaml.safe_load(text[4:].split("\n---")[0])
-    except yaml.YAMLError as error:
-        raise HubError(f"{path}: its head is no YAML ({str(error).splitlines()[0]}); mend it.") from None
-    if not isinstance(head, dict):
+        raise HubError(f"{path} is not filled in: it holds {unfilled!r}. Run 'hf-inspect card'.")
+    head, _ = _split(path, text)
+    if not head:
         raise HubError(f"{path}: its head holds no `key: value` lines; it needs `license: ...` at least.")
     return head
+
+
+def read_notes(folder: Path) -> tuple[dict[str, Any], str]:
+    """The YAML at the head of notes.md, empty where there is none, and its text; what a human adds to a card."""
+    path = folder / NOTES
+    text = path.read_text() if path.is_file() else ""
+    return _split(path, text) if text.startswith("---\n") and "\n---" in text[4:] else ({}, text.strip())
+
+
+def _split(path: Path, text: str) -> tuple[dict[str, Any], str]:
+    """The YAML between the --- lines at the head of a text, and what follows; HubError where it is none."""
+    yaml = _yaml()
+    head, _, rest = text[4:].partition("\n---")
+    try:
+        found = yaml.safe_load(head)
+    except yaml.YAMLError as error:
+        raise HubError(f"{path}: its head is no YAML ({str(error).splitlines()[0]}); mend it.") from None
+    return found if isinstance(found, dict) else {}, rest.strip()
 
 
 def licence_of(folder: Path) -> str:

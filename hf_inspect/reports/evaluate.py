@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -86,6 +87,7 @@ def environment() -> dict[str, Any]:
         "commit": _commit(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "accelerator": _accelerator(),
         "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }
@@ -162,6 +164,12 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     named = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     return named or platform.processor() or platform.machine()
+
+
+def _accelerator() -> str | None:
+    """The GPU's name, where torch took part and has one."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
 
 
 def _version(name: str) -> str | None:
