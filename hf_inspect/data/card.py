@@ -36,8 +36,10 @@ def data_card(script: "type[InspectionBuilder]", manifest: Mapping[str, Any], no
 def usage(config: str) -> str:
     """How a data set's folder or repository is loaded, as a block of Python."""
     named = "" if config == DEFAULT else f', "{config}"'
-    call = f'print(load_dataset("."{named}))  # this folder, or org/name on the Hub'
-    return "\n".join(["```python", "from datasets import load_dataset", "", call, "```"])
+    call = f"print(load_dataset(str(Path.cwd()){named}))  # this folder, or org/name on the Hub"
+    return "\n".join(
+        ["```python", "from pathlib import Path", "", "from datasets import load_dataset", "", call, "```"]
+    )
 
 
 def _usage(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:
