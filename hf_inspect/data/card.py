@@ -37,9 +37,8 @@ def usage(config: str) -> str:
     """How a data set's folder or repository is loaded, as a block of Python."""
     named = "" if config == DEFAULT else f', "{config}"'
     call = f"print(load_dataset(str(Path.cwd()){named}))  # this folder, or org/name on the Hub"
-    return "\n".join(
-        ["```python", "from pathlib import Path", "", "from datasets import load_dataset", "", call, "```"]
-    )
+    lines = ["from pathlib import Path", "", "from datasets import load_dataset", "", call]
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _usage(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:
