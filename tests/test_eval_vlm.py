@@ -249,9 +249,7 @@ def test_a_killed_evaluation_goes_on_and_asks_no_image_twice(data, base, tmp_pat
 
 def test_an_evaluation_that_is_read_again_is_counted_once(data, base, tmp_path, asked, plain):
     def times(out):
-        return evaluated(base, data, tmp_path / out, asking=Asking(), batch_size=16)["data"][
-            "evaluations_of_this_split"
-        ]
+        return evaluated(base, data, tmp_path / out, batch_size=16)["data"]["evaluations_of_this_split"]
 
     assert [times("a.jsonl"), times("a.jsonl")] == [1, 1]
     assert [times("b.jsonl"), times("a.jsonl")] == [2, 2]

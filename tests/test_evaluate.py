@@ -9,7 +9,7 @@ from hf_inspect import Inspector, files, images
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cascade import Calibrated, fit_calibrated
 from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
-from hf_inspect.errors import DataError, LeakageError
+from hf_inspect.errors import LeakageError
 from hf_inspect.reports import cascade_report, evaluate_edge, model_report, results_table
 from hf_inspect.reports.evaluate import LEDGER
 from hf_inspect.runtime import INSPECT, TRAINED_ON, Engine

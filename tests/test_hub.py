@@ -414,7 +414,7 @@ def test_results_of_other_files_are_refused(cascade):
     weights = cascade / "edge" / "openvino_model.bin"
     results = {"data": {"fingerprint": "a" * 64}, "inputs": {"models": {"edge": files.sha256(weights)}}}
     files.write_json(cascade / "results.json", results)
-    with pytest.raises(HubError, match=r"results\.json lacks edge, which the card needs"):
+    with pytest.raises(HubError, match=r"results\.json lacks data\.name, which the card needs"):
         check(cascade)
     stated = files.read_json(cascade / "cascade.json")
     files.write_json(cascade / "cascade.json", stated | {"calibration": {"data": "b" * 64}})
