@@ -1,6 +1,8 @@
 """The metrics that `evaluate` loads from a folder, alone and combined, against the package's own arithmetic."""
 
+import ast
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -65,6 +67,14 @@ def test_each_is_loaded_alone_and_fed_by_batches(loaded):
         assert metric.citation.strip().startswith("@article")
     decided = [value >= 0.5 for value in p]
     assert loaded["escape_rate"].compute(predictions=decided, references=labels)["escape_rate_k"] == 1
+
+
+def test_the_readme_s_lines_run(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "evaluate.combine" in block)
+    exec(code, {})
+    found = ast.literal_eval(capsys.readouterr().out)
+    assert (found["escape_rate"], found["overkill_rate"], found["auroc"]) == (0.5, 0.5, 0.75)
 
 
 def test_a_copy_far_from_the_package_is_loaded_as_well(tmp_path):

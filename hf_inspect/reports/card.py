@@ -80,9 +80,12 @@ def _of_student(folder: Path) -> dict[str, Any]:
         title = f"Edge model {info['architecture']} ({info['weights'].upper()} for OpenVINO)"
         named = {"library": "openvino", "tags": ["openvino"], "inspect": info, "preprocess": info["preprocess"]}
         return given | named | {"title": title}
-    from transformers import AutoConfig
+    try:
+        from transformers import AutoConfig
 
-    from hf_inspect import students
+        from hf_inspect import students
+    except ImportError as error:
+        raise MissingExtraError("A student's card needs transformers: pip install 'hf-inspect[train]'") from error
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     title = f"Edge student {students.architecture_of(config)}"
@@ -110,7 +113,8 @@ def _of_cascade(folder: Path) -> dict[str, Any]:
     named = {"edge": stated["edge"]} | ({"adapter": vlm["adapter"]} if vlm else {})
     parts = {"": folder} | {name: measured.part_folder(folder, part) for name, part in named.items()}
     given = {"library": "hf-inspect", "pipeline": "image-classification", "base": vlm.get("base"), "parts": parts}
-    given["bases"] = [*(part.split("@")[0] for part in named.values() if hub.is_pinned(part)), *vlm.values()]
+    pinned = [part for part in named.values() if hub.is_pinned(part)]
+    given["bases"] = [part.split("@")[0] for part in (*pinned, *([vlm["base"]] if vlm else []))]
     tags = ["cascade", *(["conformal"] if "calibrated" in stated["policies"] else [])]
     title = "Inspection cascade" if vlm else "Edge-only cascade"
     return given | {"cascade": stated, "seeds": seeds, "title": title, "tags": tags}
