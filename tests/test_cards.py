@@ -15,7 +15,7 @@ from hf_inspect.calibrate import calibrate
 from hf_inspect.cli import app
 from hf_inspect.data import build, chat, read_manifest
 from hf_inspect.errors import DataError, HubError
-from hf_inspect.hub import check, read_notes
+from hf_inspect.hub import check, push, read_notes
 from hf_inspect.hub.licences import refuse_wider
 from hf_inspect.hub.measured import METRICS
 from hf_inspect.reports import card_of, evaluate_cascade, evaluate_edge, evaluate_vlm, write_card
@@ -329,6 +329,23 @@ def test_a_cascade_must_be_measured_and_one_without_a_vlm_is_as_its_edge(own, fo
     check(folder)
     assert "has no vision-language model" in text
     assert ModelCard(text).data.eval_results[0].metric_value == results["edge"]["accuracy"]["value"]
+
+
+def test_a_cascade_of_pinned_parts_is_measured_by_what_they_hold(hub, data, tmp_path):
+    folder = brightness_cascade(tmp_path / "cascade")
+    results = evaluate_edge(folder / "edge", data, "test")
+    edge = Path(shutil.move(folder / "edge", tmp_path / "edge"))
+    files.write_text(edge / "README.md", "---\nlicense: cc0-1.0\n---\n")
+    push(edge, "acme/edge", show=lambda text: None)
+    pinned = f"acme/edge@{hub.repos['models', 'acme/edge'].refs['main']}"
+    files.write_json(folder / "cascade.json", files.read_json(folder / "cascade.json") | {"edge": pinned})
+    files.write_json(folder / "results.json", results)
+    assert ModelCard(write_card(folder).read_text()).data.base_model == ["acme/edge"]
+    push(folder, "acme/cascade", show=lambda text: None)
+    assert "results.json" in hub.files("models", "acme/cascade")
+    files.write_json(folder / "results.json", results | {"inputs": {"models": {"openvino_model.bin": "0" * 64}}})
+    with pytest.raises(HubError, match=r"was measured on another openvino_model\.bin"):
+        push(folder, "acme/cascade")
 
 
 def test_what_only_a_human_knows_is_added_to_the_letter(own):
