@@ -198,6 +198,14 @@ def eval_cascade(model: Path, data: Data, out: Results, split: Split = "test") -
 
 
 @app.command()
+def card(folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student or cascade of ours.")]) -> None:
+    """Write a folder's card, README.md, from its own records; what only you know goes into its notes.md."""
+    from hf_inspect.reports import write_card
+
+    print(write_card(folder))
+
+
+@app.command()
 def push(
     folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student, cascade or Space of ours.")],
     repository: Annotated[str, typer.Argument(help="org/name")],

@@ -14,7 +14,7 @@ from hf_inspect.errors import DataError
 from hf_inspect.export import export_student
 from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.reports import cascade_report, data_section, environment, model_report, plots, results_table
-from hf_inspect.reports.evaluate import count_evaluation, weights
+from hf_inspect.reports.evaluate import count_evaluation
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Progress, no_progress
 from hf_inspect.scoring import Scores, read_scores, score, write_scores
@@ -43,7 +43,8 @@ def run(out: Path, progress: Progress = no_progress, models: Path | None = None)
     begin = perf_counter()
     data = out / "data"
     manifest = build("elpv", data, accept_license=True)
-    inputs = {"data": manifest["fingerprint"], "models": weights(models), "risk": RISK}
+    shown = {k: v for part in ("adapter", "edge", "edge_int8") for k, v in files.weights(models / part, part).items()}
+    inputs = {"data": manifest["fingerprint"], "models": shown, "risk": RISK}
     results_file = out / "results.json"
     if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:
         return results_table(files.read_json(results_file))

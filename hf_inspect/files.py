@@ -62,6 +62,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def weights(folder: Path, under: str = "") -> dict[str, str]:
+    """SHA-256 of each weights file right in a folder, by its name, or by `under`/name."""
+    found = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file())
+    return {f"{under}/{p.name}" if under else p.name: sha256(p) for p in found}
+
+
+def told(path: str | Path) -> str:
+    """A path or name as an artefact may hold it: an absolute one from the working folder on, or its last part alone."""
+    whole = Path(path)
+    if not whole.is_absolute():
+        return str(path)
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else whole.name
+
+
 @contextmanager
 def staged_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`; renamed to `out` if the block succeeds, in place of an older one of ours.

@@ -68,7 +68,7 @@ def newest_whole_checkpoint(folder: Path) -> str | None:
 def write_training_log(trainer: "Trainer", arguments: Any) -> None:
     """Write training_log.json: the recipe's own arguments, the trainer's, the versions, every log line."""
     value = {
-        "recipe": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(arguments).items()},
+        "recipe": {k: files.told(v) if isinstance(v, str | Path) else v for k, v in asdict(arguments).items()},
         "trainer": {k: getattr(trainer.args, k) for k in _KEPT},
         "versions": _versions(),
         "device": _device(),

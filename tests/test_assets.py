@@ -10,7 +10,7 @@ from PIL import Image
 from hf_inspect import Inspector, demo, files
 from hf_inspect.cascade import policy_from_dict
 from hf_inspect.data import load_split
-from hf_inspect.reports import render_card, results_table
+from hf_inspect.reports import results_table
 from hf_inspect.scoring import read_scores
 
 ROOT = Path(__file__).parent.parent
@@ -71,19 +71,6 @@ def test_the_results_are_of_the_files_that_ship():
     for name, sha256 in RESULTS["inputs"]["models"].items():
         assert files.sha256(ASSETS / name) == sha256, name
     assert RESULTS["inputs"]["data"] == files.read_json(ASSETS / "manifest.json")["fingerprint"]
-
-
-def test_the_cards_are_made_from_the_results():
-    values = {
-        "results": RESULTS,
-        "seeds": files.read_json(ASSETS / "seeds.json"),
-        "table": results_table(RESULTS),
-        "cascade": files.read_json(ASSETS / "cascade.json"),
-    }
-    for kind, folder in (("student", "edge"), ("adapter", "adapter"), ("cascade", ".")):
-        log = ASSETS / folder / "training_log.json"
-        own = {"log": files.read_json(log)} if log.exists() else {}
-        assert (ASSETS / folder / "README.md").read_text() == render_card(kind, values | own)
 
 
 def test_the_scores_give_the_results_again():

@@ -222,7 +222,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(parts, tmp_path, monkeypat
 def test_a_kill_leaves_no_data_set_and_the_next_run_cleans_up(parts, tmp_path):
     script = "import sys, time\nfrom pathlib import Path\nfrom hf_inspect.data import build\n"
     script += "wait = lambda *a: (print('here', flush=True), time.sleep(60))\n"
-    script += "sys.modules['hf_inspect.data.build'].write_card = wait\n"
+    script += "sys.modules['hf_inspect.data.build'].write_sheet = wait\n"
     script += "build('folder', Path(sys.argv[2]), src=Path(sys.argv[1]))"
     run = subprocess.Popen([sys.executable, "-c", script, parts, tmp_path / "out"], stdout=subprocess.PIPE, text=True)
     assert run.stdout.readline() == "here\n"

@@ -206,7 +206,13 @@ def test_six_classes_end_to_end_beside_zero_shot(data, base, adapter, tmp_path, 
         assert report["calibration"]["fitted_on"]["split"] == "validation"
         assert "auroc" not in report
         assert results["environment"]["versions"]["torch"]
-    assert (zero["vlm"]["adapter"], own["vlm"]["adapter"]) == (None, str(adapter))
+    assert (zero["vlm"]["adapter"], own["vlm"]["adapter"]) == (None, adapter.name)
+    of_base = files.sha256(Path(base) / "model.safetensors")
+    of_adapter = files.sha256(adapter / "adapter_model.safetensors")
+    assert zero["inputs"]["models"] == {"model.safetensors": of_base}
+    assert own["inputs"]["models"] == {"adapter_model.safetensors": of_adapter}
+    assert own["inputs"]["base"] == {"name": "base", "weights": [of_base]}
+    assert not [path for path in (base, str(adapter)) if path in json.dumps([zero, own])]
     assert [r["data"]["evaluations_of_this_split"] for r in (zero, own)] == [1, 2]
     assert min(Image.open(plot).size) >= 600
 
@@ -239,6 +245,23 @@ def test_a_killed_evaluation_goes_on_and_asks_no_image_twice(data, base, tmp_pat
     counts.clear()
     assert evaluated(base, data, out, normalised=True)["vlm"]["normalised"]
     assert not counts  # all is there, and the scores of options serve both
+
+
+def test_an_evaluation_that_is_read_again_is_counted_once(data, base, tmp_path, asked, plain):
+    def times(out):
+        return evaluated(base, data, tmp_path / out, batch_size=16)["data"]["evaluations_of_this_split"]
+
+    assert [times("a.jsonl"), times("a.jsonl")] == [1, 1]
+    assert [times("b.jsonl"), times("a.jsonl")] == [2, 2]
+    (tmp_path / "a.jsonl").unlink()
+    assert times("a.jsonl") == 3
+    counts, switch = asked
+    counts.clear()
+    switch.dies_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        times("killed.jsonl")
+    switch.dies_at = None
+    assert [times("killed.jsonl"), times("killed.jsonl")] == [4, 4]
 
 
 def test_scores_of_another_evaluation_are_refused(data, base, tmp_path, plain):

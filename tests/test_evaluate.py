@@ -9,8 +9,8 @@ from hf_inspect import Inspector, files, images
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cascade import Calibrated, fit_calibrated
 from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
-from hf_inspect.errors import DataError, LeakageError
-from hf_inspect.reports import cascade_report, evaluate_edge, model_report, render_card, results_table
+from hf_inspect.errors import LeakageError
+from hf_inspect.reports import cascade_report, evaluate_edge, model_report, results_table
 from hf_inspect.reports.evaluate import LEDGER
 from hf_inspect.runtime import INSPECT, TRAINED_ON, Engine
 from hf_inspect.scoring import Scores, read_scores, score
@@ -140,13 +140,6 @@ def test_the_table_shows_every_model_and_policy():
     assert all(line.count("|") == lines[0].count("|") for line in lines)
     accuracy = results["edge"]["accuracy"]
     assert f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})" in lines[2]
-
-
-def test_a_card_without_its_number_is_not_written():
-    with pytest.raises(DataError, match="student card cannot be written"):
-        render_card("student", {"results": {}})
-    with pytest.raises(DataError, match="no card template 'vlm'"):
-        render_card("vlm", {})
 
 
 def test_a_scripted_vlm_stands_in():

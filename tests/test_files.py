@@ -46,6 +46,20 @@ def test_a_table_is_json_with_a_line_a_row(tmp_path):
     assert len((tmp_path / "t.json").read_text().splitlines()) == 10
 
 
+def test_an_artefact_names_no_folder_above_the_working_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = {"org/base": "org/base", "outputs/base": "outputs/base", tmp_path / "a" / "b": "a/b", "/srv/parts/x": "x"}
+    assert {path: files.told(path) for path in told} == told
+
+
+def test_the_weights_of_a_folder_are_those_right_in_it(tmp_path):
+    for name in ("a.safetensors", "model.bin", "config.json", "checkpoint-1/a.safetensors"):
+        files.write_text(tmp_path / name, name)
+    assert files.weights(tmp_path, "edge") == {
+        f"edge/{name}": files.sha256(tmp_path / name) for name in ("a.safetensors", "model.bin")
+    }
+
+
 def test_broken_json_names_its_file(tmp_path):
     (tmp_path / "x.json").write_text("{")
     for name, why in (("x.json", "not JSON"), ("y.json", "missing")):

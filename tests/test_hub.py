@@ -210,14 +210,14 @@ def test_pushed_again_only_what_changed_is_sent_and_stale_files_go(hub, cascade)
     assert (hub.count("PUT /_lfs"), hub.count("/commit/")) == sent
     repo = hub.repos["models", "acme/cascade"]
     here = dict(hub.repos["models", "acme/cascade"].commits[repo.refs["main"]])
-    repo.commit(here | {"notes.md": here["README.md"]}, "added by somebody on the site")
+    repo.commit(here | {"from_the_site.md": here["README.md"]}, "added by somebody on the site")
     (cascade / "seeds.json").unlink()
     with_card(cascade, CARD + "\nMore.\n")
     shown = []
     push(cascade, "acme/cascade", show=shown.append)
     assert "seeds.json" in shown[0]
     assert "1 files to add" in shown[0]
-    assert set(hub.files("models", "acme/cascade")) == set(listed(cascade)) | {".gitattributes", "notes.md"}
+    assert set(hub.files("models", "acme/cascade")) == set(listed(cascade)) | {".gitattributes", "from_the_site.md"}
     assert hub.count("PUT /_lfs") == sent[0]
 
 
@@ -364,7 +364,7 @@ PLANTED = [
     ("edge/trained_on.json", '{"licence": "CC-BY-NC-4.0"}', "edge/trained_on.json is CC-BY-NC-4.0: non-com"),
     ("edge/trained_on.json", '{"licence": "AGPL-3.0"}', "but edge/trained_on.json is AGPL-3.0: copyleft"),
     ("edge/trained_on.json", '{"licence": "other"}', "what other permits is not known here; state other"),
-    ("results.json", "{}", "is of the data nothing state|does not say which model files"),
+    ("results.json", "{}", "does not say that it was measured on edge/openvino_model.bin"),
 ]  # fmt: skip
 
 
@@ -414,7 +414,8 @@ def test_results_of_other_files_are_refused(cascade):
     weights = cascade / "edge" / "openvino_model.bin"
     results = {"data": {"fingerprint": "a" * 64}, "inputs": {"models": {"edge": files.sha256(weights)}}}
     files.write_json(cascade / "results.json", results)
-    check(cascade)
+    with pytest.raises(HubError, match=r"results\.json lacks data\.name, which the card needs"):
+        check(cascade)
     stated = files.read_json(cascade / "cascade.json")
     files.write_json(cascade / "cascade.json", stated | {"calibration": {"data": "b" * 64}})
     with pytest.raises(HubError, match=r"is of the data aaaaaaaaaaaa, not of cascade.json \(bbbbbbbbbbbb\)"):

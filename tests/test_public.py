@@ -43,5 +43,5 @@ def test_every_package_lists_what_it_offers(package):
 
 def test_help_names_every_verb():
     done = subprocess.run([sys.executable, "-m", "hf_inspect.cli", "--help"], capture_output=True, text=True)
-    for verb in ("data", "demo-base", "export", "calibrate", "predict", "eval", "push", "demo"):
+    for verb in ("data", "demo-base", "export", "calibrate", "predict", "eval", "card", "push", "demo"):
         assert verb in done.stdout

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from hf_inspect import images
 from hf_inspect.data import load_split
 from hf_inspect.errors import DataError
+from hf_inspect.hub import check
 from hf_inspect.students import LITE0, load_student, new_student, preprocess_of
 from hf_inspect.training import newest_whole_checkpoint
 from tests.conftest import png
@@ -71,6 +72,12 @@ def test_its_card_states_the_licence_of_its_images(trained):
     card = (trained[0] / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-nc-sa-4.0"
     assert "AGPL" not in card
+    assert "Not measured on a test split yet." in card
+
+
+def test_what_was_trained_may_be_pushed_as_it_is(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+    assert "README.md" in check(tmp_path / "copy")
 
 
 def test_it_carries_every_image_it_was_trained_on(trained, elpv):

@@ -312,7 +312,8 @@ def test_what_is_published_is_ours(main, elpv, tmp_path, monkeypatch):
     [(name, card, kept_back)] = sent  # once, when all is written
     assert name == "plant/cells"
     assert "checkpoint-*" in kept_back
-    assert "base_model: tiny-llava" in card
+    assert "`tiny-llava`" in card
+    assert "base_model" not in card  # it is no repository
     assert "Is this cell good or defective?" in card
     assert "TRL" not in card
 

@@ -17,6 +17,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from hf_inspect import files, images, metrics, prompts
 from hf_inspect.data import load_split
 from hf_inspect.errors import DataError
+from hf_inspect.hub import check
 from hf_inspect.vlm import VLM, base, training
 from tests import tiny
 
@@ -72,7 +73,7 @@ def log_of(out):
 def test_the_folder_holds_what_it_must_and_nothing_that_needs_unpickling(trained):
     out, printed = trained
     assert {p.name for p in out.iterdir() if p.is_file()} == {
-        "adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json", "prompt.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json", "prompt.json",
         "trained_on.json", "training_log.json",
     }  # fmt: skip
     assert "vision_tower: 47 tensors, 99,196 parameters, rate 0.001" in printed
@@ -94,6 +95,12 @@ def test_two_processes_give_the_losses_of_one_whose_steps_are_of_the_same_batche
     assert (one["processes"], two["processes"]) == (1, 2)
     losses = [[row["loss"] for row in log["history"] if "loss" in row] for log in (one, two)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_what_was_trained_may_be_pushed_as_it_is(trained, tmp_path):
+    assert "Not measured on a test split yet." in (trained[0] / "README.md").read_text()
+    shutil.copytree(trained[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+    assert "README.md" in check(tmp_path / "copy")
 
 
 def test_the_adapter_answers_as_the_trainer_measured(trained, elpv, tiny_base):

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,10 @@ from typer.testing import CliRunner
 from hf_inspect import images
 from hf_inspect.cli import app
 from hf_inspect.data import load_split, trained_on, write_trained_on
-from hf_inspect.errors import DataError, LeakageError, MissingExtraError
+from hf_inspect.errors import DataError, HubError, LeakageError, MissingExtraError
 from hf_inspect.export import export_student
-from hf_inspect.reports import evaluate_edge
+from hf_inspect.hub import check
+from hf_inspect.reports import evaluate_edge, write_card
 from hf_inspect.runtime import Engine
 from hf_inspect.students import load_student, new_student, preprocess_of
 from hf_inspect.students.yolo import NETWORKS, YoloStudentConfig, yolo_processor
@@ -106,6 +108,19 @@ def test_card_and_config_state_both_licences(trained):
     assert "CC-BY-NC-SA-4.0" in card
     assert "AGPL-3.0" in card
     assert load_student(trained).licences == ("CC-BY-NC-SA-4.0", "AGPL-3.0")
+
+
+def test_a_student_and_its_export_may_be_pushed_under_both_licences(trained, edge, tmp_path):
+    for folder in (trained, edge):
+        copy = tmp_path / folder.name
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+        text = write_card(copy).read_text()
+        assert "copyleft over a network, non-commercial, share-alike" in text.lower()
+        assert "These licences hold at once" in text
+        assert "README.md" in check(copy)
+        (copy / "README.md").write_text(text.replace("cc-by-nc-sa-4.0-and-agpl-3.0", "agpl-3.0"))
+        with pytest.raises(HubError, match="non-commercial"):
+            check(copy)
 
 
 @pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo11s.yaml"])

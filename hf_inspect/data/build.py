@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
-from hf_inspect.data.card import write_card
+from hf_inspect.data.card import data_card, write_sheet
 from hf_inspect.data.examine import Rejected, examine
 from hf_inspect.data.hashing import group
 from hf_inspect.data.layout import write_folders
@@ -207,7 +207,8 @@ def _write(
         evaluated = [row for row in placement.rows if row.config in script.CONFIGS[config] and row.split == split]
         write_folders(stage, str(arguments["name"]), evaluated)
     manifest = _manifest(script, options, placement, rejected, arguments)
-    write_card(stage, script, manifest, placement.rows)
+    write_sheet(stage, placement.rows)
+    files.write_text(stage / "README.md", data_card(script, manifest))
     head = {key: value for key, value in manifest.items() if key != "images"}
     files.write_table(stage / MANIFEST, head, "images", manifest["images"])
     return manifest
@@ -270,6 +271,7 @@ def _manifest(
         "notes": placement.notes,
         "fingerprint": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest(),
         "counts": _counts(rows),
+        "classes": _classes(rows),
         "groups": {"n": len(set(once.values())), "largest": largest, "largest_share": largest / len(once)},
         "rejected": [asdict(one) for one in rejected],
         "images": kept,
@@ -286,6 +288,12 @@ def _counts(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, int]]]:
         config: {split: dict(sorted(splits[split].items())) for split in sorted(splits)}
         for config, splits in counts.items()
     }
+
+
+def _classes(rows: Sequence[Row]) -> dict[str, int]:
+    """Images by stratum, each counted once in however many configs it is shown."""
+    strata = {row.sample.source: row.sample.stratum for row in rows}.values()
+    return dict(sorted(Counter(strata).items()))
 
 
 def _first(rejected: Sequence[Rejected]) -> str:

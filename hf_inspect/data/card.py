@@ -1,4 +1,4 @@
-"""The card of a built data set: YAML that makes `load_dataset` work, the script's text, and what was counted."""
+"""The card of a built data set: YAML that makes `load_dataset` work, the script's text, and what its manifest holds."""
 
 import random
 import shlex
@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_inspect import files
 from hf_inspect.data.partition import DEFAULT, SPLITS, Row
 from hf_inspect.data.sheet import of_images
 from hf_inspect.schema import LABELS
@@ -21,15 +20,30 @@ _SHOWN = 24  # images on the contact sheet
 _REJECTED_SHOWN = 20
 
 
-def write_card(
-    folder: Path, script: "type[InspectionBuilder]", manifest: Mapping[str, Any], rows: Sequence[Row]
-) -> None:
-    """Write README.md and its contact sheet into a built data set's folder."""
+def write_sheet(folder: Path, rows: Sequence[Row]) -> None:
+    """Write the contact sheet that the card shows into a built data set's folder."""
     of_images([(row.sample.read(), _caption(row)) for row in _drawn(rows)], folder / SHEET)
+
+
+def data_card(script: "type[InspectionBuilder]", manifest: Mapping[str, Any], notes: str = "") -> str:
+    """The card's text; `notes` are added to the letter."""
     text = Path(sys.modules[script.__module__].__file__ or "").with_name("card.md").read_text().rstrip()
-    parts = [_yaml(script, manifest), text, f"![{_SHOWN} of the images]({SHEET})"]
-    parts += ["## Splits\n\n" + _table(manifest) + "\n\n" + _grouped(manifest), *_sections(manifest, rows)]
-    files.write_text(folder / "README.md", "\n\n".join([*parts, _origin(script, manifest)]) + "\n")
+    parts = [_yaml(script, manifest), text, f"![{_SHOWN} of the images]({SHEET})", _usage(script, manifest)]
+    parts += ["## Splits\n\n" + _table(manifest) + "\n\n" + _grouped(manifest), *_sections(manifest)]
+    return "\n\n".join([*parts, *([notes] if notes else []), _origin(script, manifest)]) + "\n"
+
+
+def usage(config: str) -> str:
+    """How a data set's folder or repository is loaded, as a block of Python."""
+    named = "" if config == DEFAULT else f', "{config}"'
+    call = f"print(load_dataset(str(Path.cwd()){named}))  # this folder, or org/name on the Hub"
+    lines = ["from pathlib import Path", "", "from datasets import load_dataset", "", call]
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _usage(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:
+    """The first config that was built."""
+    return usage(next(name for name, united in script.CONFIGS.items() if set(united) & set(manifest["counts"])))
 
 
 def _yaml(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:
@@ -66,26 +80,20 @@ def _grouped(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _sections(manifest: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
+def _sections(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Notes, classes and rejected images, each where there are any."""
     if manifest["notes"]:
         yield "## What to know of this build\n\n" + "\n".join(f"- **{note}**" for note in manifest["notes"])
-    classes = _classes(rows)
+    classes = manifest["classes"]
     if len(classes) > 1:
-        yield "## By class\n\n| class | images |\n|---|---|\n" + "\n".join(f"| {c} | {n} |" for c, n in classes)
+        lines = [f"| {name} | {n} |" for name, n in classes.items()]
+        yield "## By class\n\n| class | images |\n|---|---|\n" + "\n".join(lines)
     rejected = manifest["rejected"]
     if rejected:
         lines = [f"- `{one['source']}`: {one['reason']}" for one in rejected[:_REJECTED_SHOWN]]
         more = [f"- ... and {len(rejected) - _REJECTED_SHOWN} more, in manifest.json"]
         lines += more if len(rejected) > _REJECTED_SHOWN else []
         yield f"## Left out: {len(rejected)} images\n\n" + "\n".join(lines)
-
-
-def _classes(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    counted: dict[str, int] = defaultdict(int)
-    for row in {row.sample.source: row for row in rows}.values():
-        counted[row.sample.stratum] += 1
-    return sorted(counted.items())
 
 
 def _origin(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from hf_inspect import files, prompts
 from hf_inspect.data.build import MANIFEST, script_named, shards
+from hf_inspect.data.card import data_card, usage
 from hf_inspect.data.load import read_manifest
 from hf_inspect.data.partition import DEFAULT, SPLITS
 from hf_inspect.errors import DataError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 QUESTIONS = "questions.yaml"
+_CHAT = "-chat"  # what a chat data set's name ends in
 _IMAGES_AT_ONCE = 16  # of one Parquet row group, whose dictionary holds the bytes of each once, whatever is asked of it
 _Image = tuple[dict[str, Any], str, int]  # {"bytes", "path"}, source, class id
 _DICTIONARY_BYTES = 2**30  # room for them: a smaller limit would write the image again with each question
@@ -69,6 +71,16 @@ def read_questions(path: Path) -> Questions:
         raise DataError(f"{path.name} has the keys {found}; questions are {', '.join(keys[:-1])} and maybe system.")
     _check(path.name, value)
     return Questions(**value)
+
+
+def dataset_card(manifest: Mapping[str, Any], notes: str = "") -> str:
+    """The card of a built data set or of its chat rows, from its manifest; `notes` are added to the letter."""
+    name = manifest["builder"]["name"]
+    if "classes" not in manifest:
+        raise DataError(f"this {name} was built before its manifest held what a card needs; build it again.")
+    if "rows" in manifest:
+        return _card(name.removesuffix(_CHAT), manifest, Questions(**manifest["questions"]), notes)
+    return data_card(script_named(name), manifest, notes)
 
 
 def questions_of(folder: Path, questions: Path | None = None) -> Questions:
@@ -228,7 +240,7 @@ def _manifest(source: Mapping[str, Any], asked: Questions, rows: Mapping[str, Ma
     builder = source["builder"]
     content = json.dumps([source["fingerprint"], asdict(asked)])
     made = {
-        "builder": {**builder, "name": f"{builder['name']}-chat", "source_fingerprint": source["fingerprint"]},
+        "builder": {**builder, "name": f"{builder['name']}{_CHAT}", "source_fingerprint": source["fingerprint"]},
         "questions": asdict(asked),
         "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
         "rows": {config: dict(splits) for config, splits in rows.items()},
@@ -236,7 +248,7 @@ def _manifest(source: Mapping[str, Any], asked: Questions, rows: Mapping[str, Ma
     return {**source, **made, "images": source["images"]}
 
 
-def _card(name: str, manifest: Mapping[str, Any], asked: Questions) -> str:
+def _card(name: str, manifest: Mapping[str, Any], asked: Questions, notes: str = "") -> str:
     """The card: YAML that makes `load_dataset` work, counts, the direct question and where it all comes from."""
     import yaml
 
@@ -255,12 +267,14 @@ def _card(name: str, manifest: Mapping[str, Any], asked: Questions) -> str:
     return "\n".join(
         [
             "---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# Questions and answers on {name}", "",
+            usage(head["configs"][0]["config_name"]), "",
             f"Rows `images`, `prompt`, `completion` for supervised fine-tuning, made of the data set `{name}` after",
             "its split: all questions on an image lie where the image lies, so none is answered in another split.",
             f"{len(asked.templates)} questions are answered with each description of the image's class, and one",
             f"(\"{asked.direct}\") with the class alone: {answers}.",
             "", *table, "",
             "The JSON lines hold the same rows; their images lie in `images/`, called by their SHA-256.", "",
+            *([notes, ""] if notes else []),
             "    hf-inspect data chat DIR --out DIR2", "",
             f"Fingerprint `{manifest['fingerprint']}`, of `{name}` `{manifest['builder']['source_fingerprint']}`,",
             f"whose card says where the images come from. Licence: {manifest['licence']}.", "",

@@ -14,8 +14,9 @@ from hf_inspect.data.build import MANIFEST
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import HubError, MissingExtraError
 from hf_inspect.hub.contents import refuse_content
-from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, RESULTS, kind_of, listed, shards_of
+from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, NOTES, kind_of, listed, shards_of
 from hf_inspect.hub.licences import refuse_wider
+from hf_inspect.hub.measured import MEASURED, refuse_other_figures
 from hf_inspect.hub.pull import is_pinned
 from hf_inspect.runtime import INSPECT
 from hf_inspect.runtime.folder import read_folder
@@ -27,8 +28,8 @@ _ROWS_AT_ONCE = 100
 def check(folder: Path) -> dict[str, Path]:
     """The files of a folder by their paths in a repository; HubError, DataError or ParityError when it is not fit.
 
-    It must have a card with a licence that permits no more than its data's and weights', hold what its manifest and
-    fingerprints say and nothing else, and no pickle, token or absolute path.
+    It must have a card with a licence that permits no more than its data's and weights' and with the figures of
+    results.json, hold what its manifest and fingerprints say and nothing else, and no pickle, token or absolute path.
     """
     if not folder.is_dir():
         raise HubError(f"{folder} is not a folder; give one that this package wrote.")
@@ -45,35 +46,55 @@ def check(folder: Path) -> dict[str, Path]:
             read_folder(path.parent)
     if kind == CASCADES:
         _check_cascade(folder)
-    if RESULTS in found:
-        _check_results(folder, found)
+    if kind in MEASURED:
+        parts = [path.parent for name, path in found.items() if kind == CASCADES and name.endswith(f"/{CARD}")]
+        for one in (*parts, folder):
+            refuse_other_figures(one, card_head(one).get("model-index"))
     return found
 
 
 def card_head(folder: Path) -> dict[str, Any]:
     """The YAML at the head of the folder's card; HubError without a card, or with one that is not filled."""
-    yaml = _yaml()
     path = folder / CARD
     text = path.read_text() if path.is_file() else ""
     if not text.startswith("---\n") or "\n---" not in text[4:]:
-        raise HubError(f"{path} is missing or has no YAML between --- lines at its head; write the card first.")
+        raise HubError(f"{path} is missing or has no YAML between --- lines at its head; run 'hf-inspect card'.")
     if unfilled := next((mark for mark in _UNFILLED if mark in text), None):
-        raise HubError(f"{path} is not filled in: it holds {unfilled!r}. Write the card from results.json.")
-    try:
-        head = yaml.safe_load(text[4:].split("\n---")[0])
-    except yaml.YAMLError as error:
-        raise HubError(f"{path}: its head is no YAML ({str(error).splitlines()[0]}); mend it.") from None
-    if not isinstance(head, dict):
+        raise HubError(f"{path} is not filled in: it holds {unfilled!r}. Run 'hf-inspect card'.")
+    head, _ = _split(path, text)
+    if not head:
         raise HubError(f"{path}: its head holds no `key: value` lines; it needs `license: ...` at least.")
     return head
 
 
+def read_notes(folder: Path) -> tuple[dict[str, Any], str]:
+    """The YAML at the head of notes.md, empty where there is none, and its text; what a human adds to a card."""
+    path = folder / NOTES
+    text = path.read_text() if path.is_file() else ""
+    return _split(path, text) if text.startswith("---\n") and "\n---" in text[4:] else ({}, text.strip())
+
+
+def _split(path: Path, text: str) -> tuple[dict[str, Any], str]:
+    """The YAML between the --- lines at the head of a text, and what follows; HubError where it is none."""
+    yaml = _yaml()
+    head, _, rest = text[4:].partition("\n---")
+    try:
+        found = yaml.safe_load(head)
+    except yaml.YAMLError as error:
+        raise HubError(f"{path}: its head is no YAML ({str(error).splitlines()[0]}); mend it.") from None
+    return found if isinstance(found, dict) else {}, rest.strip()
+
+
 def licence_of(folder: Path) -> str:
-    """The licence that the card states; HubError without one."""
-    stated = card_head(folder).get("license")
+    """The licence that the card states, several as `this AND that`; HubError without one.
+
+    The Hub has no name for several: the card then says `license: other` and `license_name: this-and-that`.
+    """
+    head = card_head(folder)
+    stated = head.get("license")
     if not isinstance(stated, str) or not stated:
         raise HubError(f"{folder / CARD} states no licence; add `license: ...` to the YAML at its head.")
-    return stated
+    return str(head.get("license_name", stated)).replace("-and-", " AND ") if stated == "other" else stated
 
 
 def _licences(found: dict[str, Path]) -> Iterator[tuple[str, str]]:
@@ -145,29 +166,6 @@ def _check_cascade(folder: Path) -> None:
                 f"{folder / CASCADE}: the {name} {part!r} does not lie in the folder; copy it there, or name it as "
                 "org/name@commit."
             )
-
-
-def _check_results(folder: Path, found: dict[str, Path]) -> None:
-    """HubError when results.json was measured on other data or other files than those of the folder."""
-    results = files.read_json(folder / RESULTS)
-    measured = results.get("data", {}).get("fingerprint", "nothing stated")
-    said = dict(_measured(folder))
-    if wrong := [f"{name} ({stated[:12]})" for name, stated in said.items() if stated != measured]:
-        raise HubError(f"{folder / RESULTS} is of the data {measured[:12]}, not of {', '.join(wrong)}; measure again.")
-    models = results.get("inputs", {}).get("models", {})
-    if not models and kind_of(folder) == CASCADES:
-        raise HubError(f"{folder / RESULTS} does not say which model files it was measured on; measure again.")
-    held = {files.sha256(path) for path in found.values()} if models else set()
-    if other := [name for name, sha256 in models.items() if sha256 not in held]:
-        raise HubError(f"{folder / RESULTS} was measured on another {other[0]} than the folder's; measure again.")
-
-
-def _measured(folder: Path) -> Iterator[tuple[str, str]]:
-    """The fingerprint of the data that a cascade was calibrated on and is published beside."""
-    if (folder / MANIFEST).is_file():
-        yield MANIFEST, read_manifest(folder)["fingerprint"]
-    if (folder / CASCADE).is_file() and (calibration := files.read_json(folder / CASCADE).get("calibration")):
-        yield CASCADE, calibration["data"]
 
 
 def _yaml() -> Any:

@@ -12,11 +12,13 @@ from hf_inspect.data.build import MANIFEST, shards
 from hf_inspect.errors import DataError, HubError
 from hf_inspect.runtime import INSPECT, MODEL
 
-CARD, RESULTS, ADAPTER = "README.md", "results.json", "adapter_config.json"
-DATA_SET, VLM, STUDENT, CASCADES, SPACE = "data set", "vlm", "student", "cascade", "Space"
+CARD, NOTES, RESULTS, ADAPTER = "README.md", "notes.md", "results.json", "adapter_config.json"
+DATA_SET, VLM, ADAPTERS, STUDENT, CASCADES, SPACE = "data set", "vlm", "adapter", "student", "cascade", "Space"
 REPO_TYPES = {DATA_SET: "dataset", SPACE: "space"}  # the others are models
 LEFT = ("evaluations.json", ".DS_Store")  # stay here: a ledger of this machine, a file manager's notes
-_EVERYWHERE = (CARD, "LICENSE*", ".gitattributes", RESULTS, "training_log.json", "trained_on.json", "plots/*.png")
+_EVERYWHERE = (
+    CARD, NOTES, "LICENSE*", ".gitattributes", RESULTS, "training_log.json", "trained_on.json", "plots/*.png",
+)  # fmt: skip
 _WEIGHTS = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 _PROCESSOR = (
     "tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -26,7 +28,7 @@ _PROCESSOR = (
 _KNOWN = {
     DATA_SET: (MANIFEST, "contact_sheet.png", "splits/*.txt", "*.jsonl"),
     VLM: (*_WEIGHTS, *_PROCESSOR),
-    "adapter": (ADAPTER, "adapter_model.safetensors", *_PROCESSOR),
+    ADAPTERS: (ADAPTER, "adapter_model.safetensors", *_PROCESSOR),
     STUDENT: (*_WEIGHTS, "preprocessor_config.json", INSPECT, MODEL, "openvino_model.bin"),
     CASCADES: (CASCADE, CALIBRATION, MANIFEST, "seeds.json", "test_scores.jsonl"),
     SPACE: ("app.py", "requirements.txt", "packages.txt", "*.whl", "examples/*"),
@@ -37,7 +39,7 @@ _NAMED = 3  # files an error names
 
 def kind_of(folder: Path) -> str:
     """`data set`, `vlm`, `adapter`, `student`, `cascade` or `Space`, by the files there; HubError for anything else."""
-    marks = {"app.py": SPACE, CASCADE: CASCADES, ADAPTER: "adapter", INSPECT: STUDENT, MANIFEST: DATA_SET}
+    marks = {"app.py": SPACE, CASCADE: CASCADES, ADAPTER: ADAPTERS, INSPECT: STUDENT, MANIFEST: DATA_SET}
     marked = [kind for name, kind in marks.items() if (folder / name).is_file()]
     if marked:
         return marked[0]

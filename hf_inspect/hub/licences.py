@@ -28,21 +28,30 @@ TERMS: dict[str, frozenset[str]] = {  # what each asks for beyond naming the aut
 def refuse_wider(stated: str, sources: Mapping[str, str]) -> None:
     """HubError when `stated` permits more than a licence of `sources` (name of the data or weights: licence).
 
-    A licence that the table does not know asks for its own name.
+    Either may be several that hold at once, `CC-BY-NC-4.0 AND AGPL-3.0`. A licence that the table does not know asks
+    for its own name.
     """
+    ours = parts(stated)
     for name, licence in sources.items():
-        theirs = licence.lower()
-        if theirs == stated.lower():
-            continue
-        asked, kept = TERMS.get(theirs), TERMS.get(stated.lower())
-        if asked is None or kept is None:
-            unknown = licence if asked is None else stated
-            raise HubError(
-                f"the card says {stated}, {name} says {licence}, and what {unknown} permits is not known here; "
-                f"state {licence} in the card."
-            )
-        if lost := asked - kept:
-            raise HubError(
-                f"the card says {stated}, but {name} is {licence}: {', '.join(sorted(lost))}. State {licence} in the "
-                "card, or train on what permits more."
-            )
+        for theirs in (part for part in parts(licence) if part not in ours):
+            unknown = next((part for part in (theirs, *ours) if part not in TERMS), None)
+            if unknown is not None:
+                raise HubError(
+                    f"the card says {stated}, {name} says {licence}, and what {unknown} permits is not known here; "
+                    f"state {licence} in the card."
+                )
+            if lost := TERMS[theirs].difference(*(TERMS[part] for part in ours)):
+                raise HubError(
+                    f"the card says {stated}, but {name} is {licence}: {', '.join(sorted(lost))}. State {licence} in "
+                    "the card, or train on what permits more."
+                )
+
+
+def parts(licence: str) -> list[str]:
+    """The licences that `licence` says hold at once, by their names on the Hub."""
+    return licence.lower().split(" and ")
+
+
+def terms(licence: str) -> list[str]:
+    """What a licence asks for beyond naming the author, in words; nothing for one that the table does not know."""
+    return sorted(set().union(*(TERMS.get(part, frozenset()) for part in parts(licence))))

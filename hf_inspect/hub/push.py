@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
 from hf_inspect.errors import HubError
-from hf_inspect.hub.check import card_head, check
+from hf_inspect.hub.check import card_head, check, licence_of
 from hf_inspect.hub.client import asked, client
 from hf_inspect.hub.kinds import REPO_TYPES, SPACE, belongs, kind_of
 from hf_inspect.hub.licences import refuse_wider
@@ -144,7 +144,7 @@ def _check_bases(api: "HfApi", folder: Path) -> None:
                 f"the card's base_model {base!r} is not on the Hub; push it first, or mend the name."
             ) from None
         if card and card.get("license"):
-            refuse_wider(head["license"], {base: card["license"]})
+            refuse_wider(licence_of(folder), {base: card["license"]})
 
 
 def _size(n: int) -> str:

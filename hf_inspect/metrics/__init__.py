@@ -3,6 +3,7 @@
 from hf_inspect.metrics.binary import auroc, binary_report, decision_report, roc_curve
 from hf_inspect.metrics.classes import UNREADABLE, class_report, fit_temperature, softmax, with_temperature
 from hf_inspect.metrics.intervals import Figure, Rate, paired_difference, rate
+from hf_inspect.metrics.packaged import module
 from hf_inspect.metrics.reliability import reliability
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "class_report",
     "decision_report",
     "fit_temperature",
+    "module",
     "paired_difference",
     "rate",
     "reliability",

@@ -1,6 +1,6 @@
 """Models and splits -> results.json, and from it tables and plots."""
 
-from hf_inspect.reports.card import render_card, write_student_card
+from hf_inspect.reports.card import card_of, write_card
 from hf_inspect.reports.evaluate import (
     cascade_report,
     data_section,
@@ -13,6 +13,7 @@ from hf_inspect.reports.table import results_table, vlm_table
 from hf_inspect.reports.vlm import evaluate_vlm, vlm_summary, write_comparison
 
 __all__ = [
+    "card_of",
     "cascade_report",
     "data_section",
     "environment",
@@ -20,10 +21,9 @@ __all__ = [
     "evaluate_edge",
     "evaluate_vlm",
     "model_report",
-    "render_card",
     "results_table",
     "vlm_summary",
     "vlm_table",
+    "write_card",
     "write_comparison",
-    "write_student_card",
 ]

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +33,7 @@ _PACKAGES = (
 def evaluate_edge(folder: Path, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
     """results.json of an exported edge model."""
     scores = score(data, split, edge=Engine.from_pretrained(folder), progress=progress)
-    inputs = {"models": weights(folder)}
+    inputs = {"models": files.weights(folder)}
     return results_of(data, split, str(folder), {"edge": model_report(scores, "edge"), "inputs": inputs})
 
 
@@ -47,12 +48,6 @@ def evaluate_cascade(folder: Path, data: Path, split: str, progress: Progress = 
     figures["cascade"] = {name: cascade_report(scores, policy) for name, policy in policies.items()}
     figures["inputs"] = {"models": _weights_of_parts(folder)}
     return results_of(data, split, str(folder), figures)
-
-
-def weights(folder: Path) -> dict[str, str]:
-    """SHA-256 of each weights file below a folder, by its path there."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin"))
-    return {p.relative_to(folder).as_posix(): files.sha256(p) for p in found}
 
 
 def model_report(scores: Scores, which: str, threshold: float = 0.5) -> dict[str, Any]:
@@ -92,24 +87,30 @@ def environment() -> dict[str, Any]:
         "commit": _commit(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "accelerator": _accelerator(),
         "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }
 
 
-def count_evaluation(data: Path, split: str, what: str) -> int:
-    """Note in the data folder that `what` was evaluated on `split`; returns how often that split was evaluated."""
+def count_evaluation(data: Path, split: str, what: str, begun: str | None = None) -> int:
+    """Note in the data folder that `what` was evaluated on `split`; returns how often that split was evaluated.
+
+    `begun` names an evaluation that may be read again: it is noted once.
+    """
     split = "/".join(place_of(read_manifest(data), split)).removeprefix("default/")
     path = data / LEDGER
     ledger = files.read_json(path) if path.exists() else []
-    ledger.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "split": split, "what": what})
-    files.write_json(path, ledger)
+    if begun is None or begun not in [entry.get("begun") for entry in ledger]:
+        entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "split": split, "what": what}
+        ledger.append(entry | ({"begun": begun} if begun else {}))
+        files.write_json(path, ledger)
     return sum(entry["split"] == split for entry in ledger)
 
 
-def results_of(data: Path, split: str, what: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """results.json of `figures` that `what` gave on a split; the evaluation is counted."""
-    evaluations = count_evaluation(data, split, what)
+def results_of(data: Path, split: str, what: str, figures: dict[str, Any], begun: str | None = None) -> dict[str, Any]:
+    """results.json of `figures` that `what` gave on a split; the evaluation is counted (see `count_evaluation`)."""
+    evaluations = count_evaluation(data, split, what, begun)
     return {"data": data_section(data, split, evaluations), "environment": environment(), **figures}
 
 
@@ -123,14 +124,10 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
 
 
 def _weights_of_parts(folder: Path) -> dict[str, str]:
-    """`weights` of a cascade's edge and adapter, each under its part's name."""
+    """`files.weights` of a cascade's edge and adapter, each under its part's name."""
     stated = files.read_json(folder / CASCADE)
-    parts = {"edge": stated["edge"], "adapter": stated["vlm"]["adapter"]}
-    return {
-        f"{name}/{path}": sha256
-        for name, part in parts.items()
-        for path, sha256 in weights(Path(resolve(folder, part))).items()
-    }
+    edge, adapter = (Path(resolve(folder, part)) for part in (stated["edge"], stated["vlm"]["adapter"]))
+    return files.weights(edge, "edge") | files.weights(adapter, "adapter")
 
 
 def _edge_promise(
@@ -167,6 +164,12 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     named = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     return named or platform.processor() or platform.machine()
+
+
+def _accelerator() -> str | None:
+    """The GPU's name, where torch took part and has one."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
 
 
 def _version(name: str) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 _COLUMNS = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "escalated", "ms an image")
 NAMES = {
-    "edge": "edge, FP32",
+    "edge": "edge",
     "edge_int8": "edge, INT8 (shipped)",
     "vlm": "VLM with adapter",
     "vlm_zero_shot": "VLM zero-shot",
@@ -53,12 +53,16 @@ def vlm_title(report: Mapping[str, Any]) -> str:
 
 
 def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield from ((name, results[name]) for name in NAMES if name in results)
-    yield from results.get("cascade", {}).items()
+    """Each report with its name in the table."""
+    names = NAMES | ({"edge": "edge, FP32"} if "edge_int8" in results else {})
+    if "crops" in results.get("vlm", {}):
+        names["vlm"] = f"VLM {vlm_title(results['vlm'])}"
+    yield from ((names[name], results[name]) for name in names if name in results)
+    yield from ((names[name], report) for name, report in results.get("cascade", {}).items())
 
 
 def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
-    yield f"VLM {vlm_title(report)}" if name == "vlm" and "crops" in report else NAMES[name]
+    yield name
     yield str(report["n"])
     for figure in ("accuracy", "auroc", "escapes", "overkill"):
         yield _percent(report[figure]) if figure in report else "-"

@@ -17,7 +17,8 @@ from hf_inspect.reports.plots import classes_plot
 from hf_inspect.reports.table import classes_table, vlm_title
 from hf_inspect.schema import LABELS, Progress, no_progress
 from hf_inspect.vlm import VLM, families, parity
-from hf_inspect.vlm.answers import Asking, Part, Row, answer, identity
+from hf_inspect.vlm.answers import Asking, Part, Row, answer, begun, identity
+from hf_inspect.vlm.base import base_folder
 
 VALIDATION = "validation"  # the split that a temperature is fitted on
 
@@ -77,12 +78,14 @@ def evaluate_vlm(
     rows = answer(vlm, parts, scores, asking, evaluation, batch_size, progress)
     found = _answers(vlm, measured, rows, normalised)
     for_fit = _answers(vlm, fitted, rows, normalised) if fitted else None
-    stated = {"base": base, "adapter": str(adapter) if adapter else None, "weights": weights, **settings}
+    named = {"base": files.told(base), "adapter": files.told(adapter) if adapter else None}
+    stated = {**named, "weights": weights, **settings}
     if vlm.trained_on is not None:
         stated["trained_on"] = vlm.trained_on["fingerprint"]
     report = _report(found, vlm.task.options, asking.mode) | {"calibration": _calibration(found, for_fit, why)}
     figures = stated | {"normalised": normalised, "batch_size": batch_size} | report
-    return results_of(data, split, str(adapter or base), {"vlm": figures})
+    inputs = {"models": _models(base, adapter, weights), "base": {"name": named["base"], "weights": weights["base"]}}
+    return results_of(data, split, str(adapter or base), {"vlm": figures, "inputs": inputs}, begun(scores))
 
 
 def vlm_summary(report: Mapping[str, Any]) -> str:
@@ -116,6 +119,15 @@ def write_comparison(out: Path, results: Mapping[str, Any], beside: Path | None 
     if len(set(titles)) < len(titles):
         raise DataError(f"Both results are {titles[0]}; draw results that differ in adapter, crops or mode.")
     classes_plot(out, {title: one["vlm"] for title, one in zip(titles, both, strict=True)})
+
+
+def _models(base: str, adapter: Path | None, weights: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the files that were measured, by name: the adapter's, or a whole model's; a repository has none."""
+    folder = Path(base_folder(base))
+    if adapter is not None:
+        return files.weights(adapter)
+    names = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
+    return dict(zip(names, weights["base"], strict=True)) if names else {}
 
 
 def _load(

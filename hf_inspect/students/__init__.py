@@ -39,8 +39,7 @@ class Student:
     @property
     def architecture(self) -> str:
         """timm's or Ultralytics' name of the network."""
-        config = self.model.config
-        return config.network if isinstance(config, YoloStudentConfig) else config.architecture
+        return architecture_of(self.model.config)
 
     @property
     def licences(self) -> tuple[str, ...]:
@@ -108,6 +107,11 @@ def preprocess_of(config: "PretrainedConfig") -> Preprocess:
     if (stated["crop_mode"], stated["crop_pct"], stated["interpolation"]) != ("squash", 1.0, "bilinear"):
         raise DataError("this student does not resize by 'squash, bilinear, no crop'; train it with our recipe.")
     return Preprocess(height=height, width=width, mean=tuple(stated["mean"]), std=tuple(stated["std"]))
+
+
+def architecture_of(config: "PretrainedConfig") -> str:
+    """timm's or Ultralytics' name of the network that a student's config.json states."""
+    return config.network if isinstance(config, YoloStudentConfig) else config.architecture
 
 
 def image_processor_of(config: "PretrainedConfig") -> Any | None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from hf_inspect import files, images
 from hf_inspect.errors import DataError
@@ -84,6 +85,12 @@ def answer(
     return [done[part.split, part.index] for part in parts]
 
 
+def begun(path: Path) -> str | None:
+    """The name of the evaluation whose scores `path` holds: a file that is made anew gets another."""
+    with path.open(encoding="utf-8") as file:
+        return json.loads(file.readline()).get("begun")
+
+
 def identity(vlm: VLM, base: str, adapter: Path | None) -> dict[str, Any]:
     """What tells the weights from others: SHA-256 of a folder's weight files, the commit of a Hub repository's."""
     folder = Path(base_folder(base))
@@ -132,7 +139,7 @@ def _ask(vlm: VLM, inputs: "BatchFeature", asking: Asking) -> list[Row]:
 def _resume(path: Path, evaluation: Mapping[str, Any]) -> dict[tuple[str, int], Row]:
     """Rows that `path` holds, by split and index; a torn last line is cut off, a new file gets its first line."""
     if not path.exists() or not path.stat().st_size:
-        files.write_text(path, json.dumps({"evaluation": evaluation}) + "\n")
+        files.write_text(path, json.dumps({"evaluation": evaluation, "begun": uuid4().hex}) + "\n")
         return {}
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from hf_inspect import files, images, metrics, prompts
 from hf_inspect.data import answers_of, load_split
 from hf_inspect.errors import DataError, MissingExtraError
-from hf_inspect.training import LOG
 from hf_inspect.vlm import parity
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.families import family_of, set_side
@@ -302,21 +301,13 @@ def save_adapter(model: "PeftModel", folder: Path, base: str) -> None:
     files.write_json(folder / "adapter_config.json", {**config, "inference_mode": True})
 
 
-def card_values(folder: Path) -> dict[str, Any]:
-    """What the card of a trained folder is filled from: its own records."""
-    library = "peft" if (folder / "adapter_config.json").is_file() else "transformers"
-    records = {name: files.read_json(folder / f"{name}.json") for name in ("prompt", "trained_on")}
-    return records | {"log": files.read_json(folder / LOG), "name": folder.name, "library": library}
-
-
-def publish(folder: Path, card: str, config: "TrainingArguments") -> str:
-    """Upload a finished folder and its card to `hub_model_id` (default: the folder's name); returns the repository.
+def publish(folder: Path, config: "TrainingArguments") -> str:
+    """Upload a finished folder, its card in it, to `hub_model_id` (default: the folder's name); returns the repository.
 
     Checkpoints and TensorBoard's files stay here.
     """
     from huggingface_hub import HfApi
 
-    files.write_text(folder / "README.md", card)
     hub = HfApi(token=config.hub_token)
     made = hub.create_repo(config.hub_model_id or folder.name, private=config.hub_private_repo, exist_ok=True)
     hub.upload_folder(repo_id=made.repo_id, folder_path=folder, ignore_patterns=["checkpoint-*", "runs/*"])

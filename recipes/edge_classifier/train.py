@@ -18,7 +18,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 
 from hf_inspect import images, metrics
 from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
-from hf_inspect.reports import write_student_card
+from hf_inspect.reports import write_card
 from hf_inspect.students import LITE0, TRAINED_ON, image_processor_of, new_student, preprocess_of
 from hf_inspect.training import augmentation, newest_whole_checkpoint, parsed, run, write_training_log
 
@@ -124,7 +124,7 @@ def main():
         record = trained_on(read_manifest(arguments.data), contents)
         write_trained_on(Path(training.output_dir) / TRAINED_ON, record)
         write_training_log(trainer, arguments)
-        write_student_card(Path(training.output_dir))
+        write_card(Path(training.output_dir))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from hf_inspect import demo, files
 from hf_inspect.data import build
 from hf_inspect.errors import ParityError
 from hf_inspect.export import export_student
-from hf_inspect.reports import evaluate_edge, render_card, results_table
+from hf_inspect.reports import evaluate_edge, results_table, write_card
 
 EDGE_FILES = ("config.json", "model.safetensors", "trained_on.json", "training_log.json")
 ADAPTER_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt")
 FIGURES = ("accuracy", "auroc", "escapes", "overkill")
+SECTIONS = {"edge": "edge", "edge_int8": "edge_int8", "adapter": "vlm"}  # of results.json, by part
+EXAMPLE = Path("model_cards/examples/elpv_cascade")
 
 
 def seeds_report(students: list[Path], data: Path, work: Path) -> dict:
@@ -49,6 +51,33 @@ def gather(train: Path, best: str, work: Path) -> Path:
     return models
 
 
+def results_of_part(results: dict, part: str) -> dict:
+    """results.json of a part by itself: the figures of its section, and its weights."""
+    section = SECTIONS[part]
+    models = {name.removeprefix(f"{part}/"): sha256 for name, sha256 in results["inputs"]["models"].items()
+              if name.startswith(f"{part}/")}  # fmt: skip
+    kept = {key: results[key] for key in ("data", "environment")}
+    own = {"edge" if part.startswith("edge") else section: results[section]}
+    return kept | own | {"inputs": {"data": results["inputs"]["data"], "models": models}}
+
+
+def write_cards(folder: Path, notes: Path) -> None:
+    """README.md of the cascade and its parts, each beside its results.json and the notes.md kept in `notes`."""
+    results = files.read_json(folder / "results.json")
+    for part in SECTIONS:
+        files.write_json(folder / part / "results.json", results_of_part(results, part))
+    for part in (*SECTIONS, "."):
+        if (notes / part / "notes.md").is_file():
+            files.write_text(folder / part / "notes.md", (notes / part / "notes.md").read_text())
+        write_card(folder / part)
+
+
+def write_example(cascade: Path, out: Path) -> None:
+    """The cascade's card and the pictures it shows, as an example."""
+    shutil.copytree(cascade / "plots", out / "plots", dirs_exist_ok=True)
+    shutil.copy(cascade / "README.md", out)
+
+
 def write_assets(models: Path, made: Path, seeds: dict, out: Path) -> None:
     """Lay the shipped folder out: it is itself a cascade folder, its parts beside its cascade.json."""
     with files.staged_folder(out) as stage:
@@ -63,12 +92,7 @@ def write_assets(models: Path, made: Path, seeds: dict, out: Path) -> None:
         shutil.copytree(made / "plots", stage / "plots")
         files.write_json(stage / "seeds.json", seeds)
         files.write_text(stage / "LICENSE", files.shipped("model_cards").joinpath("LICENSE-assets").read_text())
-        results = files.read_json(stage / "results.json")
-        values = {"results": results, "seeds": seeds, "table": results_table(results), "cascade": stated}
-        for kind, folder in (("student", "edge"), ("adapter", "adapter"), ("cascade", ".")):
-            log = stage / folder / "training_log.json"
-            own = {"log": files.read_json(log)} if log.exists() else {}
-            files.write_text(stage / folder / "README.md", render_card(kind, values | own))
+        write_cards(stage, notes=out)
 
 
 def update_readme(readme: Path, results: dict) -> None:
@@ -94,6 +118,7 @@ def main() -> None:
     models = gather(arguments.train, best, work)
     print(demo.run(work, models=models))
     write_assets(models, work, seeds, arguments.out)
+    write_example(arguments.out, EXAMPLE)
     update_readme(Path("README.md"), files.read_json(arguments.out / "results.json"))
 
 

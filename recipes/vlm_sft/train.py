@@ -14,10 +14,10 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import EarlyStoppingCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from hf_inspect import images
+from hf_inspect import files, images
 from hf_inspect.data import questions_of, read_manifest, trained_on, write_trained_on
 from hf_inspect.errors import InspectError
-from hf_inspect.reports.card import render_card
+from hf_inspect.reports import write_card
 from hf_inspect.training import augmentation, check_processes, newest_whole_checkpoint, parsed, write_training_log
 from hf_inspect.vlm import VLM, parity
 from hf_inspect.vlm import training as sft
@@ -131,16 +131,16 @@ def main():
     out = Path(config.output_dir)
     with disable_input_dtype_casting(model):  # else each LoRA layer casts its input to float32 and back
         trainer.train(resume_from_checkpoint=newest_whole_checkpoint(out))
-
     if trainer.is_world_process_zero():
-        sft.save(trainer.model, processor, out, arguments.base)
+        sft.save(trainer.model, processor, out, files.told(arguments.base))
         emitted = trainer.data_collator([parity.canonical_row(task)])["input_ids"][0].tolist()
         parity.write_prompt(out, processor, task, emitted)
         contents = [row["bytes"] for rows in (train, validation) for row in rows["image"]]
         write_trained_on(out / TRAINED_ON, trained_on(read_manifest(arguments.data), contents))
         write_training_log(trainer, arguments)
+        write_card(out)
         if publish:
-            sft.publish(out, render_card("trained", sft.card_values(out)), config)
+            sft.publish(out, config)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import hf_inspect  # noqa: E402
+from hf_inspect import metrics  # noqa: E402
 
 package = Path(hf_inspect.__file__).parent
 assert "site-packages" in package.parts, package
 for folder in ("dataset_scripts", "recipes", "model_cards", "assets"):
     assert (package / folder).is_dir(), f"the wheel lacks {folder}"
+assert Path(metrics.module("escape_rate"), "escape_rate.py").is_file()
 
 parts = Path("edge-parts")
 parts.mkdir(exist_ok=True)

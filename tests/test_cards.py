@@ -1,0 +1,414 @@
+"""Cards of every kind: made from the folder's records, true to results.json, fit to be pushed, their snippets run."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from typer.testing import CliRunner
+
+from hf_inspect import demo, files
+from hf_inspect.calibrate import calibrate
+from hf_inspect.cli import app
+from hf_inspect.data import build, chat, read_manifest
+from hf_inspect.errors import DataError, HubError
+from hf_inspect.hub import check, push, read_notes
+from hf_inspect.hub.licences import refuse_wider
+from hf_inspect.hub.measured import METRICS
+from hf_inspect.reports import card_of, evaluate_cascade, evaluate_edge, evaluate_vlm, write_card
+from hf_inspect.vlm import parity
+from tests import tiny, tiny_edge
+from tests.conftest import png
+from tests.raw import picture
+from tests.scripted import brightness_cascade
+
+ROOT = Path(__file__).parent.parent
+ASSETS = demo.assets()
+EXAMPLE = ROOT / "model_cards" / "examples" / "elpv_cascade"
+SHIPPED = (".", "edge", "edge_int8", "adapter")
+QUESTIONS = """
+column: class_name
+direct: Is it good?
+system: Look.
+templates: ["What is it?"]
+classes:
+  good: [nothing]
+  scratch: [a scratch]
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A data set of 120 parts of one's own in class folders."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("parts")
+    for name, n in {"good": 80, "scratch": 40}.items():
+        (folder / "raw" / name).mkdir(parents=True)
+        for i in range(n):
+            picture(rng).save(folder / "raw" / name / f"{i}.png")
+    build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0"})
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def folders(data, tmp_path_factory) -> dict[str, Path]:
+    """A measured folder a kind, of one's own parts: all by the functions behind the command line."""
+    root = tmp_path_factory.mktemp("folders")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_INSPECT_CACHE", str(root / "cache"))
+        edge = Path(shutil.copytree(tiny_edge.exported(False), root / "student"))
+        files.write_json(edge / "results.json", evaluate_edge(edge, data, "test"))
+        adapter, whole, made = root / "adapter", root / "vlm", root / "cascade"
+        tiny.random_adapter(tiny.base.tiny_base(), adapter)
+        files.write_json(
+            adapter / "results.json", evaluate_vlm("tiny-base", adapter, data, "test", root / "adapter.jsonl")
+        )
+        fine_tuned(whole)
+        (root / "questions.yaml").write_text(QUESTIONS)
+        measured = evaluate_vlm(str(whole), None, data, "test", root / "vlm.jsonl", questions=root / "questions.yaml")
+        files.write_json(whole / "results.json", measured)
+        calibrate(edge, ("tiny-base", adapter), data, made, escape=0.3, overkill=0.3, confidence=0.5)
+        for name in ("edge", "adapter"):
+            shutil.copytree({"edge": edge, "adapter": adapter}[name], made / name)
+        stated = files.read_json(made / "cascade.json")
+        parts = {"edge": "edge", "vlm": {"base": "tiny-base", "adapter": "adapter"}}
+        files.write_json(made / "cascade.json", stated | parts)
+        for name in ("edge", "adapter"):
+            write_card(made / name)
+        files.write_json(made / "results.json", evaluate_cascade(made, data, "test"))
+        yield {"student": edge, "adapter": adapter, "vlm": whole, "cascade": made}
+
+
+def fine_tuned(folder: Path) -> None:
+    """A whole fine-tune's folder: a base with the record of a training."""
+    tiny.loud_base(folder)
+    adapter = folder.parent / "other"
+    tiny.random_adapter(folder, adapter, tiny.prompts.Task("Look.", "Is it good?", ("good", "scratch")))
+    for name in ("trained_on.json", parity.PROMPT, "preprocessor_config.json"):
+        shutil.copy(adapter / name, folder)
+
+
+@pytest.fixture
+def own(folders, tmp_path):
+    """A copy of a kind's folder with its card, to spoil."""
+
+    def copy(kind: str) -> Path:
+        folder = Path(shutil.copytree(folders[kind], tmp_path / kind))
+        write_card(folder)
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def cascade(tmp_path) -> Path:
+    """A copy of the shipped cascade to spoil."""
+    return Path(shutil.copytree(ASSETS, tmp_path / "elpv"))
+
+
+def snippet(folder: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return code
+
+
+def run_in(folder: Path, code: str, monkeypatch, capsys) -> str:
+    """What a snippet prints in a folder that holds an image of a part."""
+    (folder / "part.png").write_bytes(png(tiny_edge.cell(1, np.random.default_rng(0))))
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    exec(code, {})
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", SHIPPED)
+def test_the_shipped_cards_are_what_the_command_writes(part, cascade):
+    kept = (ASSETS / part / "README.md").read_text()
+    (cascade / part / "README.md").unlink()
+    done = CliRunner().invoke(app, ["card", str(cascade / part)])
+    assert done.exit_code == 0, done.output
+    assert (cascade / part / "README.md").read_text() == kept
+    _, notes = read_notes(ASSETS / part)
+    assert len(notes) > 100
+    assert notes in kept
+
+
+def test_the_example_is_the_shipped_cascade_s_card_and_pictures():
+    assert (EXAMPLE / "README.md").read_text() == card_of(ASSETS)
+    drawn = sorted((ASSETS / "plots").glob("*.png"))
+    assert len(drawn) == 3
+    for path in drawn:
+        assert (EXAMPLE / "plots" / path.name).read_bytes() == path.read_bytes()
+        assert f"(plots/{path.name})" in card_of(ASSETS)
+
+
+@pytest.mark.parametrize("part", SHIPPED[1:])
+def test_the_parts_figures_are_those_of_the_whole(part):
+    whole, own = (files.read_json(folder / "results.json") for folder in (ASSETS, ASSETS / part))
+    assert own["data"] == whole["data"]
+    section = {"edge": "edge", "edge_int8": "edge_int8", "adapter": "vlm"}[part]
+    assert own["vlm" if part == "adapter" else "edge"] == whole[section]
+    shown = {f"{part}/{name}": sha256 for name, sha256 in own["inputs"]["models"].items()}
+    assert len(shown) == 1
+    assert shown.items() <= whole["inputs"]["models"].items()
+
+
+def figures_in(results: dict, kind: str) -> list[dict]:
+    """Every figure that a card's head should hold, found without the package's own search."""
+    reports = [results["edge" if kind == "student" else "vlm"]] if kind != "cascade" else results["cascade"].values()
+    return [report[name] for report in reports for name in METRICS if name in report]
+
+
+@pytest.mark.parametrize("kind", ["student", "adapter", "vlm", "cascade"])
+def test_its_numbers_go_through_huggingface_hub_unchanged(kind, own):
+    folder = own(kind)
+    results, text = files.read_json(folder / "results.json"), (folder / "README.md").read_text()
+    loaded = ModelCard(text)
+    stated = loaded.data.eval_results
+    assert ModelCard(str(loaded)).data.eval_results == stated
+    wanted = figures_in(results, kind)
+    assert len(stated) == len(wanted) >= 4
+    assert [(one.metric_value, one.metric_args["low"], one.metric_args["n"]) for one in stated] == [
+        (figure["value"], figure["low"], figure["n"]) for figure in wanted
+    ]
+    for one in stated:
+        assert one.dataset_name == one.dataset_type == "folder"
+        assert one.dataset_split == "test"
+        assert one.dataset_args["fingerprint"] == results["data"]["fingerprint"]
+        assert one.dataset_args["evaluations_of_this_split"] == results["data"]["evaluations_of_this_split"]
+    assert loaded.data.license == "cc0-1.0"
+    assert loaded.data.datasets == ["folder"]
+
+
+@pytest.mark.parametrize("kind", ["student", "adapter", "vlm", "cascade"])
+def test_its_text_says_what_a_reader_must_know(kind, own):
+    folder = own(kind)
+    text, results = (folder / "README.md").read_text(), files.read_json(folder / "results.json")
+    figures = [figure for figure in figures_in(results, kind) if "escapes" not in figure]
+    for figure in figures:
+        assert f"{figure['value']:.1%} (" in text
+        assert f"{figure['low']:.1%} to {figure['high']:.1%}" in text
+    report = next(iter(results["cascade"].values())) if kind == "cascade" else results[
+        "edge" if kind == "student" else "vlm"
+    ]  # fmt: skip
+    assert f"{report['escapes']['n']} defects" in text
+    assert f"{report['overkill']['n']} good parts" in text
+    for wanted in (
+        results["data"]["fingerprint"][:12], results["environment"]["processor"], results["environment"]["commit"],
+        "95 %", "this split's and no line's", "## Use and misuse", "## Limits", "cc0-1.0",
+    ):  # fmt: skip
+        assert wanted in text
+    assert "None" not in text.replace("None of", "")
+    assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("kind", ["student", "adapter", "vlm", "cascade"])
+def test_what_it_writes_may_be_pushed_and_its_snippet_runs(kind, own, folders, monkeypatch, capsys):
+    folder = own(kind)
+    check(folder)
+    said = run_in(folder, snippet(folder), monkeypatch, capsys)
+    assert {"student": "[0.", "adapter": "'ok': ", "vlm": "'good': ", "cascade": "Verdict("}[kind] in said
+
+
+def test_a_student_s_snippet_needs_transformers_alone(cascade, monkeypatch, capsys):
+    code = snippet(cascade / "edge")
+    assert "hf_inspect" not in code
+    assert "'label': 'good'" in run_in(cascade / "edge", code, monkeypatch, capsys)
+
+
+def without(value: dict, *path: str) -> dict:
+    """A copy of JSON content that lacks one key."""
+    copy = json.loads(json.dumps(value))
+    inner = copy
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return copy
+
+
+MISSING = [
+    ("student", "edge"),
+    ("student", "edge", "auroc"),
+    ("student", "edge", "escapes", "high"),
+    ("student", "edge", "ms_per_image"),
+    ("adapter", "vlm", "overkill"),
+    ("vlm", "vlm", "accuracy", "n"),
+    ("cascade", "cascade", "saec"),
+    ("cascade", "cascade", "calibrated", "edge_promise"),
+    ("cascade", "data", "evaluations_of_this_split"),
+    ("cascade", "environment", "processor"),
+]
+
+
+@pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind, *path in MISSING])
+def test_a_missing_number_is_named_and_nothing_is_written(kind, path, own):
+    folder = own(kind)
+    files.write_json(folder / "results.json", without(files.read_json(folder / "results.json"), *path))
+    (folder / "README.md").unlink()
+    with pytest.raises((DataError, HubError), match=path[-1]):
+        write_card(folder)
+    assert not (folder / "README.md").exists()
+
+
+def test_results_of_other_files_or_data_are_refused_by_name(own, folders):
+    for kind, file in (("student", "openvino_model.bin"), ("adapter", "adapter_model.safetensors")):
+        folder = own(kind)
+        results = files.read_json(folder / "results.json")
+        sha256 = results["inputs"]["models"][file]
+        files.write_json(folder / "results.json", results | {"inputs": {"models": {file: sha256[::-1]}}})
+        for step in (card_of, check):
+            with pytest.raises(HubError, match=f"was measured on another {file} than the folder's"):
+                step(folder)
+        files.write_json(folder / "results.json", without(results, "inputs"))
+        with pytest.raises(HubError, match=f"does not say that it was measured on {file}"):
+            card_of(folder)
+    folder = own("cascade")
+    results = files.read_json(folder / "results.json")
+    files.write_json(folder / "results.json", results | {"data": results["data"] | {"fingerprint": "0" * 64}})
+    with pytest.raises(HubError, match=r"is of the data 000000000000, not of cascade\.json"):
+        card_of(folder)
+    other = {"inputs": {"models": without(results["inputs"]["models"], "adapter/adapter_model.safetensors")}}
+    files.write_json(folder / "results.json", results | other)
+    with pytest.raises(HubError, match=r"does not say that it was measured on adapter/adapter_model\.safetensors"):
+        card_of(folder)
+
+
+def test_push_refuses_a_card_whose_figures_are_missing_or_others(own):
+    folder = own("student")
+    path, value = folder / "README.md", files.read_json(folder / "results.json")["edge"]["accuracy"]["value"]
+    text = path.read_text()
+    assert f"value: {value}\n" in text
+    path.write_text(text.replace(f"value: {value}\n", "value: 0.999\n"))
+    with pytest.raises(HubError, match=rf"does not state the accuracy {value:.4f} of results.json; run"):
+        check(folder)
+    path.write_text(re.sub(r"model-index:\n.*?\n---", "---", text, flags=re.DOTALL))
+    with pytest.raises(HubError, match="does not state the accuracy"):
+        check(folder)
+    path.write_text(text.replace("model-index:\n", "model-index:\n- nothing\n"))
+    with pytest.raises(HubError, match="a model-index that cannot be read"):
+        check(folder)
+    path.write_text(text)
+    (folder / "results.json").unlink()
+    with pytest.raises(HubError, match=rf"states accuracy {value}, which is not in results.json beside it"):
+        check(folder)
+
+
+def test_a_part_s_card_is_checked_with_the_cascade(own):
+    folder = own("cascade")
+    path = folder / "edge" / "README.md"
+    path.write_text(re.sub(r"value: [\d.]+\n", "value: 1.0\n", path.read_text()))
+    with pytest.raises(HubError, match=r"edge/README\.md does not state the accuracy"):
+        check(folder)
+
+
+@pytest.mark.parametrize("kind", ["student", "adapter", "vlm"])
+def test_a_model_that_was_just_trained_says_that_it_is_not_measured(kind, own, folders):
+    folder = own(kind)
+    (folder / "results.json").unlink()
+    text = write_card(folder).read_text()
+    assert "Not measured on a test split yet." in text
+    assert "hf-inspect eval" in text
+    assert ModelCard(text).data.eval_results is None
+    check(folder)
+
+
+def test_a_cascade_must_be_measured_and_one_without_a_vlm_is_as_its_edge(own, folders, data):
+    folder = own("cascade")
+    results = files.read_json(folder / "results.json")
+    (folder / "results.json").unlink()
+    with pytest.raises(HubError, match=r"was not measured; run 'hf-inspect eval cascade .*results\.json'"):
+        card_of(folder)
+    stated = files.read_json(folder / "cascade.json")
+    files.write_json(folder / "cascade.json", stated | {"vlm": None})
+    shutil.rmtree(folder / "adapter")
+    with pytest.raises(HubError, match=r"run 'hf-inspect eval edge .*cascade/edge --data DATA --out .*results\.json'"):
+        card_of(folder)
+    shutil.copy(folder / "edge" / "results.json", folder)
+    text = write_card(folder).read_text()
+    check(folder)
+    assert "has no vision-language model" in text
+    assert ModelCard(text).data.eval_results[0].metric_value == results["edge"]["accuracy"]["value"]
+
+
+def test_a_cascade_of_pinned_parts_is_measured_by_what_they_hold(hub, data, tmp_path):
+    folder = brightness_cascade(tmp_path / "cascade")
+    results = evaluate_edge(folder / "edge", data, "test")
+    edge = Path(shutil.move(folder / "edge", tmp_path / "edge"))
+    files.write_text(edge / "README.md", "---\nlicense: cc0-1.0\n---\n")
+    push(edge, "acme/edge", show=lambda text: None)
+    pinned = f"acme/edge@{hub.repos['models', 'acme/edge'].refs['main']}"
+    files.write_json(folder / "cascade.json", files.read_json(folder / "cascade.json") | {"edge": pinned})
+    files.write_json(folder / "results.json", results)
+    assert ModelCard(write_card(folder).read_text()).data.base_model == ["acme/edge"]
+    push(folder, "acme/cascade", show=lambda text: None)
+    assert "results.json" in hub.files("models", "acme/cascade")
+    files.write_json(folder / "results.json", results | {"inputs": {"models": {"openvino_model.bin": "0" * 64}}})
+    with pytest.raises(HubError, match=r"was measured on another openvino_model\.bin"):
+        push(folder, "acme/cascade")
+
+
+def test_what_only_a_human_knows_is_added_to_the_letter(own):
+    folder = own("adapter")
+    notes = "## What we tried\n\nTwo lamps; $x < 3$ and {% nothing %}.\n\n\n    kept   as it is"
+    files.write_text(folder / "notes.md", f"---\ntags: [lamps]\nbase_model: acme/base\nlicense: mit\n---\n\n{notes}\n")
+    text = write_card(folder).read_text()
+    assert f"\n\n{notes}\n\n## Licence\n" in text
+    head = ModelCard(text).data
+    assert head.tags[-1] == "lamps"
+    assert head.base_model == "acme/base"
+    assert head.license == "cc0-1.0"
+    assert "notes.md" in check(folder)
+
+
+def test_a_base_of_others_needs_a_licence_in_the_notes(tmp_path):
+    folder = tiny.base.tiny_base(tmp_path / "base")
+    with pytest.raises(HubError, match=r"write `license: \.\.\.` between --- lines at the head of notes"):
+        write_card(folder)
+    files.write_text(folder / "notes.md", "---\nlicense: apache-2.0\n---\n")
+    text = write_card(folder).read_text()
+    assert "license: apache-2.0" in text
+    assert set(check(folder)) >= {"README.md", "notes.md", "model.safetensors"}
+
+
+def test_several_licences_hold_at_once():
+    stated = {"trained_on.json": "CC-BY-NC-4.0", "inspect.json": "CC-BY-NC-4.0 AND AGPL-3.0"}
+    refuse_wider("cc-by-nc-4.0 AND agpl-3.0", stated)
+    for narrower in ("cc-by-nc-4.0", "agpl-3.0", "apache-2.0"):
+        with pytest.raises(HubError, match=f"says {narrower}, but .*copyleft|says {narrower}, but .*non-commercial"):
+            refuse_wider(narrower, stated)
+    refuse_wider("acme-internal", {"trained_on.json": "acme-internal"})
+    with pytest.raises(HubError, match="what acme-internal permits is not known here"):
+        refuse_wider("cc0-1.0", {"trained_on.json": "acme-internal"})
+
+
+def test_a_data_set_s_card_is_the_one_it_was_built_with(data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "questions.yaml").write_text(QUESTIONS)
+    chatted = tmp_path / "chat"
+    chat(data, chatted, tmp_path / "questions.yaml")
+    for built in (Path(shutil.copytree(data, tmp_path / "data")), chatted):
+        kept = (built / "README.md").read_text()
+        assert write_card(built).read_text() == kept
+        assert "num_rows: " in run_in(built, snippet(built), monkeypatch, capsys)
+        (built / "part.png").unlink()
+        files.write_text(built / "notes.md", "## Lamps\n\nTwo.\n")
+        assert "\n\n## Lamps\n\nTwo.\n\n" in write_card(built).read_text()
+        check(built)
+    manifest = read_manifest(data)
+    del manifest["classes"]
+    files.write_json(tmp_path / "data" / "manifest.json", manifest)
+    with pytest.raises(DataError, match="built before its manifest held what a card needs; build it again"):
+        write_card(tmp_path / "data")
+
+
+def test_a_space_writes_its_own(tmp_path):
+    (tmp_path / "app.py").write_text("")
+    with pytest.raises(HubError, match=r"is a Space, whose README\.md is written by hand"):
+        write_card(tmp_path)
+
+
+def test_a_cascade_that_was_scripted_needs_no_calibration_record(tmp_path, data):
+    folder = brightness_cascade(tmp_path / "cascade")
+    files.write_json(folder / "results.json", evaluate_edge(folder / "edge", data, "test"))
+    write_card(folder)
+    check(folder)
