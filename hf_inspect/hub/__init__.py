@@ -1,8 +1,12 @@
 """Folders of ours <-> repositories on a Hugging Face Hub: checked before they are pushed, pulled by name."""
 
 from hf_inspect.hub.check import check
-from hf_inspect.hub.kinds import kind_of, listed
-from hf_inspect.hub.pull import is_pinned, is_repository, pull, pull_pinned
+from hf_inspect.hub.kinds import belonging, kind_of, listed
+from hf_inspect.hub.parts import cascade_folder, part_of, parts_of, refuse_changed, stated_files
+from hf_inspect.hub.pull import is_pinned, is_repository, located, pinned, pull
 from hf_inspect.hub.push import Plan, push
 
-__all__ = ["Plan", "check", "is_pinned", "is_repository", "kind_of", "listed", "pull", "pull_pinned", "push"]
+__all__ = [
+    "Plan", "belonging", "cascade_folder", "check", "is_pinned", "is_repository", "kind_of", "listed", "located",
+    "part_of", "parts_of", "pinned", "pull", "push", "refuse_changed", "stated_files",
+]  # fmt: skip

@@ -2,20 +2,21 @@
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
-from hf_inspect.calibrate import CASCADE
+from hf_inspect.cascade import CASCADE
 from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import HubError, MissingExtraError
 from hf_inspect.hub.contents import refuse_content
 from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, RESULTS, kind_of, listed, shards_of
-from hf_inspect.hub.licences import refuse_wider
+from hf_inspect.hub.licences import head_of, refuse_wider, stated_licences
 from hf_inspect.hub.pull import is_pinned
 from hf_inspect.runtime import INSPECT
 from hf_inspect.runtime.folder import read_folder
@@ -35,7 +36,8 @@ def check(folder: Path) -> dict[str, Path]:
     kind, found = kind_of(folder), listed(folder)
     for name, path in found.items():
         refuse_content(name, path)
-    refuse_wider(licence_of(folder), dict(_licences(found)))
+    sources = stated_licences({name: path for name, path in found.items() if name != CARD})
+    refuse_wider(licence_of(folder), sources)
     if MANIFEST in found:
         _check_manifest(folder)
     if kind == DATA_SET:
@@ -52,18 +54,15 @@ def check(folder: Path) -> dict[str, Path]:
 
 def card_head(folder: Path) -> dict[str, Any]:
     """The YAML at the head of the folder's card; HubError without a card, or with one that is not filled."""
-    yaml = _yaml()
     path = folder / CARD
-    text = path.read_text() if path.is_file() else ""
-    if not text.startswith("---\n") or "\n---" not in text[4:]:
-        raise HubError(f"{path} is missing or has no YAML between --- lines at its head; write the card first.")
-    if unfilled := next((mark for mark in _UNFILLED if mark in text), None):
+    head = head_of(path)
+    if head is None:
+        marked = path.is_file() and path.read_bytes().startswith(BOM_UTF8)
+        came = "begins with a byte-order mark" if marked else "is missing or has no YAML between --- lines at its head"
+        raise HubError(f"{path} {came}; write the card first, as plain UTF-8.")
+    if unfilled := next((mark for mark in _UNFILLED if mark in files.read_text(path)), None):
         raise HubError(f"{path} is not filled in: it holds {unfilled!r}. Write the card from results.json.")
-    try:
-        head = yaml.safe_load(text[4:].split("\n---")[0])
-    except yaml.YAMLError as error:
-        raise HubError(f"{path}: its head is no YAML ({str(error).splitlines()[0]}); mend it.") from None
-    if not isinstance(head, dict):
+    if not head:
         raise HubError(f"{path}: its head holds no `key: value` lines; it needs `license: ...` at least.")
     return head
 
@@ -74,15 +73,6 @@ def licence_of(folder: Path) -> str:
     if not isinstance(stated, str) or not stated:
         raise HubError(f"{folder / CARD} states no licence; add `license: ...` to the YAML at its head.")
     return stated
-
-
-def _licences(found: dict[str, Path]) -> Iterator[tuple[str, str]]:
-    """What the data and the weights are licensed under, by the file that says so."""
-    for name, path in found.items():
-        if path.name in (MANIFEST, "trained_on.json", INSPECT):
-            licence = files.read_json(path).get("licence")
-            if licence:
-                yield name, licence
 
 
 def _check_manifest(folder: Path) -> None:
@@ -168,11 +158,3 @@ def _measured(folder: Path) -> Iterator[tuple[str, str]]:
         yield MANIFEST, read_manifest(folder)["fingerprint"]
     if (folder / CASCADE).is_file() and (calibration := files.read_json(folder / CASCADE).get("calibration")):
         yield CASCADE, calibration["data"]
-
-
-def _yaml() -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingExtraError("Reading a card needs PyYAML: pip install 'hf-inspect[edge]'") from error
-    return yaml

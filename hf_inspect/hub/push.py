@@ -1,6 +1,5 @@
 """A checked folder -> one commit on the Hub, of what is not there yet."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from hf_inspect.hub.licences import refuse_wider
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-_BLOCK = 1 << 20  # bytes read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +30,10 @@ class Plan:
     def table(self) -> str:
         """Every file that goes up with its size, and what becomes of the others."""
         lines = [f"{self.kind} -> {self.repository}"]
-        lines += [f"  + {_size(path.stat().st_size):>10}  {name}" for name, path in self.add.items()]
+        lines += [f"  + {files.sized(path.stat().st_size):>10}  {name}" for name, path in self.add.items()]
         lines += [f"  - {'':>10}  {name}" for name in self.remove]
         total = sum(path.stat().st_size for path in self.add.values())
-        return "\n".join([*lines, f"{len(self.add)} files to add, {_size(total)}; {self.same} are there already"])
+        return "\n".join([*lines, f"{len(self.add)} files to add, {files.sized(total)}; {self.same} are there already"])
 
 
 def push(
@@ -119,15 +116,7 @@ def _same(path: Path, there: Any) -> bool:
     """Whether the Hub's file has this content: by SHA-256 in LFS, else by git's id of it."""
     if there.size != path.stat().st_size:
         return False
-    return files.sha256(path) == there.lfs.sha256 if there.lfs else _blob_id(path) == there.blob_id
-
-
-def _blob_id(path: Path) -> str:
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    return files.sha256(path) == there.lfs.sha256 if there.lfs else files.blob_id(path) == there.blob_id
 
 
 def _check_bases(api: "HfApi", folder: Path) -> None:
@@ -145,10 +134,3 @@ def _check_bases(api: "HfApi", folder: Path) -> None:
             ) from None
         if card and card.get("license"):
             refuse_wider(head["license"], {base: card["license"]})
-
-
-def _size(n: int) -> str:
-    """Bytes in a unit to read."""
-    steps = [(10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "B")]
-    size, unit = next((step for step in steps if n >= step[0]), steps[-1])
-    return f"{n / size:.3g} {unit}"
