@@ -1,6 +1,5 @@
-"""A cascade, in a folder or on the Hub -> one folder with all that a plant without internet needs, and its check."""
+"""A cascade, in a folder or on the Hub -> one folder with all that a plant without internet needs."""
 
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from hf_inspect.cascade import CASCADE
 from hf_inspect.errors import DataError, HubError
 from hf_inspect.hub.kinds import LICENCES, SUMS, deciding, inside
 from hf_inspect.hub.licences import stated_licences
+from hf_inspect.hub.sums import write_sums
 from hf_inspect.schema import Progress, no_progress
 
 FROM = "from"  # cascade.json's key for the repositories that a bundle was gathered from
-_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +60,9 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
         files.write_json(stage / CASCADE, _rewritten(stated, places, hashes, origin))
         files.write_text(stage / LICENCES, _licences(stage, places, origin))
         sums |= {name: files.sha256(stage / name) for name in (CASCADE, LICENCES)}
-        files.write_text(stage / SUMS, "".join(f"{sums[path]}  {path}\n" for path in sorted(sums)))
+        write_sums(stage, sums)
         size = sum(path.stat().st_size for path in inside(stage).values())
     return Bundle(out, len(sums), size, files.sha256(out / SUMS), _left(folder, wanted))
-
-
-def verify(folder: Path, progress: Progress = no_progress) -> list[str]:
-    """What differs between a bundle and its SHA256SUMS, a sentence a file: changed, missing, not in the list.
-
-    DataError when there is no such list, or one that is broken.
-    """
-    stated, there = _read_sums(folder), inside(folder)
-    there.pop(SUMS)
-    different = [f"{path} is not in {SUMS}" for path in there if path not in stated]
-    for number, (path, sha256) in enumerate(stated.items(), 1):
-        if path not in there:
-            different.append(f"{path} is missing")
-        elif not there[path].is_file() or files.sha256(there[path]) != sha256:
-            different.append(f"{path} has changed")
-        progress("verified", number, len(stated))
-    return sorted(different)
-
-
-def _read_sums(folder: Path) -> dict[str, str]:
-    """SHA-256 by path, as SHA256SUMS lists them."""
-    if not (folder / SUMS).is_file():
-        raise DataError(f"{folder} has no {SUMS}; give a folder that 'hf-inspect bundle' wrote.")
-    found = {}
-    for number, line in enumerate(files.read_text(folder / SUMS).splitlines(), 1):
-        row = _LINE.fullmatch(line)
-        if not row or PurePosixPath(row[2]).is_absolute() or ".." in PurePosixPath(row[2]).parts:
-            raise DataError(f"{folder / SUMS}, line {number} is no `SHA-256  path`; bundle the cascade again.")
-        found[row[2]] = row[1]
-    return found
 
 
 def _refuse_overlap(folder: Path, out: Path) -> None:

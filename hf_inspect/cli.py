@@ -225,14 +225,14 @@ def bundle(
     ] = False,
 ) -> None:
     """Gather a cascade with all its parts in one folder for a plant without internet, or check such a folder."""
+    from hf_inspect import hub
     from hf_inspect.bundle import bundle as gather
-    from hf_inspect.bundle import verify as differences
 
     if verify == (out is not None):
         raise typer.BadParameter("give --out to write a bundle, or --verify to check one.", param_hint="--out")
     with _Progress() as bar:
         made = gather(cascade, out, revision, bar.of_many) if out else None
-        different = [] if made else differences(Path(cascade), bar.of_many)
+        different = [] if made else hub.verify(Path(cascade), bar.of_many)
     print(made.described() if made else "\n".join(different) or f"{cascade}: every file is as it was bundled.")
     if different:
         raise typer.Exit(1)

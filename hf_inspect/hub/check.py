@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
@@ -14,15 +15,18 @@ from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import HubError, MissingExtraError
-from hf_inspect.hub.contents import refuse_content
-from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, RESULTS, kind_of, listed, shards_of
+from hf_inspect.hub.contents import refuse_content, refuse_value
+from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, RESULTS, SUMS, kind_of, listed, shards_of
 from hf_inspect.hub.licences import head_of, refuse_wider, stated_licences
+from hf_inspect.hub.parts import parts_of, refuse_changed
 from hf_inspect.hub.pull import is_pinned
+from hf_inspect.hub.sums import verify
 from hf_inspect.runtime import INSPECT
 from hf_inspect.runtime.folder import read_folder
 
 _UNFILLED = ("[More Information Needed]", "{{")
 _ROWS_AT_ONCE = 100
+_OUR_BASES = re.compile(r"demo-base|tiny-[\w-]+")
 
 
 def check(folder: Path) -> dict[str, Path]:
@@ -101,17 +105,17 @@ def _check_data(folder: Path) -> None:
 
 
 def _hashes(path: Path) -> Iterator[tuple[str, str | None]]:
-    """SHA-256 of each row's image and of its mask, where it has one."""
+    """SHA-256 of each row's image and of its mask, where it has one; HubError when a row holds a token."""
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingExtraError("Checking a data set needs pyarrow: pip install 'hf-inspect[train]'") from error
 
     file = pq.ParquetFile(path)
-    columns = [name for name in ("image", "images", "mask") if name in file.schema_arrow.names]
-    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
+    for batch in file.iter_batches(_ROWS_AT_ONCE):
         for row in batch.to_pylist():
             image, mask = row["images"][0] if "images" in row else row["image"], row.get("mask")
+            refuse_value(path.name, row)
             yield _digest(image["bytes"]), _digest(mask["bytes"]) if mask else None
 
 
@@ -124,17 +128,23 @@ def _fingerprint(manifest: dict[str, Any]) -> str:
 
 
 def _check_cascade(folder: Path) -> None:
-    """HubError unless every part lies in the folder, or is a repository at a commit or a base that anybody can load."""
+    """HubError unless every part lies in the folder, or is a repository at a commit or a base that we assemble.
+
+    ParityError when a part is not the one that was calibrated with.
+    """
     stated = files.read_json(folder / CASCADE)
-    parts = {"edge": stated["edge"], **(stated["vlm"] or {})}
-    for name, part in parts.items():
-        if is_pinned(part) or (name == "base" and not part.startswith((".", "/"))):
+    refuse_changed(folder, stated)
+    for role, part in parts_of(stated).items():
+        if is_pinned(part) or (role == "base" and _OUR_BASES.fullmatch(part)):
             continue
-        if ".." in Path(part).parts or not (folder / part).is_dir():
+        if ".." in Path(part).parts or Path(part).is_absolute() or not (folder / part).is_dir():
             raise HubError(
-                f"{folder / CASCADE}: the {name} {part!r} does not lie in the folder; copy it there, or name it as "
-                "org/name@commit."
+                f"{folder / CASCADE}: the {role} {part!r} does not lie in the folder; gather it with 'hf-inspect "
+                "bundle', or name it as org/name@commit."
             )
+        refuse_changed(folder / part, stated, role)
+    if (folder / SUMS).is_file() and (different := verify(folder)):
+        raise HubError(f"{folder} is not as it was bundled: {different[0]}. Bundle the cascade again.")
 
 
 def _check_results(folder: Path, found: dict[str, Path]) -> None:
@@ -148,6 +158,8 @@ def _check_results(folder: Path, found: dict[str, Path]) -> None:
     if not models and kind_of(folder) == CASCADES:
         raise HubError(f"{folder / RESULTS} does not say which model files it was measured on; measure again.")
     held = {files.sha256(path) for path in found.values()} if models else set()
+    if CASCADE in found:
+        held |= set(files.read_json(folder / CASCADE).get("files", {}).values())  # of parts elsewhere, too
     if other := [name for name, sha256 in models.items() if sha256 not in held]:
         raise HubError(f"{folder / RESULTS} was measured on another {other[0]} than the folder's; measure again.")
 
