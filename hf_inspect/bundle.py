@@ -42,7 +42,7 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
     """
     folder = hub.cascade_folder(cascade, revision)
     _refuse_overlap(folder, out)
-    stated = files.read_json(folder / CASCADE)
+    stated = hub.read_cascade(folder)
     hub.refuse_changed(folder, stated)
     parts = {role: _located(folder, stated, role) for role in hub.parts_of(stated)}
     places = {role: _place(folder, stated, role) for role in parts}

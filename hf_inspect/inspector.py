@@ -59,7 +59,7 @@ class Inspector:
         or with `use_vlm` off, what the edge cannot decide is left to `fallback`.
         """
         folder = hub.cascade_folder(cascade, revision)
-        stated = files.read_json(folder / CASCADE)
+        stated = hub.read_cascade(folder)
         name = policy or stated["policy"]
         if name not in stated["policies"]:
             raise DataError(f"{folder} has no policy {name!r}; it has {', '.join(stated['policies'])}.")
@@ -143,7 +143,7 @@ class Inspector:
 
 def load_policies(cascade: Path) -> dict[str, Policy]:
     """Every policy of a cascade folder, by name."""
-    return {name: policy_from_dict(stated) for name, stated in files.read_json(cascade / CASCADE)["policies"].items()}
+    return {name: policy_from_dict(stated) for name, stated in hub.read_cascade(cascade)["policies"].items()}
 
 
 def _load_vlm(folder: Path, stated: dict[str, Any]) -> tuple[Scorer | None, str]:

@@ -18,7 +18,7 @@ from hf_inspect.errors import HubError, MissingExtraError
 from hf_inspect.hub.contents import refuse_content, refuse_value
 from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, RESULTS, SUMS, kind_of, listed, shards_of
 from hf_inspect.hub.licences import head_of, refuse_wider, stated_licences
-from hf_inspect.hub.parts import parts_of, refuse_changed
+from hf_inspect.hub.parts import parts_of, read_cascade, refuse_changed
 from hf_inspect.hub.pull import is_pinned
 from hf_inspect.hub.sums import verify
 from hf_inspect.runtime import INSPECT
@@ -132,7 +132,7 @@ def _check_cascade(folder: Path) -> None:
 
     ParityError when a part is not the one that was calibrated with.
     """
-    stated = files.read_json(folder / CASCADE)
+    stated = read_cascade(folder)
     refuse_changed(folder, stated)
     for role, part in parts_of(stated).items():
         if is_pinned(part) or (role == "base" and _OUR_BASES.fullmatch(part)):

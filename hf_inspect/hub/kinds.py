@@ -47,7 +47,8 @@ def kind_of(folder: Path) -> str:
     if marked:
         return marked[0]
     config = files.read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    architecture = next(iter(config.get("architectures") or []), "")
+    named = config.get("architectures") if isinstance(config, dict) else None
+    architecture = str(next(iter(named or []), ""))
     if architecture.endswith("ForImageClassification"):
         return STUDENT
     if architecture.endswith("ForConditionalGeneration"):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
+from hf_inspect.cascade import CASCADE
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.hub.kinds import deciding
 from hf_inspect.hub.pull import is_repository, located, pull
@@ -17,6 +18,18 @@ def cascade_folder(cascade: str | Path, revision: str | None = None) -> Path:
     if revision is not None:
         raise DataError(f"{cascade} is a folder, which has no revision {revision!r}; leave it out.")
     return Path(cascade)
+
+
+def read_cascade(folder: Path) -> dict[str, Any]:
+    """cascade.json of a folder; DataError when it is missing or does not say what a cascade consists of."""
+    stated = files.read_json(folder / CASCADE)
+    vlm = stated.get("vlm") if isinstance(stated, dict) else None
+    known = isinstance(stated, dict) and all(key in stated for key in ("edge", "vlm", "policy", "policies"))
+    if not known or not all(isinstance(part, str) for part in (stated["edge"], *(vlm or {}).values())):
+        raise DataError(
+            f"{folder / CASCADE} names no edge, vlm, policy and policies; run 'hf-inspect calibrate' again."
+        )
+    return stated
 
 
 def parts_of(stated: Mapping[str, Any]) -> dict[str, str]:

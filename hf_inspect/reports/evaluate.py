@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import files, hub, metrics
-from hf_inspect.cascade import CASCADE, Policy, replay
+from hf_inspect.cascade import Policy, replay
 from hf_inspect.data import place_of, read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector, load_policies
@@ -123,7 +123,7 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
 
 def _weights_of_parts(folder: Path) -> dict[str, str]:
     """`weights` of a cascade's edge and adapter, each under its part's name."""
-    stated = files.read_json(folder / CASCADE)
+    stated = hub.read_cascade(folder)
     return {
         f"{name}/{path}": sha256
         for name in ("edge", "adapter")
