@@ -110,7 +110,12 @@ def _copied(wanted: Mapping[str, Path], stage: Path, progress: Progress) -> Iter
     """Copy each file to its path in `stage`; yields path and SHA-256 of the copy."""
     for number, (path, source) in enumerate(wanted.items(), 1):
         (stage / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, stage / path)
+        try:
+            shutil.copyfile(source, stage / path)
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be copied: {error.strerror}. Mend that and run the command again."
+            ) from None
         yield path, files.sha256(stage / path)
         progress("gathered", number, len(wanted))
 

@@ -35,7 +35,7 @@ _KNOWN = {
     SPACE: ("app.py", "requirements.txt", "packages.txt", "*.whl", "examples/*"),
 }
 ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTERS}  # a cascade's parts and what they are
-PART_FILES = sorted({*_EVERYWHERE, *(pattern for kind in ROLES.values() for pattern in _KNOWN[kind])})
+PART_FILES = sorted({*_EVERYWHERE, *(p for kind in ROLES.values() for p in _KNOWN[kind])} - {".gitattributes"})
 _IMAGES = ("images/*", "val/*/*")  # of a data set, called by its manifest
 _NAMED = 3  # files an error names
 

@@ -23,8 +23,9 @@ def is_repository(name: str | Path) -> bool:
 def pull(repository: str, revision: str | None = None, only: list[str] | None = None) -> Path:
     """The folder of a model's repository at a revision (branch, tag or commit), downloaded as far as it is not here.
 
-    `only` are patterns of the files wanted. A download that broke off goes on where it was. Offline, what the cache
-    holds. HubError when that is nothing, or when a file in the cache is not the one that the Hub gave.
+    `only` are patterns of the files wanted. A connection that breaks is taken up within the file; a later run fetches
+    the files that are not here whole. Offline, what the cache holds. HubError when that is nothing, or when a file in
+    the cache is not the one that the Hub gave.
     """
     api, named = client(), f"{repository}@{revision}" if revision else repository
     folder = Path(asked(named, lambda: api.snapshot_download(repository, revision=revision, allow_patterns=only)))

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
+from hf_inspect.cascade import CASCADE
 from hf_inspect.errors import HubError
 from hf_inspect.hub.check import card_head, check
 from hf_inspect.hub.client import asked, client
 from hf_inspect.hub.kinds import REPO_TYPES, SPACE, belongs, kind_of
 from hf_inspect.hub.licences import refuse_wider
+from hf_inspect.hub.parts import parts_of, read_cascade
+from hf_inspect.hub.pull import is_pinned
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -52,7 +55,7 @@ def push(
     """
     found, api = check(folder), client()
     target = _Target(api, repository, kind_of(folder), private, create_pr)
-    asked(repository, lambda: _check_bases(api, folder))
+    asked(repository, lambda: _check_sources(api, folder))
     return asked(repository, lambda: _commit(target, folder, found, show), again=not create_pr)
 
 
@@ -119,18 +122,31 @@ def _same(path: Path, there: Any) -> bool:
     return files.sha256(path) == there.lfs.sha256 if there.lfs else files.blob_id(path) == there.blob_id
 
 
-def _check_bases(api: "HfApi", folder: Path) -> None:
-    """HubError when the card permits more than the licence of a base model it names, where that is on the Hub."""
-    from huggingface_hub.errors import RepositoryNotFoundError
+def _check_sources(api: "HfApi", folder: Path) -> None:
+    """HubError when the card permits more than a base model it names or a part pinned elsewhere, or one is not there."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     head = card_head(folder)
-    named = head.get("base_model") or []
-    for base in [named] if isinstance(named, str) else named:
+    for name, revision in (*_bases(head), *_pinned_parts(folder)):
         try:
-            card = api.model_info(base).card_data
+            card = api.model_info(name, revision=revision).card_data
         except RepositoryNotFoundError:
+            said = "cascade.json's part" if revision else "the card's base_model"
+            raise HubError(f"{said} {name!r} is not on the Hub; push it first, or mend the name.") from None
+        except RevisionNotFoundError:
             raise HubError(
-                f"the card's base_model {base!r} is not on the Hub; push it first, or mend the name."
+                f"cascade.json pins {name} at {revision}, which it does not have; calibrate again."
             ) from None
         if card and card.get("license"):
-            refuse_wider(head["license"], {base: card["license"]})
+            refuse_wider(head["license"], {name: card["license"]})
+
+
+def _bases(head: dict[str, Any]) -> list[tuple[str, None]]:
+    named = head.get("base_model") or []
+    return [(base, None) for base in ([named] if isinstance(named, str) else named)]
+
+
+def _pinned_parts(folder: Path) -> list[tuple[str, str]]:
+    """Repository and commit of each part of a cascade that lies elsewhere."""
+    parts = parts_of(read_cascade(folder)).values() if (folder / CASCADE).is_file() else ()
+    return [(part.split("@")[0], part.split("@")[1]) for part in parts if is_pinned(part)]
