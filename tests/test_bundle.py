@@ -208,7 +208,7 @@ def pushed_parts(hub, made: Path) -> dict[str, str]:
 def test_a_cascade_of_pushed_parts_is_pinned_pulled_and_bundled(hub, made, said, tmp_path, monkeypatch):
     commits = pushed_parts(hub, made)
     huggingface().create_tag("acme/base", tag="v1.0")
-    quiet_push(Path(shutil.copytree(made / "base", tmp_path / "base")), "acme/base")
+    quiet_push(with_card(Path(shutil.copytree(made / "base", tmp_path / "base")), CARD + "\nMore.\n"), "acme/base")
     out, bundled = tmp_path / "cascade", tmp_path / "bundle"
     arguments = ["--edge", "acme/edge", "--base", "acme/base@v1.0", "--adapter", f"acme/adapter@{commits['adapter']}"]
     risk = [f"--{name}={value}" for name, value in LAX.items()]
@@ -226,7 +226,8 @@ def test_a_cascade_of_pushed_parts_is_pinned_pulled_and_bundled(hub, made, said,
     }  # fmt: skip
     cache = tmp_path / "empty"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    there = Inspector.from_pretrained("acme/cascade")
+    with pytest.warns(UserWarning, match=rf"acme/base has moved to \w+; this cascade stays at {commits['base']}"):
+        there = Inspector.from_pretrained("acme/cascade")
     assert told(there) == said
     assert len(list(cache.glob("models--acme--*"))) == 4
 

@@ -123,7 +123,7 @@ def _same(path: Path, there: Any) -> bool:
 
 
 def _check_sources(api: "HfApi", folder: Path) -> None:
-    """HubError when the card permits more than a base model it names or a part pinned elsewhere, or one is not there."""
+    """HubError when the card permits more than a base model it names or a pinned part, or one of them is not there."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     head = card_head(folder)
