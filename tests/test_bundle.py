@@ -297,7 +297,7 @@ def test_what_cannot_be_bundled_is_a_sentence_and_leaves_nothing(made, tmp_path)
     stated = files.read_json(cascade / "cascade.json")
     for changed, sentence in [
         ({"edge": "../nowhere"}, r"its edge '\.\./nowhere' is no folder and no org/name"),
-        ({"vlm": {"base": "no-base", "adapter": "adapter"}}, "its base 'no-base' is no folder"),
+        ({"vlm": {"base": "no-base", "adapter": "adapter"}}, "the base 'no-base' is no folder here and no org/name"),
     ]:
         files.write_json(cascade / "cascade.json", stated | changed | {"files": {}})
         with pytest.raises(DataError, match=sentence):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hf_inspect import files, hub
 from hf_inspect.data import cache_folder, lite0_weights, packaged_folder, verified
+from hf_inspect.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import (
@@ -93,13 +94,19 @@ def tiny_base(out: Path | None = None) -> Path:
 
 
 def base_folder(base: str | Path) -> str:
-    """Where a base lies: the made folder of `demo-base` or of a `tiny-` one, a pulled repository's, else `base`."""
+    """Where a base lies: the made folder of `demo-base` or of a `tiny-` one, a pulled repository's, else `base`.
+
+    DataError when that is no folder.
+    """
     from hf_inspect.vlm import tiny
 
     made = {DEMO: demo_base, TINY: tiny_base}.get(str(base))
     if made:
         return str(made())
-    return str(tiny.base(str(base)) if str(base) in tiny.BASES else hub.located(base))
+    found = tiny.base(str(base)) if str(base) in tiny.BASES else hub.located(base)
+    if not Path(found).is_dir():
+        raise DataError(f"the base {str(base)!r} is no folder here and no org/name; give one, or {DEMO}.")
+    return str(found)
 
 
 def assemble(
