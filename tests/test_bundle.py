@@ -130,6 +130,7 @@ def test_a_bundle_gives_the_same_verdicts_in_a_process_that_may_open_no_socket(b
     moved = Path(shutil.copytree(bundled, tmp_path / "elsewhere"))
     for i, part in enumerate(PARTS):
         (tmp_path / f"{i}.png").write_bytes(part)
+    (tmp_path / "home").mkdir()
     home = {"HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hf")}  # nothing is cached there
     switches = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "CI")
     environment = {k: v for k, v in os.environ.items() if k not in switches} | home
