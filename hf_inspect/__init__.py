@@ -1,7 +1,11 @@
 """Industrial inspection on the Hugging Face stack: edge students, VLM adapters and a cascade with a stated risk."""
 
+import sys
 from importlib import import_module
 from typing import Any
+
+# `import openvino` reports itself to Google Analytics unless this package of its is missing; a plant's box must not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _HOME = {
     "Inspector": "hf_inspect.inspector",

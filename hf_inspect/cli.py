@@ -109,11 +109,11 @@ def export(
 
 @app.command()
 def calibrate(
-    edge: Annotated[Path, typer.Option(help="Folder that `hf-inspect export` wrote.")],
+    edge: Annotated[str, typer.Option(help="Folder that `hf-inspect export` wrote, or repository of one.")],
     data: Data,
     out: Out,
     base: Base = "demo-base",
-    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; none makes an edge-only cascade.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Folder or repository; none: an edge-only cascade.")] = None,
     escape: Annotated[float, typer.Option(help="Most defects the edge may pass, as a share.")] = 0.05,
     overkill: Annotated[float, typer.Option(help="Most good parts the edge may reject, as a share.")] = 0.10,
     confidence: float = 0.95,
@@ -131,12 +131,13 @@ def calibrate(
 
 @app.command()
 def predict(
-    cascade: Path,
+    cascade: Annotated[str, typer.Argument(help="Cascade: folder, or repository org/name.")],
     paths: list[Path],
     fallback: Annotated[str, typer.Option(help="For parts nobody could decide: reject, hold or pass.")] = "hold",
     out: Annotated[Path | None, typer.Option(help="JSON lines to write, and to go on from.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Refuse larger images.")] = None,
     policy: Annotated[str | None, typer.Option(help="Another of the cascade's policies.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of org/name.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 2 if any file is unreadable.")] = False,
 ) -> None:
     """Inspect files and folders: a line a file, and a summary."""
@@ -144,7 +145,10 @@ def predict(
 
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
     with _Progress() as bar:
-        summary = run(cascade, paths, out, show=print, progress=bar.of_many, policy=policy, fallback=fallback, **limits)
+        summary = run(
+            cascade, paths, out, show=print, progress=bar.of_many,
+            policy=policy, fallback=fallback, revision=revision, **limits,
+        )  # fmt: skip
     if strict and summary["label"].get("unreadable"):
         raise typer.Exit(2)
 
@@ -217,6 +221,29 @@ def push(
 
     made = hub.push(folder, repository, private=private, create_pr=create_pr)
     print(made or f"{repository} holds all of it already; nothing was sent.")
+
+
+@app.command()
+def bundle(
+    cascade: Annotated[str, typer.Argument(help="Cascade: folder, or org/name; with --verify, a bundle.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of org/name.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check a bundle's files; exits with 1 if any differs.")
+    ] = False,
+) -> None:
+    """Gather a cascade with all its parts in one folder for a plant without internet, or check such a folder."""
+    from hf_inspect import hub
+    from hf_inspect.bundle import bundle as gather
+
+    if verify == (out is not None):
+        raise typer.BadParameter("give --out to write a bundle, or --verify to check one.", param_hint="--out")
+    with _Progress() as bar:
+        made = gather(cascade, out, revision, bar.of_many) if out else None
+        different = [] if made else hub.verify(Path(cascade), bar.of_many)
+    print(made.described() if made else "\n".join(different) or f"{cascade}: every file is as it was bundled.")
+    if different:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -46,6 +46,14 @@ def write_table(path: Path, head: Mapping[str, Any], name: str, rows: Iterable[A
     write_text(path, f"{opening},\n  {json.dumps(name)}: [\n{lines}\n]}}\n")
 
 
+def read_text(path: Path) -> str:
+    """A text file's content; DataError when it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8.") from None
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; a missing or broken one is a DataError that names it."""
     try:
@@ -74,6 +82,20 @@ def told(path: str | Path) -> str:
     if not whole.is_absolute():
         return str(path)
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else whole.name
+
+
+def blob_id(path: Path) -> str:
+    """git's id of a file's content, as hex: what a Hub calls a file that is not in LFS."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
+
+
+def sized(n: int) -> str:
+    """Bytes in a unit to read: `312 MB`."""
+    steps = [(10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "B")]
+    size, unit = next((step for step in steps if n >= step[0]), steps[-1])
+    return f"{n / size:.3g} {unit}"
 
 
 @contextmanager

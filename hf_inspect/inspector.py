@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from hf_inspect import files, hub, images
-from hf_inspect.calibrate import CASCADE
-from hf_inspect.cascade import Policy, complexity, policy_from_dict
+from hf_inspect.cascade import CASCADE, Policy, complexity, policy_from_dict
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
 from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
@@ -55,18 +54,19 @@ class Inspector:
     ) -> "Inspector":
         """The cascade in a folder written by `hf-inspect calibrate`, or in a Hub repository `org/name`.
 
-        `revision` is the repository's branch, tag or commit; HubError when it cannot be had. `policy` picks another
-        of its policies by name. Without transformers, or with `use_vlm` off, what the edge cannot decide is left to
-        `fallback`.
+        `revision` is the repository's branch, tag or commit; HubError when it cannot be had, ParityError when a file
+        is not the one that was calibrated with. `policy` picks another of its policies by name. Without transformers,
+        or with `use_vlm` off, what the edge cannot decide is left to `fallback`.
         """
-        folder = _folder(cascade, revision)
-        stated = files.read_json(folder / CASCADE)
+        folder = hub.cascade_folder(cascade, revision)
+        stated = hub.read_cascade(folder)
         name = policy or stated["policy"]
         if name not in stated["policies"]:
             raise DataError(f"{folder} has no policy {name!r}; it has {', '.join(stated['policies'])}.")
-        vlm, why = _load_vlm(folder, stated["vlm"]) if use_vlm else (None, "the VLM is switched off")
+        hub.refuse_changed(folder, stated)
+        vlm, why = _load_vlm(folder, stated) if use_vlm else (None, "the VLM is switched off")
         return cls(
-            edge=Engine.from_pretrained(resolve(folder, stated["edge"])),
+            edge=Engine.from_pretrained(hub.part_of(folder, stated, "edge")),
             policy=policy_from_dict(stated["policies"][name]),
             vlm=vlm,
             no_vlm=why,
@@ -141,37 +141,18 @@ class Inspector:
         return replace(verdict, label=label, decided_by="rule", reason=reason, p_defect=verdict.p_edge)
 
 
-def _folder(cascade: str | Path, revision: str | None) -> Path:
-    """Where the cascade's files lie; a repository's are pulled."""
-    if hub.is_repository(cascade):
-        return hub.pull(str(cascade), revision)
-    if revision is not None:
-        raise DataError(f"{cascade} is a folder, which has no revision {revision!r}; leave it out.")
-    return Path(cascade)
-
-
 def load_policies(cascade: Path) -> dict[str, Policy]:
     """Every policy of a cascade folder, by name."""
-    return {name: policy_from_dict(stated) for name, stated in files.read_json(cascade / CASCADE)["policies"].items()}
+    return {name: policy_from_dict(stated) for name, stated in hub.read_cascade(cascade)["policies"].items()}
 
 
-def _load_vlm(folder: Path, stated: dict[str, str] | None) -> tuple[Scorer | None, str]:
+def _load_vlm(folder: Path, stated: dict[str, Any]) -> tuple[Scorer | None, str]:
     """The VLM that cascade.json names, or None and the reason why there is none."""
-    if stated is None:
+    if stated["vlm"] is None:
         return None, "this cascade has no VLM"
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
     if missing:
         return None, f"no VLM here ({', '.join(missing)} not installed: pip install 'hf-inspect[train]')"
     from hf_inspect.vlm import VLM
 
-    return VLM.from_pretrained(resolve(folder, stated["base"]), resolve(folder, stated["adapter"])), ""
-
-
-def resolve(folder: Path, part: str) -> str | Path:
-    """A part as cascade.json names it: a path relative to `folder` when that exists, else as it stands.
-
-    `org/name@commit` is pulled at that commit; a warning says so when the repository has moved on since.
-    """
-    if (folder / part).exists():
-        return folder / part
-    return hub.pull_pinned(part) if hub.is_pinned(part) else part
+    return VLM.from_pretrained(*(hub.part_of(folder, stated, role) for role in ("base", "adapter"))), ""

@@ -19,7 +19,7 @@ _ROW_START = b'{"path": "'
 
 
 def run(
-    cascade: Path,
+    cascade: str | Path,
     paths: Sequence[Path],
     out: Path | None = None,
     *,
@@ -27,9 +27,10 @@ def run(
     progress: Progress = no_progress,
     **settings: Any,
 ) -> dict[str, dict[str, int]]:
-    """Inspect files and folders with a cascade folder; `show` gets a line a file and the summary, which is returned.
+    """Inspect files and folders with a cascade (folder, or org/name); returns the summary.
 
-    `settings` go to `Inspector.from_pretrained` (policy, fallback, max_pixels).
+    `show` gets a line a file, and those of the summary. `settings` go to `Inspector.from_pretrained` (policy, fallback,
+    revision, max_pixels).
     """
     found, other = find_images(paths)
     inspector = Inspector.from_pretrained(cascade, **settings)

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, RLock, Thread
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
 
 USER, ORGANISATION = "tester", "acme"
 TOKEN, READ_TOKEN = "hf_" + "w" * 34, "hf_" + "r" * 34  # made up; one may write
 TYPES = {"models": "", "datasets": "datasets/", "spaces": "spaces/"}
-LFS = (".safetensors", ".bin", ".parquet", ".png", ".whl")
+LFS = (".safetensors", ".bin", ".parquet", ".png", ".whl")  # as .gitattributes has it; other binary files go there too
 LFS_ABOVE = 10_000_000  # bytes
+PAGE = 7  # entries of a tree in one answer; the Hub gives 1,000
 _REPO = r"(?P<name>[^/]+/[^/]+)"
 _KIND = r"(?P<kind>models|datasets|spaces)"
 
@@ -49,6 +50,7 @@ class Repo:
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: dict[str, File], title: str, ref: str = "main") -> str:
         known = json.dumps([self.name, len(self.log), title, sorted((p, f.oid) for p, f in files.items())])
@@ -58,9 +60,9 @@ class Repo:
         return oid
 
     def at(self, revision: str) -> str | None:
-        """The commit that a branch, a pull request or a commit's name means."""
+        """The commit that a branch, a pull request, a tag or a commit's name means."""
         revision = unquote(revision)
-        return self.refs.get(revision, revision if revision in self.commits else None)
+        return {**self.tags, **self.refs}.get(revision, revision if revision in self.commits else None)
 
 
 @dataclass
@@ -189,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         for method, pattern, answer in ROUTES:
             found = re.fullmatch(pattern, parts.path)
             if found and self.command in method.split("|"):
-                answer(self, found, cut_after) if answer is _resolve else answer(self, found)
+                answer(self, found, cut_after) if answer in (_resolve, _cdn) else answer(self, found)
                 return
         raise Refused(404, "NotFound", f"no route for {self.command} {parts.path}")
 
@@ -247,7 +249,8 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.hub.repos.get((kind.rstrip("/"), name))
         if repo is None or (repo.private and may is None):
             raise Refused(404 if may is not None else 401, "RepoNotFound", "Repository not found")
-        if write and not may:
+        proposes = self.query.get("create_pr") == "1"
+        if write and not (may and (proposes or name.split("/")[0] in (USER, ORGANISATION))):
             raise Refused(401 if may is None else 403, "", "This token may not write here.")
         return repo
 
@@ -267,10 +270,12 @@ def _who(handler: _Handler, found: re.Match[str]) -> None:
 
 
 def _create(handler: _Handler, found: re.Match[str]) -> None:
-    if not handler.may_write():
-        raise Refused(401 if handler.may_write() is None else 403, "", "This token may not create a repository.")
     asked = handler.json()
+    if not handler.may_write() or asked.get("organization") not in (None, USER, ORGANISATION):
+        raise Refused(401 if handler.may_write() is None else 403, "", "This token may not create a repository.")
     kind = (asked.get("type") or "model") + "s"
+    if kind == "spaces" and not asked.get("sdk"):
+        raise Refused(400, "", "sdk is required for a Space")
     name = f"{asked.get('organization') or USER}/{asked['name']}"
     url = f"{handler.hub.endpoint}/{TYPES[kind]}{name}"
     with handler.hub.lock:
@@ -298,7 +303,7 @@ def _preupload(handler: _Handler, found: re.Match[str]) -> None:
     modes = [
         {
             "path": file["path"],
-            "uploadMode": "lfs" if file["path"].endswith(LFS) or file["size"] > LFS_ABOVE else "regular",
+            "uploadMode": "lfs" if file["path"].endswith(LFS) or _large_or_binary(file) else "regular",
             "shouldIgnore": False,
             "oid": (there[file["path"]].lfs or there[file["path"]].oid) if file["path"] in there else None,
         }
@@ -307,8 +312,14 @@ def _preupload(handler: _Handler, found: re.Match[str]) -> None:
     handler.send(200, {"files": modes})
 
 
+def _large_or_binary(file: dict[str, Any]) -> bool:
+    return file["size"] > LFS_ABOVE or b"\0" in base64.b64decode(file["sample"])
+
+
 def _batch(handler: _Handler, found: re.Match[str]) -> None:
-    handler.repo(found, write=True)
+    handler.repo(found)
+    if not handler.may_write():  # who may propose may send; the commit decides
+        raise Refused(403, "", "This token may not write here.")
     root = handler.hub.endpoint
     objects = []
     for one in handler.json()["objects"]:
@@ -382,8 +393,14 @@ def _info(handler: _Handler, found: re.Match[str]) -> None:
         "_id": "1", "id": repo.name, "author": repo.name.split("/")[0], "sha": oid, "private": repo.private,
         "gated": False, "disabled": False, "createdAt": _now(), "lastModified": _now(), "downloads": 0, "likes": 0,
         "tags": [], "cardData": _card(files), "sdk": repo.sdk,
-        "siblings": [{"rfilename": p, "size": len(f.content), "blobId": f.oid} for p, f in files.items()],
+        "siblings": [_sibling(path, file, "blobs" in handler.query) for path, file in files.items()],
     })  # fmt: skip
+
+
+def _sibling(path: str, file: File, sized: bool) -> dict[str, Any]:
+    """A file of a repository's info; its size is told to those who ask."""
+    lfs = {"lfs": {"sha256": file.lfs, "size": len(file.content), "pointerSize": 134}} if file.lfs else {}
+    return {"rfilename": path} | ({"size": len(file.content), "blobId": file.oid, **lfs} if sized else {})
 
 
 def _tree(handler: _Handler, found: re.Match[str]) -> None:
@@ -395,7 +412,11 @@ def _tree(handler: _Handler, found: re.Match[str]) -> None:
         raise Refused(404, "EntryNotFound", f"{inside} does not exist")
     folders = {"/".join(short.split("/")[:n]) for short in below for n in range(1, short.count("/") + 1)}
     shown = [_folder(start + folder) for folder in sorted(folders) if deep or "/" not in folder]
-    handler.send(200, shown + [files[path].entry(path) for short, path in below.items() if deep or "/" not in short])
+    every = shown + [files[path].entry(path) for short, path in below.items() if deep or "/" not in short]
+    at = int(handler.query.get("cursor", 0))
+    more = handler.path.split("&cursor=")[0] + f"&cursor={at + PAGE}"
+    link = {"Link": f'<{handler.hub.endpoint}{more}>; rel="next"'} if every[at + PAGE :] else {}
+    handler.send(200, every[at : at + PAGE], link)
 
 
 def _paths(handler: _Handler, found: re.Match[str]) -> None:
@@ -410,7 +431,29 @@ def _paths(handler: _Handler, found: re.Match[str]) -> None:
 def _refs(handler: _Handler, found: re.Match[str]) -> None:
     refs = handler.repo(found).refs
     branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in refs.items()]
-    handler.send(200, {"branches": branches, "converts": [], "tags": []})
+    tags = [
+        {"name": name, "ref": f"refs/tags/{name}", "targetCommit": oid}
+        for name, oid in handler.repo(found).tags.items()
+    ]
+    handler.send(200, {"branches": branches, "converts": [], "tags": tags})
+
+
+def _branch(handler: _Handler, found: re.Match[str]) -> None:
+    repo, start = handler.repo(found, write=True), handler.json().get("startingPoint", "main")
+    if found["branch"] in repo.refs:
+        raise Refused(409, "", "Reference already exists")
+    if repo.at(start) is None:
+        raise Refused(404, "RevisionNotFound", f"Invalid rev id: {start}")
+    repo.refs[unquote(found["branch"])] = str(repo.at(start))
+    handler.send(200)
+
+
+def _tag(handler: _Handler, found: re.Match[str]) -> None:
+    repo, tag = handler.repo(found, write=True), handler.json()["tag"]
+    if tag in repo.tags:
+        raise Refused(409, "", "Tag reference exists already")
+    repo.tags[tag], _ = handler.files(found, repo)
+    handler.send(200)
 
 
 def _log(handler: _Handler, found: re.Match[str]) -> None:
@@ -422,11 +465,24 @@ def _resolve(handler: _Handler, found: re.Match[str], cut_after: int | None) -> 
     file = files.get(unquote(found["path"]))
     if file is None:
         raise Refused(404, "EntryNotFound", "Entry not found")
-    content, status = file.content, 200
-    headers = {"X-Repo-Commit": oid, "ETag": f'"{file.lfs or file.oid}"', "Accept-Ranges": "bytes"}
-    headers |= {"Content-Type": "application/octet-stream"}
+    headers = {"X-Repo-Commit": oid, "ETag": f'"{file.oid}"', "Accept-Ranges": "bytes"}
     if file.lfs:
-        headers |= {"X-Linked-Etag": f'"{file.lfs}"', "X-Linked-Size": str(len(content))}
+        where = f"{handler.hub.endpoint}/_cdn/{file.lfs}?filename={quote(found['path'])}"
+        linked = {"X-Linked-Etag": f'"{file.lfs}"', "X-Linked-Size": str(len(file.content)), "Location": where}
+        handler.send_bytes(302, b"", headers | linked)
+    else:
+        _send_part(handler, file.content, headers, cut_after)
+
+
+def _cdn(handler: _Handler, found: re.Match[str], cut_after: int | None) -> None:
+    """An object of LFS, as the Hub's content network gives it: to whoever has the address, without a token."""
+    content = handler.hub.objects[found["oid"]]
+    _send_part(handler, content, {"ETag": f'"{found["oid"]}"', "Accept-Ranges": "bytes"}, cut_after)
+
+
+def _send_part(handler: _Handler, content: bytes, headers: dict[str, str], cut_after: int | None) -> None:
+    """A file, or the range of it that is asked for."""
+    status, headers = 200, headers | {"Content-Type": "application/octet-stream"}
     if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", "")):
         first, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
         headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
@@ -469,5 +525,8 @@ ROUTES: list[tuple[str, str, Callable]] = [
     ("POST", rf"{_API}/paths-info/{_AT}", _paths),
     ("GET", rf"{_API}/refs", _refs),
     ("GET", rf"{_API}/commits/{_AT}", _log),
+    ("POST", rf"{_API}/branch/(?P<branch>[^/]+)", _branch),
+    ("POST", rf"{_API}/tag/{_AT}", _tag),
+    ("GET|HEAD", r"/_cdn/(?P<oid>\w+)", _cdn),
     ("GET|HEAD", rf"/(?P<kind>datasets/|spaces/)?{_REPO}/resolve/{_AT}/(?P<path>.+)", _resolve),
 ]  # fmt: skip

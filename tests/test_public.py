@@ -22,7 +22,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["hub", "inspector", "predict", "cli", "data", "runtime", "cascade"])
+@pytest.mark.parametrize("name", ["hub", "inspector", "bundle", "predict", "cli", "data", "runtime", "cascade"])
 def test_modules_of_the_edge_box_need_no_torch(name):
     heavy = "{'torch', 'transformers', 'datasets', 'timm', 'peft', 'matplotlib', 'scipy.stats'}"
     code = f"import sys, hf_inspect.{name}; print(sorted({heavy} & set(sys.modules)))"
@@ -43,5 +43,5 @@ def test_every_package_lists_what_it_offers(package):
 
 def test_help_names_every_verb():
     done = subprocess.run([sys.executable, "-m", "hf_inspect.cli", "--help"], capture_output=True, text=True)
-    for verb in ("data", "demo-base", "export", "calibrate", "predict", "eval", "card", "push", "demo"):
+    for verb in ("data", "demo-base", "export", "calibrate", "predict", "eval", "card", "push", "bundle", "demo"):
         assert verb in done.stdout

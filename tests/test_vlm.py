@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_inspect import files, prompts
-from hf_inspect.errors import DataError, ParityError
+from hf_inspect.errors import DataError, HubError, ParityError
 from hf_inspect.vlm import VLM, ScriptedVLM, base, parity, training
 from hf_inspect.vlm.model import _scored_ids, products_in
 from hf_inspect.vlm.tower import see_in_openvino
@@ -71,7 +71,11 @@ def test_the_tiny_base_is_the_same_bytes_each_time(tmp_path):
 def test_a_base_is_named_or_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_INSPECT_CACHE", str(tmp_path))
     assert base.base_folder("tiny-base") == str(tmp_path / "tiny-base")
-    assert base.base_folder("someone/model") == "someone/model"
+    assert base.base_folder(tmp_path) == str(tmp_path)
+    with pytest.raises(DataError, match="the base 'nothing' is no folder here and no org/name; give one, or demo-base"):
+        base.base_folder("nothing")
+    with pytest.raises(HubError, match="someone/model is no folder here, not in the cache"):
+        base.base_folder("someone/model")
 
 
 def test_the_language_model_s_tokenizer_is_the_original(tmp_path):

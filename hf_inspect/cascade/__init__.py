@@ -11,6 +11,8 @@ from hf_inspect.cascade.saec import Saec, fit_saec
 from hf_inspect.errors import DataError
 
 __all__ = [
+    "CALIBRATION",
+    "CASCADE",
     "DEFECT",
     "GOOD",
     "UNDECIDED",
@@ -29,6 +31,8 @@ __all__ = [
     "policy_from_dict",
     "replay",
 ]
+
+CASCADE, CALIBRATION = "cascade.json", "calibration.jsonl"  # the files of a cascade's folder
 
 
 def policy_from_dict(values: Mapping[str, Any]) -> Policy:

@@ -2,27 +2,32 @@
 
 import hashlib
 import json
+import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
-from hf_inspect.calibrate import CASCADE
+from hf_inspect.cascade import CASCADE
 from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import HubError, MissingExtraError
-from hf_inspect.hub.contents import refuse_content
-from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, NOTES, kind_of, listed, shards_of
-from hf_inspect.hub.licences import refuse_wider
+from hf_inspect.hub.contents import refuse_content, refuse_value
+from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, SUMS, kind_of, listed, shards_of
+from hf_inspect.hub.licences import head_of, licence_in, refuse_wider, stated_licences
 from hf_inspect.hub.measured import MEASURED, refuse_other_figures
+from hf_inspect.hub.parts import parts_of, read_cascade, refuse_changed
 from hf_inspect.hub.pull import is_pinned
+from hf_inspect.hub.sums import verify
 from hf_inspect.runtime import INSPECT
 from hf_inspect.runtime.folder import read_folder
 
 _UNFILLED = ("[More Information Needed]", "{{")
 _ROWS_AT_ONCE = 100
+_OUR_BASES = re.compile(r"demo-base|tiny-[\w-]+")
 
 
 def check(folder: Path) -> dict[str, Path]:
@@ -36,7 +41,8 @@ def check(folder: Path) -> dict[str, Path]:
     kind, found = kind_of(folder), listed(folder)
     for name, path in found.items():
         refuse_content(name, path)
-    refuse_wider(licence_of(folder), dict(_licences(found)))
+    sources = stated_licences({name: path for name, path in found.items() if name != CARD})
+    refuse_wider(licence_of(folder), sources)
     if MANIFEST in found:
         _check_manifest(folder)
     if kind == DATA_SET:
@@ -56,54 +62,24 @@ def check(folder: Path) -> dict[str, Path]:
 def card_head(folder: Path) -> dict[str, Any]:
     """The YAML at the head of the folder's card; HubError without a card, or with one that is not filled."""
     path = folder / CARD
-    text = path.read_text() if path.is_file() else ""
-    if not text.startswith("---\n") or "\n---" not in text[4:]:
-        raise HubError(f"{path} is missing or has no YAML between --- lines at its head; run 'hf-inspect card'.")
-    if unfilled := next((mark for mark in _UNFILLED if mark in text), None):
+    head = head_of(path)
+    if head is None:
+        marked = path.is_file() and path.read_bytes().startswith(BOM_UTF8)
+        came = "begins with a byte-order mark" if marked else "is missing or has no YAML between --- lines at its head"
+        raise HubError(f"{path} {came}; run 'hf-inspect card', or write it as plain UTF-8.")
+    if unfilled := next((mark for mark in _UNFILLED if mark in files.read_text(path)), None):
         raise HubError(f"{path} is not filled in: it holds {unfilled!r}. Run 'hf-inspect card'.")
-    head, _ = _split(path, text)
     if not head:
         raise HubError(f"{path}: its head holds no `key: value` lines; it needs `license: ...` at least.")
     return head
 
 
-def read_notes(folder: Path) -> tuple[dict[str, Any], str]:
-    """The YAML at the head of notes.md, empty where there is none, and its text; what a human adds to a card."""
-    path = folder / NOTES
-    text = path.read_text() if path.is_file() else ""
-    return _split(path, text) if text.startswith("---\n") and "\n---" in text[4:] else ({}, text.strip())
-
-
-def _split(path: Path, text: str) -> tuple[dict[str, Any], str]:
-    """The YAML between the --- lines at the head of a text, and what follows; HubError where it is none."""
-    yaml = _yaml()
-    head, _, rest = text[4:].partition("\n---")
-    try:
-        found = yaml.safe_load(head)
-    except yaml.YAMLError as error:
-        raise HubError(f"{path}: its head is no YAML ({str(error).splitlines()[0]}); mend it.") from None
-    return found if isinstance(found, dict) else {}, rest.strip()
-
-
 def licence_of(folder: Path) -> str:
-    """The licence that the card states, several as `this AND that`; HubError without one.
-
-    The Hub has no name for several: the card then says `license: other` and `license_name: this-and-that`.
-    """
-    head = card_head(folder)
-    stated = head.get("license")
-    if not isinstance(stated, str) or not stated:
+    """The licence that the card states, several as `this AND that`; HubError without one."""
+    licence = licence_in(card_head(folder))
+    if licence is None:
         raise HubError(f"{folder / CARD} states no licence; add `license: ...` to the YAML at its head.")
-    return str(head.get("license_name", stated)).replace("-and-", " AND ") if stated == "other" else stated
-
-
-def _licences(found: dict[str, Path]) -> Iterator[tuple[str, str]]:
-    """What the data and the weights are licensed under, by the file that says so."""
-    for name, path in found.items():
-        if path.name in (MANIFEST, "trained_on.json", INSPECT):
-            licence = files.read_json(path).get("licence")
-            if licence:
-                yield name, licence
+    return licence
 
 
 def _check_manifest(folder: Path) -> None:
@@ -132,17 +108,17 @@ def _check_data(folder: Path) -> None:
 
 
 def _hashes(path: Path) -> Iterator[tuple[str, str | None]]:
-    """SHA-256 of each row's image and of its mask, where it has one."""
+    """SHA-256 of each row's image and of its mask, where it has one; HubError when a row holds a token."""
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingExtraError("Checking a data set needs pyarrow: pip install 'hf-inspect[train]'") from error
 
     file = pq.ParquetFile(path)
-    columns = [name for name in ("image", "images", "mask") if name in file.schema_arrow.names]
-    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
+    for batch in file.iter_batches(_ROWS_AT_ONCE):
         for row in batch.to_pylist():
             image, mask = row["images"][0] if "images" in row else row["image"], row.get("mask")
+            refuse_value(path.name, row)
             yield _digest(image["bytes"]), _digest(mask["bytes"]) if mask else None
 
 
@@ -155,22 +131,20 @@ def _fingerprint(manifest: dict[str, Any]) -> str:
 
 
 def _check_cascade(folder: Path) -> None:
-    """HubError unless every part lies in the folder, or is a repository at a commit or a base that anybody can load."""
-    stated = files.read_json(folder / CASCADE)
-    parts = {"edge": stated["edge"], **(stated["vlm"] or {})}
-    for name, part in parts.items():
-        if is_pinned(part) or (name == "base" and not part.startswith((".", "/"))):
+    """HubError unless every part lies in the folder, or is a repository at a commit or a base that we assemble.
+
+    ParityError when a part is not the one that was calibrated with.
+    """
+    stated = read_cascade(folder)
+    refuse_changed(folder, stated)
+    for role, part in parts_of(stated).items():
+        if is_pinned(part) or (role == "base" and _OUR_BASES.fullmatch(part)):
             continue
-        if ".." in Path(part).parts or not (folder / part).is_dir():
+        if ".." in Path(part).parts or Path(part).is_absolute() or not (folder / part).is_dir():
             raise HubError(
-                f"{folder / CASCADE}: the {name} {part!r} does not lie in the folder; copy it there, or name it as "
-                "org/name@commit."
+                f"{folder / CASCADE}: the {role} {part!r} does not lie in the folder; gather it with 'hf-inspect "
+                "bundle', or name it as org/name@commit."
             )
-
-
-def _yaml() -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingExtraError("Reading a card needs PyYAML: pip install 'hf-inspect[edge]'") from error
-    return yaml
+        refuse_changed(folder / part, stated, role)
+    if (folder / SUMS).is_file() and (different := verify(folder)):
+        raise HubError(f"{folder} is not as it was bundled: {different[0]}. Bundle the cascade again.")

@@ -1,8 +1,14 @@
-"""A card's licence against those of the data and the weights behind it: it may not permit more than they do."""
+"""Licences as the files of a folder state them, and the card's: it may not permit more than the others do."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from hf_inspect.errors import HubError
+from hf_inspect import files
+from hf_inspect.data.build import MANIFEST
+from hf_inspect.errors import HubError, MissingExtraError
+from hf_inspect.hub.kinds import CARD, NOTES
+from hf_inspect.runtime import INSPECT, TRAINED_ON
 
 _COPYLEFT = frozenset({"copyleft for the files"})
 _GPL = _COPYLEFT | {"copyleft"}
@@ -23,6 +29,53 @@ TERMS: dict[str, frozenset[str]] = {  # what each asks for beyond naming the aut
     "gpl-3.0": _GPL,
     "agpl-3.0": _GPL | {"copyleft over a network"},
 }  # fmt: skip
+
+
+def head_of(path: Path) -> dict[str, Any] | None:
+    """The YAML at the head of a card; None where there is no card or no head, HubError for one that is no YAML."""
+    return _split(path)[0]
+
+
+def read_notes(folder: Path) -> tuple[dict[str, Any], str]:
+    """The YAML at the head of notes.md, empty where there is none, and its text; what a human adds to a card."""
+    head, text = _split(folder / NOTES)
+    return head or {}, text
+
+
+def _split(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """The YAML between the --- lines at the head of a file, and the text that follows."""
+    yaml = _yaml()
+    text = files.read_text(path) if path.is_file() else ""
+    if not text.startswith("---\n") or "\n---" not in text[4:]:
+        return None, text.strip()
+    head, _, rest = text[4:].partition("\n---")
+    try:
+        found = yaml.safe_load(head)
+    except yaml.YAMLError as error:
+        raise HubError(f"{path}: its head is no YAML ({str(error).splitlines()[0]}); mend it.") from None
+    return found if isinstance(found, dict) else {}, rest.strip()
+
+
+def licence_in(head: Mapping[str, Any]) -> str | None:
+    """The licence in a card's head, several as `this AND that`; None where it states none.
+
+    The Hub has no name for several: the card then says `license: other` and `license_name: this-and-that`.
+    """
+    stated = head.get("license")
+    if not isinstance(stated, str) or not stated:
+        return None
+    return str(head.get("license_name", stated)).replace("-and-", " AND ") if stated == "other" else stated
+
+
+def stated_licences(found: Mapping[str, Path]) -> dict[str, str]:
+    """The licence of data and weights by the file that states it: cards, manifests, trained_on and inspect.json."""
+    stated = {}
+    for name, path in found.items():
+        if path.name in (MANIFEST, TRAINED_ON, INSPECT):
+            stated[name] = files.read_json(path).get("licence")
+        elif path.name == CARD:
+            stated[name] = licence_in(head_of(path) or {})
+    return {name: licence for name, licence in stated.items() if licence}
 
 
 def refuse_wider(stated: str, sources: Mapping[str, str]) -> None:
@@ -55,3 +108,11 @@ def parts(licence: str) -> list[str]:
 def terms(licence: str) -> list[str]:
     """What a licence asks for beyond naming the author, in words; nothing for one that the table does not know."""
     return sorted(set().union(*(TERMS.get(part, frozenset()) for part in parts(licence))))
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("Reading a card needs PyYAML: pip install 'hf-inspect[edge]'") from error
+    return yaml

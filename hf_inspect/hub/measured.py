@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
-from hf_inspect.calibrate import CASCADE
+from hf_inspect.cascade import CASCADE
 from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.errors import HubError
 from hf_inspect.hub.kinds import ADAPTERS, CARD, CASCADES, RESULTS, STUDENT, VLM, kind_of
-from hf_inspect.hub.pull import is_pinned, pull_pinned
+from hf_inspect.hub.parts import part_of, parts_of, read_cascade
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -43,11 +43,6 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     if unknown := [name for name, sha256 in own.items() if sha256 not in models.values()]:
         raise HubError(f"{folder / RESULTS} does not say that it was measured on {unknown[0]}; measure again.")
     return results
-
-
-def part_folder(folder: Path, part: str) -> Path:
-    """Where a cascade's edge or adapter lies; one pinned on the Hub is pulled."""
-    return pull_pinned(part) if is_pinned(part) else folder / part
 
 
 def sections(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -137,9 +132,9 @@ def _weights(folder: Path) -> dict[str, str]:
     """SHA-256 of the weights that must have been measured: the folder's, or those of a cascade's edge and adapter."""
     if kind_of(folder) != CASCADES:
         return files.weights(folder)
-    stated = files.read_json(folder / CASCADE)
-    parts = {"edge": stated["edge"]} | ({"adapter": stated["vlm"]["adapter"]} if stated["vlm"] else {})
-    every = (files.weights(part_folder(folder, part), name) for name, part in parts.items())
+    stated = read_cascade(folder)
+    roles = [role for role in ("edge", "adapter") if role in parts_of(stated)]
+    every = (files.weights(Path(part_of(folder, stated, role)), role) for role in roles)
     return dict(chain.from_iterable(one.items() for one in every))
 
 

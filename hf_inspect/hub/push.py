@@ -1,22 +1,22 @@
 """A checked folder -> one commit on the Hub, of what is not there yet."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
+from hf_inspect.cascade import CASCADE
 from hf_inspect.errors import HubError
 from hf_inspect.hub.check import card_head, check, licence_of
 from hf_inspect.hub.client import asked, client
 from hf_inspect.hub.kinds import REPO_TYPES, SPACE, belongs, kind_of
-from hf_inspect.hub.licences import refuse_wider
+from hf_inspect.hub.licences import licence_in, refuse_wider
+from hf_inspect.hub.parts import parts_of, read_cascade
+from hf_inspect.hub.pull import is_pinned
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-_BLOCK = 1 << 20  # bytes read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Plan:
     def table(self) -> str:
         """Every file that goes up with its size, and what becomes of the others."""
         lines = [f"{self.kind} -> {self.repository}"]
-        lines += [f"  + {_size(path.stat().st_size):>10}  {name}" for name, path in self.add.items()]
+        lines += [f"  + {files.sized(path.stat().st_size):>10}  {name}" for name, path in self.add.items()]
         lines += [f"  - {'':>10}  {name}" for name in self.remove]
         total = sum(path.stat().st_size for path in self.add.values())
-        return "\n".join([*lines, f"{len(self.add)} files to add, {_size(total)}; {self.same} are there already"])
+        return "\n".join([*lines, f"{len(self.add)} files to add, {files.sized(total)}; {self.same} are there already"])
 
 
 def push(
@@ -55,7 +55,7 @@ def push(
     """
     found, api = check(folder), client()
     target = _Target(api, repository, kind_of(folder), private, create_pr)
-    asked(repository, lambda: _check_bases(api, folder))
+    asked(repository, lambda: _check_sources(api, folder))
     return asked(repository, lambda: _commit(target, folder, found, show), again=not create_pr)
 
 
@@ -119,36 +119,34 @@ def _same(path: Path, there: Any) -> bool:
     """Whether the Hub's file has this content: by SHA-256 in LFS, else by git's id of it."""
     if there.size != path.stat().st_size:
         return False
-    return files.sha256(path) == there.lfs.sha256 if there.lfs else _blob_id(path) == there.blob_id
+    return files.sha256(path) == there.lfs.sha256 if there.lfs else files.blob_id(path) == there.blob_id
 
 
-def _blob_id(path: Path) -> str:
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _check_bases(api: "HfApi", folder: Path) -> None:
-    """HubError when the card permits more than the licence of a base model it names, where that is on the Hub."""
-    from huggingface_hub.errors import RepositoryNotFoundError
+def _check_sources(api: "HfApi", folder: Path) -> None:
+    """HubError when the card permits more than a base model it names or a pinned part, or one of them is not there."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     head = card_head(folder)
-    named = head.get("base_model") or []
-    for base in [named] if isinstance(named, str) else named:
+    for name, revision in (*_bases(head), *_pinned_parts(folder)):
         try:
-            card = api.model_info(base).card_data
+            card = api.model_info(name, revision=revision).card_data
         except RepositoryNotFoundError:
+            said = "cascade.json's part" if revision else "the card's base_model"
+            raise HubError(f"{said} {name!r} is not on the Hub; push it first, or mend the name.") from None
+        except RevisionNotFoundError:
             raise HubError(
-                f"the card's base_model {base!r} is not on the Hub; push it first, or mend the name."
+                f"cascade.json pins {name} at {revision}, which it does not have; calibrate again."
             ) from None
-        if card and card.get("license"):
-            refuse_wider(licence_of(folder), {base: card["license"]})
+        if card and (licence := licence_in(card.to_dict())):
+            refuse_wider(licence_of(folder), {name: licence})
 
 
-def _size(n: int) -> str:
-    """Bytes in a unit to read."""
-    steps = [(10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "B")]
-    size, unit = next((step for step in steps if n >= step[0]), steps[-1])
-    return f"{n / size:.3g} {unit}"
+def _bases(head: dict[str, Any]) -> list[tuple[str, None]]:
+    named = head.get("base_model") or []
+    return [(base, None) for base in ([named] if isinstance(named, str) else named)]
+
+
+def _pinned_parts(folder: Path) -> list[tuple[str, str]]:
+    """Repository and commit of each part of a cascade that lies elsewhere."""
+    parts = parts_of(read_cascade(folder)).values() if (folder / CASCADE).is_file() else ()
+    return [(part.split("@")[0], part.split("@")[1]) for part in parts if is_pinned(part)]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_inspect import files, hub
-from hf_inspect.calibrate import CASCADE
 from hf_inspect.data import dataset_card, read_manifest
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.errors import DataError, HubError, MissingExtraError
@@ -105,13 +104,13 @@ def _of_vlm(folder: Path) -> dict[str, Any]:
 
 def _of_cascade(folder: Path) -> dict[str, Any]:
     """What a cascade's folder states of itself and its parts; HubError for one that was not measured."""
-    stated = files.read_json(folder / CASCADE)
+    stated = hub.read_cascade(folder)
     vlm, seeds = stated["vlm"] or {}, _read(folder / "seeds.json")
     if not (folder / RESULTS).is_file():
         how = f"eval cascade {folder}" if vlm else f"eval edge {folder / stated['edge']}"
         raise HubError(f"{folder} was not measured; run 'hf-inspect {how} --data DATA --out {folder / RESULTS}'.")
     named = {"edge": stated["edge"]} | ({"adapter": vlm["adapter"]} if vlm else {})
-    parts = {"": folder} | {name: measured.part_folder(folder, part) for name, part in named.items()}
+    parts = {"": folder} | {name: Path(hub.part_of(folder, stated, name)) for name in named}
     given = {"library": "hf-inspect", "pipeline": "image-classification", "base": vlm.get("base"), "parts": parts}
     pinned = [part for part in named.values() if hub.is_pinned(part)]
     given["bases"] = [part.split("@")[0] for part in (*pinned, *([vlm["base"]] if vlm else []))]

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect import files, metrics
-from hf_inspect.calibrate import CASCADE
+from hf_inspect import files, hub, metrics
 from hf_inspect.cascade import Policy, replay
 from hf_inspect.data import place_of, read_manifest
 from hf_inspect.errors import DataError
-from hf_inspect.inspector import Inspector, load_policies, resolve
+from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Progress, no_progress
 from hf_inspect.scoring import Scores, score
@@ -125,8 +124,8 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
 
 def _weights_of_parts(folder: Path) -> dict[str, str]:
     """`files.weights` of a cascade's edge and adapter, each under its part's name."""
-    stated = files.read_json(folder / CASCADE)
-    edge, adapter = (Path(resolve(folder, part)) for part in (stated["edge"], stated["vlm"]["adapter"]))
+    stated = hub.read_cascade(folder)
+    edge, adapter = (Path(hub.part_of(folder, stated, role)) for role in ("edge", "adapter"))
     return files.weights(edge, "edge") | files.weights(adapter, "adapter")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect import files, images, metrics, prompts
+from hf_inspect import files, hub, images, metrics, prompts
 from hf_inspect.data import answers_of, load_split, place_of, questions_of, read_manifest, refuse_seen
 from hf_inspect.data.chat import Questions
 from hf_inspect.errors import DataError, ParseError
@@ -61,7 +61,7 @@ def evaluate_vlm(
     The question is the adapter's own; zero-shot, or with `questions`, it is the data set's direct one. A temperature
     is fitted on the validation split of the same config.
     """
-    asking = asking or Asking()
+    asking, adapter = asking or Asking(), adapter and Path(hub.located(adapter))
     vlm, asked = _load(base, adapter, data, asking, questions)
     manifest = read_manifest(data)
     config, name = place_of(manifest, split)

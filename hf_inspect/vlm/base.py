@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_inspect import files
+from hf_inspect import files, hub
 from hf_inspect.data import cache_folder, lite0_weights, packaged_folder, verified
+from hf_inspect.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import (
@@ -24,6 +25,7 @@ LANGUAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LANGUAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 DEMO, TINY = "demo-base", "tiny-base"
+LICENCES = {DEMO: "Apache-2.0 (EfficientNet-Lite0, SmolLM2-135M-Instruct)"}
 IMAGE_TOKEN = "<image>"
 IMAGE_NAMED = {"image_token": IMAGE_TOKEN}
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # padding and unknown, start and end of a turn
@@ -92,13 +94,19 @@ def tiny_base(out: Path | None = None) -> Path:
 
 
 def base_folder(base: str | Path) -> str:
-    """Where transformers finds a base: the made folder of `demo-base` or of a `tiny-` one, else `base` itself."""
+    """Where a base lies: the made folder of `demo-base` or of a `tiny-` one, a pulled repository's, else `base`.
+
+    DataError when that is no folder.
+    """
     from hf_inspect.vlm import tiny
 
     made = {DEMO: demo_base, TINY: tiny_base}.get(str(base))
     if made:
         return str(made())
-    return str(tiny.base(str(base))) if str(base) in tiny.BASES else str(base)
+    found = tiny.base(str(base)) if str(base) in tiny.BASES else hub.located(base)
+    if not Path(found).is_dir():
+        raise DataError(f"the base {str(base)!r} is no folder here and no org/name; give one, or {DEMO}.")
+    return str(found)
 
 
 def assemble(

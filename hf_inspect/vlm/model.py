@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect import files, prompts
+from hf_inspect import files, hub, prompts
 from hf_inspect.errors import DataError
 from hf_inspect.images import Rgb, check_rgb
 from hf_inspect.metrics import softmax
@@ -53,17 +53,18 @@ class VLM:
         task: prompts.Task | None = None,
         dtype: "torch.dtype | None" = None,
     ) -> "VLM":
-        """Load a base (folder, Hub repository, `demo-base` or a `tiny-` one) and merge an adapter's folder into it.
+        """Load a base (folder, repository, `demo-base` or a `tiny-` one) and merge an adapter (folder, repository).
 
-        `dtype` is that of matrix products and convolutions: by default bfloat16 where the machine has units for it
-        (GPU, AMX), else float32. The task is the adapter's, or that of a base fine-tuned whole; without one, `task`
-        (default: solar cells). ParityError when the prompt is not the trained one, DataError when the adapter does
-        not fit the base.
+        A repository is `org/name` or `org/name@revision`. `dtype` is that of matrix products and convolutions: by
+        default bfloat16 where the machine has units for it (GPU, AMX), else float32. The task is the adapter's, or
+        that of a base fine-tuned whole; without one, `task` (default: solar cells). ParityError when the prompt is not
+        the trained one, DataError when the adapter does not fit the base.
         """
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         source, trained_on = base_folder(base), None
+        adapter = adapter and hub.located(adapter)
         processor = AutoProcessor.from_pretrained(source)
         if adapter is not None:
             parity.use_images_of(adapter, processor)

@@ -1,0 +1,163 @@
+"""A cascade, in a folder or on the Hub -> one folder with all that a plant without internet needs."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hf_inspect import files, hub
+from hf_inspect.cascade import CASCADE
+from hf_inspect.errors import DataError, HubError
+from hf_inspect.hub.kinds import LICENCES, SUMS, deciding, inside
+from hf_inspect.hub.licences import stated_licences
+from hf_inspect.hub.sums import write_sums
+from hf_inspect.schema import Progress, no_progress
+
+FROM = "from"  # cascade.json's key for the repositories that a bundle was gathered from
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What was written: where, how many files and bytes, the SHA-256 of their list, and files that stayed behind."""
+
+    folder: Path
+    files: int
+    size: int
+    sha256: str
+    left: list[str]
+
+    def described(self) -> str:
+        """A line on each; the SHA-256, kept elsewhere, tells a list that was changed together with a file."""
+        left = f"\nleft behind, of no use to it: {', '.join(self.left)}" if self.left else ""
+        return f"{self.folder}: {self.files} files, {files.sized(self.size)}\n{SUMS} has SHA-256 {self.sha256}{left}"
+
+
+def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress: Progress = no_progress) -> Bundle:
+    """Gather a cascade (folder, or repository at `revision`) and its parts, base included, in the folder `out`.
+
+    cascade.json names the parts by relative paths then, and under `from` the repositories that they came from;
+    SHA256SUMS lists every file, LICENCES.md every part's licence. Files that no part needs stay behind. HubError,
+    DataError or ParityError, with nothing written, when a part cannot be had or is not the one calibrated with.
+    """
+    folder = hub.cascade_folder(cascade, revision)
+    _refuse_overlap(folder, out)
+    stated = hub.read_cascade(folder)
+    hub.refuse_changed(folder, stated)
+    parts = {role: _located(folder, stated, role) for role in hub.parts_of(stated)}
+    places = {role: _place(folder, stated, role) for role in parts}
+    wanted = {path: file for path, file in hub.belonging(folder, "cascade").items() if path not in (SUMS, LICENCES)}
+    for role, at in parts.items():
+        wanted |= {f"{places[role]}/{name}": path for name, path in hub.belonging(at, role).items()}
+    with files.staged_folder(out) as stage:
+        sums = dict(_copied(wanted, stage, progress))
+        hashes = {
+            f"{role}/{name}": sums[f"{places[role]}/{name}"]
+            for role, at in parts.items()
+            for name in deciding(at, role)
+        }
+        origin = _origin(cascade, folder, stated)
+        files.write_json(stage / CASCADE, _rewritten(stated, places, hashes, origin))
+        files.write_text(stage / LICENCES, _licences(stage, places, origin))
+        sums |= {name: files.sha256(stage / name) for name in (CASCADE, LICENCES)}
+        write_sums(stage, sums)
+        size = sum(path.stat().st_size for path in inside(stage).values())
+    return Bundle(out, len(sums), size, files.sha256(out / SUMS), _left(folder, wanted))
+
+
+def _refuse_overlap(folder: Path, out: Path) -> None:
+    """DataError when one of the folders lies in the other, or is the other."""
+    here, there = folder.resolve(), out.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise DataError(f"{out} and the cascade's folder {folder} overlap; give an --out beside it.")
+
+
+def _located(folder: Path, stated: Mapping[str, Any], role: str) -> Path:
+    """The folder of a part; a base of ours (`demo-base`) is assembled, which needs torch and transformers."""
+    part = hub.part_of(folder, stated, role)
+    if role == "base":
+        part = _base_folder(part)
+    if not Path(part).is_dir():
+        raise DataError(f"{folder / CASCADE}: its {role} {str(part)!r} is no folder and no org/name; calibrate again.")
+    return Path(part)
+
+
+def _base_folder(part: str | Path) -> str | Path:
+    if isinstance(part, Path):
+        return part
+    try:
+        from hf_inspect.vlm.base import base_folder
+
+        return base_folder(part)
+    except ImportError as error:
+        raise DataError(
+            f"assembling {part} needs {error.name}: bundle where hf-inspect[train] is installed, and take the folder "
+            "to the plant."
+        ) from None
+
+
+def _place(folder: Path, stated: Mapping[str, Any], role: str) -> str:
+    """The subfolder of a part: where it lies in the cascade's folder already, else its role."""
+    part = hub.parts_of(stated)[role]
+    if Path(part).name == part and (folder / part).is_dir():
+        return part
+    if (folder / role).exists():
+        raise HubError(f"{folder} holds a folder {role}, but its {role} is {part!r}; move that folder out.")
+    return role
+
+
+def _copied(wanted: Mapping[str, Path], stage: Path, progress: Progress) -> Iterator[tuple[str, str]]:
+    """Copy each file to its path in `stage`; yields path and SHA-256 of the copy."""
+    for number, (path, source) in enumerate(wanted.items(), 1):
+        (stage / path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source, stage / path)
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be copied: {error.strerror}. Mend that and run the command again."
+            ) from None
+        yield path, files.sha256(stage / path)
+        progress("gathered", number, len(wanted))
+
+
+def _origin(cascade: str | Path, folder: Path, stated: Mapping[str, Any]) -> dict[str, str]:
+    """Where cascade and parts came from, as far as they are no folders of this machine."""
+    came = {"cascade": hub.pinned(cascade, folder)} if hub.is_repository(cascade) else {}
+    named = {role: part for role, part in hub.parts_of(stated).items() if not (folder / part).exists()}
+    return {**stated.get(FROM, {}), **came, **named}
+
+
+def _rewritten(
+    stated: Mapping[str, Any], places: Mapping[str, str], hashes: Mapping[str, str], origin: Mapping[str, str]
+) -> dict[str, Any]:
+    """cascade.json of a bundle: parts by place, hashes of those that had none, and where all came from."""
+    vlm = {role: places[role] for role in ("base", "adapter")} if stated["vlm"] else None
+    known = {**hashes, **stated.get("files", {})}
+    return {**stated, "edge": places["edge"], "vlm": vlm, FROM: dict(origin), "files": known}
+
+
+def _licences(stage: Path, places: Mapping[str, str], origin: Mapping[str, str]) -> str:
+    """A table of what each part is licensed under, by whom it is said, and the licence texts that lie in the bundle."""
+    rows = []
+    for role, place in {"cascade": "", **places}.items():
+        own = {path: stage / path for path in hub.belonging(stage, "cascade") if path.rpartition("/")[0] == place}
+        stated = stated_licences(own)
+        named = sorted({licence.lower() for licence in stated.values()}) or [_of_our_bases(origin.get(role, ""))]
+        texts = [path for path in own if PurePosixPath(path).name.startswith("LICENSE")]
+        rows.append((role, origin.get(role, "a folder"), ", ".join(named), ", ".join([*stated, *texts]) or "-"))
+    lines = [" | ".join(row) for row in (("part", "from", "licence", "stated in"), ("---",) * 4, *rows)]
+    return "# Licences\n\n" + "".join(f"| {line} |\n" for line in lines)
+
+
+def _of_our_bases(name: str) -> str:
+    if not name or "/" in name:
+        return "not stated"
+    from hf_inspect.vlm.base import LICENCES as of_ours
+
+    return of_ours.get(name, "not stated")
+
+
+def _left(folder: Path, wanted: Mapping[str, Path]) -> list[str]:
+    """Files of the cascade's folder that were not gathered."""
+    kept = {CASCADE, SUMS, LICENCES, ".gitattributes", *wanted}
+    return [path for path in inside(folder) if path not in kept]
