@@ -59,7 +59,7 @@ class Inspector:
         of its policies by name. Without transformers, or with `use_vlm` off, what the edge cannot decide is left to
         `fallback`.
         """
-        folder = _folder(cascade, revision)
+        folder = folder_of(cascade, revision)
         stated = files.read_json(folder / CASCADE)
         name = policy or stated["policy"]
         if name not in stated["policies"]:
@@ -141,7 +141,7 @@ class Inspector:
         return replace(verdict, label=label, decided_by="rule", reason=reason, p_defect=verdict.p_edge)
 
 
-def _folder(cascade: str | Path, revision: str | None) -> Path:
+def folder_of(cascade: str | Path, revision: str | None = None) -> Path:
     """Where the cascade's files lie; a repository's are pulled."""
     if hub.is_repository(cascade):
         return hub.pull(str(cascade), revision)
