@@ -6,6 +6,7 @@ Nothing here names a path of the server, and nothing is kept.
 import csv
 import io
 import sys
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -14,7 +15,7 @@ from typing import Any
 
 from hf_inspect import images
 from hf_inspect.calibrate import CALIBRATION
-from hf_inspect.cascade import Calibrated, CalibrationScores, WhatIf, what_if
+from hf_inspect.cascade import Calibrated, CalibrationScores, WhatIf
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.inspector import Inspector, folder_of
 from hf_inspect.metrics import Rate
@@ -74,11 +75,8 @@ def verdict_html(verdict: Verdict, policy: Calibrated) -> str:
     return f'<div class="verdict {verdict.label}"><p>{_final(verdict)}</p><dl>{listed}</dl></div>'
 
 
-def what_if_html(
-    scores: CalibrationScores, escape_risk: float, overkill_risk: float, confidence: float, verdict: Verdict | None
-) -> tuple[str, bytes]:
-    """The what-if table and sentences as HTML, and its plot (PNG), for risks in percent and the visitor's last part."""
-    found = what_if(scores, escape_risk / 100, overkill_risk / 100, confidence / 100)
+def what_if_html(found: WhatIf, scores: CalibrationScores, p_edge: float | None) -> str:
+    """What other thresholds do, as sentences, plot and table; `p_edge` is the edge's score of the visitor's part."""
     rows = [
         ("Handed to the VLM", found.escalated, "of all parts"),
         ("Escapes", found.escapes, "of the defects are passed as good"),
@@ -90,8 +88,8 @@ def what_if_html(
         rows.append(("Undecided", found.undecided, "of all parts: nobody could say"))
     body = "".join(f"<tr><th scope='row'>{name}</th><td>{_rate(one)}</td><td>{of}</td></tr>" for name, one, of in rows)
     table = f"<table><caption>On the calibration parts that set the thresholds</caption>{body}</table>"
-    p_edge = verdict.p_edge if verdict else None
-    return f"<p>{_thresholds(found.policy)} {_placed(found, p_edge)}</p>{table}", what_if_plot(scores, found, p_edge)
+    said = f"With these risks the edge model says: {_limits(found.policy)}. {_placed(found, p_edge)}"
+    return f"<p>{said}</p>{_image(what_if_plot(scores, found, p_edge), said)}{table}"
 
 
 def table_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> list[list[Any]]:
@@ -103,6 +101,11 @@ def table_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> list[list[Any
         ]
         for name, verdict in zip(names, verdicts, strict=True)
     ]  # fmt: skip
+
+
+def csv_link(rows: Sequence[Sequence[Any]]) -> str:
+    """A link that saves rows of COLUMNS as verdicts.csv; it holds the file, so the server keeps none."""
+    return f'<a download="verdicts.csv" href="data:text/csv;base64,{_base64(csv_of(rows).encode())}">Save as CSV</a>'
 
 
 def csv_of(rows: Sequence[Sequence[Any]]) -> str:
@@ -147,16 +150,20 @@ def _took(verdict: Verdict, step: str) -> str:
     return f", {verdict.ms[step]:.1f} ms"
 
 
-def _thresholds(policy: Calibrated) -> str:
-    return f"With these risks the edge model says: {_limits(policy)}."
-
-
 def _placed(found: WhatIf, p_edge: float | None) -> str:
     """What would become of the visitor's part."""
     if p_edge is None:
         return ""
     label = found.policy.route(p_edge).label
     return f"It would {f'call this image {label}' if label else 'hand this image to the VLM'}."
+
+
+def _image(png: bytes, alt: str) -> str:
+    return f'<img alt="Calibration scores by class. {escape(alt)}" src="data:image/png;base64,{_base64(png)}">'
+
+
+def _base64(content: bytes) -> str:
+    return b64encode(content).decode()
 
 
 def _rate(found: Rate) -> str:
