@@ -54,29 +54,22 @@ def inspect_uploads(inspector: Inspector, contents: Sequence[bytes]) -> list[Ver
         raise DataError(f"{len(contents)} files came; this page takes up to {MAX_FILES} at once. Send fewer.")
     refused = {i: why for i, content in enumerate(contents) if (why := _beyond_limits(content))}
     judged = inspector.inspect(content for i, content in enumerate(contents) if i not in refused)
-    return [
-        Verdict("unreadable", "rule", refused[i]) if i in refused else next(judged) for i in range(len(contents))
-    ]
+    return [Verdict("unreadable", "rule", refused[i]) if i in refused else next(judged) for i in range(len(contents))]
 
 
 def verdict_html(verdict: Verdict, policy: Calibrated) -> str:
     """One part's way through the cascade: the final verdict, then each step with its P(defect) and milliseconds."""
-    steps = [("Edge model", _edge_says(verdict, policy))] if verdict.p_edge is not None else []
-    if verdict.p_vlm is not None:
-        asked = f"P(defect) {verdict.p_vlm:.3f}, {'not ' if verdict.p_vlm < policy.cloud_threshold else ''}"
-        steps.append(("VLM", f"{asked}at or above {policy.cloud_threshold:g}{_took(verdict, 'vlm')}"))
-    elif verdict.label == "undecided":
-        steps.append(("VLM", f"not asked: {verdict.reason}"))
-    else:
-        steps.append(("VLM", "not asked" if verdict.p_edge is not None else verdict.reason))
-    if verdict.notes:
-        steps.append(("The file", "; ".join(verdict.notes)))
-    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in steps)
-    return f'<div class="verdict {verdict.label}"><p>{_final(verdict)}</p><dl>{listed}</dl></div>'
+    steps = {"Edge model": _edge_says(verdict, policy), "VLM": _vlm_says(verdict, policy)}
+    if verdict.label == "unreadable":
+        steps = {"The file": verdict.reason}
+    elif verdict.notes:
+        steps["The file"] = "; ".join(verdict.notes)
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in steps.items())
+    return f'<div class="verdict {verdict.label}" role="status"><p>{_final(verdict)}</p><dl>{listed}</dl></div>'
 
 
-def what_if_html(found: WhatIf, scores: CalibrationScores, p_edge: float | None) -> str:
-    """What other thresholds do, as sentences, plot and table; `p_edge` is the edge's score of the visitor's part."""
+def what_if_html(found: WhatIf, scores: CalibrationScores, p_edge: float | None) -> tuple[str, str]:
+    """What other thresholds do, as sentences with a table and as a plot; `p_edge` is that of the visitor's part."""
     rows = [
         ("Handed to the VLM", found.escalated, "of all parts"),
         ("Escapes", found.escapes, "of the defects are passed as good"),
@@ -89,7 +82,7 @@ def what_if_html(found: WhatIf, scores: CalibrationScores, p_edge: float | None)
     body = "".join(f"<tr><th scope='row'>{name}</th><td>{_rate(one)}</td><td>{of}</td></tr>" for name, one, of in rows)
     table = f"<table><caption>On the calibration parts that set the thresholds</caption>{body}</table>"
     said = f"With these risks the edge model says: {_limits(found.policy)}. {_placed(found, p_edge)}"
-    return f"<p>{said}</p>{_image(what_if_plot(scores, found, p_edge), said)}{table}"
+    return f"<p>{said}</p>{table}", _image(what_if_plot(scores, found, p_edge), said)
 
 
 def table_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> list[list[Any]]:
@@ -124,7 +117,9 @@ def _beyond_limits(content: bytes) -> str:
         return f"the file has {len(content) / 1e6:.1f} MB, this page takes {MAX_BYTES // 10**6}; send a smaller one"
     width, height = images.size(content)
     if width * height > MAX_PIXELS:
-        return f"{width} x {height} pixels are more than the {MAX_PIXELS // 10**6} million this page takes; scale it down"
+        return (
+            f"{width} x {height} pixels are more than the {MAX_PIXELS // 10**6} million this page takes; scale it down"
+        )
     return ""
 
 
@@ -136,18 +131,24 @@ def _final(verdict: Verdict) -> str:
 
 
 def _edge_says(verdict: Verdict, policy: Calibrated) -> str:
-    reason = "" if verdict.label == "undecided" else f", {verdict.reason}"
-    then = "decided here" if verdict.decided_by == "edge" else "handed on"
-    return f"P(defect) {verdict.p_edge:.3f}{reason} ({_limits(policy)}): {then}{_took(verdict, 'edge')}"
+    if verdict.p_edge is None:
+        return "not asked"
+    reason = "" if verdict.decided_by == "rule" else f", {verdict.reason}"  # a rule's reason stands at the VLM
+    then = "decided here" if verdict.decided_by == "edge" else "not decided here"
+    return f"P(defect) {verdict.p_edge:.3f}{reason} ({_limits(policy)}): {then}, {verdict.ms['edge']:.1f} ms"
+
+
+def _vlm_says(verdict: Verdict, policy: Calibrated) -> str:
+    if verdict.p_vlm is None:
+        return f"not asked: {verdict.reason}" if verdict.decided_by == "rule" else "not asked"
+    side = "below" if verdict.p_vlm < policy.cloud_threshold else "not below"
+    threshold = f"{side} {policy.cloud_threshold:g}: {verdict.label}"
+    return f"P(defect) {verdict.p_vlm:.3f}, {threshold}, {verdict.ms['vlm']:.1f} ms"
 
 
 def _limits(policy: Calibrated) -> str:
     good = "never says good" if policy.low is None else f"good below {policy.low:.3f}"
     return f"{good}, {'never says defect' if policy.high is None else f'defect above {policy.high:.3f}'}"
-
-
-def _took(verdict: Verdict, step: str) -> str:
-    return f", {verdict.ms[step]:.1f} ms"
 
 
 def _placed(found: WhatIf, p_edge: float | None) -> str:

@@ -180,9 +180,7 @@ def _mark_across(axes: "Axes", found: metrics.Rate, y: float, colour: str) -> No
     value, low, high = found["value"], found["low"], found["high"]
     if value is None or low is None or high is None:
         return
-    axes.errorbar(
-        [value], [y], xerr=[[value - low], [high - value]], color=colour, marker="o", markersize=7, capsize=3
-    )
+    axes.errorbar([value], [y], xerr=[[value - low], [high - value]], color=colour, marker="o", markersize=7, capsize=3)
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -26,7 +26,7 @@ CSS = """
 .verdict dt { font-weight: 600; margin-top: 0.4rem; } .verdict dd { margin: 0; }
 .what-if table { width: 100%; border-collapse: collapse; font-size: 0.9rem; } .what-if caption { text-align: left; }
 .what-if th, .what-if td { text-align: left; padding: 0.2rem 0.5rem 0.2rem 0; vertical-align: top; }
-.what-if img { width: 100%; max-width: 540px; }
+.what-if img { width: 100%; max-width: 540px; } .what-if caption { padding-bottom: 0.3rem; font-weight: 600; }
 """
 
 inspector, scores = page.open_cascade(os.environ.get("HF_INSPECT_CASCADE") or demo.assets())
@@ -34,7 +34,7 @@ policy = inspector.policy
 WITHOUT = "" if inspector.vlm else f" **The edge model decides alone: {inspector.no_vlm}.**"
 INTRO = f"""# Edge model and vision-language model, with a stated risk
 A small edge model looks first. What it is not sure of goes to a vision-language model (VLM).{WITHOUT}
-A demonstration on solar cells by default, no inspection service: what you send is judged in memory,
+A demonstration on solar cells by default, no inspection service: what you send is
 deleted within the hour and shown to nobody else."""
 RISK = f"""**The thresholds in use.** {policy.statement}"""
 WHAT_IF = """### What if other risks were accepted?
@@ -50,8 +50,8 @@ def inspect(content: bytes | None) -> tuple[str, Verdict | None]:
     return page.verdict_html(verdict, policy), verdict
 
 
-def explore(escape: float, overkill: float, confidence: float, verdict: Verdict | None) -> str:
-    """Other risks, in percent: thresholds, plot and rates."""
+def explore(escape: float, overkill: float, confidence: float, verdict: Verdict | None) -> tuple[str, str]:
+    """Other risks, in percent: thresholds and rates, and their plot."""
     found = what_if(scores, escape / 100, overkill / 100, confidence / 100, policy.cloud_threshold)
     return page.what_if_html(found, scores, verdict and verdict.p_edge)
 
@@ -80,12 +80,17 @@ def build() -> gr.Blocks:
             with gr.Row():
                 with gr.Column():
                     image = gr.Image(
-                        label="Image", type="filepath", height=300, sources=["upload", "webcam", "clipboard"], buttons=[]
+                        label="Image",
+                        type="filepath",
+                        height=300,
+                        sources=["upload", "webcam", "clipboard"],
+                        buttons=[],
                     )
                     image.preprocess = read
-                    gr.Examples(EXAMPLES, image, label="Drawn examples (no photographs)", cache_examples=False)
+                    names = [f"A {example.stem} cell" for example in EXAMPLES]
+                    gr.Examples(EXAMPLES, image, label="Drawn examples", example_labels=names, cache_examples=False)
                 with gr.Column():
-                    verdict = gr.HTML(label="Verdict", show_label=True, min_height=120, elem_id="verdict")
+                    verdict = gr.HTML(min_height=120, elem_id="verdict")
                     gr.Markdown(RISK)
             gr.Markdown(WHAT_IF)
             with gr.Row():
@@ -95,8 +100,9 @@ def build() -> gr.Blocks:
                         gr.Slider(0.5, 30, policy.overkill * 100, step=0.5, label="What if: overkill risk, percent"),
                         gr.Slider(50, 99, policy.confidence * 100, step=1, label="What if: confidence, percent"),
                     ]
+                    rates = gr.HTML(elem_id="rates", elem_classes="what-if")
                 with gr.Column():
-                    other = gr.HTML(elem_id="what-if", elem_classes="what-if")
+                    plot = gr.HTML(elem_id="plot", elem_classes="what-if")
         with gr.Tab("Batch"):
             gr.Markdown(f"Up to {page.MAX_FILES} images, {page.MAX_BYTES // 10**6} MB each.")
             files = gr.File(label="Images", file_count="multiple", file_types=["image"], type="binary")
@@ -105,10 +111,17 @@ def build() -> gr.Blocks:
             csv = gr.HTML(elem_id="csv")
         one_at_a_time = {"concurrency_id": "models", "concurrency_limit": 1}
         told = image.change(inspect, image, [verdict, last], api_name="inspect", **one_at_a_time)
-        told.then(explore, [*risks, last], other, api_name=False, show_progress="hidden")
+        told.then(explore, [*risks, last], [rates, plot], api_name=False, show_progress="hidden")
         files.change(inspect_batch, files, [table, csv], api_name="inspect_batch", **one_at_a_time)
         live = {"trigger_mode": "always_last", "show_progress": "hidden", "concurrency_id": "what_if"}
-        gr.on([blocks.load, *(risk.change for risk in risks)], explore, [*risks, last], other, api_name="what_if", **live)
+        gr.on(
+            [blocks.load, *(risk.change for risk in risks)],
+            explore,
+            [*risks, last],
+            [rates, plot],
+            api_name="what_if",
+            **live,
+        )
     return blocks.queue(max_size=QUEUE)
 
 
