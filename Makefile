@@ -4,12 +4,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
-CODE := hf_inspect dataset_scripts recipes benchmarks tests
+CODE := hf_inspect dataset_scripts recipes spaces benchmarks tests
 
-.PHONY: demo demo-train test quality style wheel-check clean
+.PHONY: demo demo-train space test quality style wheel-check clean
 
 demo: $(READY)
 	$(OFFLINE) $(BIN)/hf-inspect demo --out outputs/demo
+
+space: $(READY)
+	$(OFFLINE) $(BIN)/python spaces/cascade/app.py
 
 test: $(READY)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest

@@ -15,7 +15,7 @@ from hf_inspect.runtime import INSPECT, MODEL
 CARD, RESULTS, ADAPTER = "README.md", "results.json", "adapter_config.json"
 DATA_SET, VLM, STUDENT, CASCADES, SPACE = "data set", "vlm", "student", "cascade", "Space"
 REPO_TYPES = {DATA_SET: "dataset", SPACE: "space"}  # the others are models
-LEFT = ("evaluations.json", ".DS_Store")  # stay here: a ledger of this machine, a file manager's notes
+LEFT = ("evaluations.json", ".DS_Store", "*.pyc")  # stay here: a ledger of this machine, what programs leave behind
 _EVERYWHERE = (CARD, "LICENSE*", ".gitattributes", RESULTS, "training_log.json", "trained_on.json", "plots/*.png")
 _WEIGHTS = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 _PROCESSOR = (
@@ -62,7 +62,7 @@ def listed(folder: Path) -> dict[str, Path]:
     parts = sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "plots") if kind == CASCADES else []
     found = {f"{part.name}/{path}": file for part in parts for path, file in _part(folder, part).items()}
     inside = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    own = {path: file for path, file in inside.items() if path not in found and Path(path).name not in LEFT}
+    own = {path: file for path, file in inside.items() if path not in found and not _stays(path)}
     patterns = (*_EVERYWHERE, *_KNOWN[kind])
     unknown = [path for path in own if not _matches(path, patterns)]
     if kind == DATA_SET:
@@ -84,6 +84,10 @@ def shards_of(folder: Path, manifest: dict[str, Any]) -> dict[tuple[str, str], l
     """The Parquet files of a built data set, by config and split."""
     places = [(config, split) for config, splits in manifest["counts"].items() for split in splits]
     return {(config, split): shards(folder, config, split) for config, split in places}
+
+
+def _stays(path: str) -> bool:
+    return any(fnmatchcase(Path(path).name, one) for one in LEFT)
 
 
 def _part(folder: Path, part: Path) -> dict[str, Path]:

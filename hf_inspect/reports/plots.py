@@ -132,7 +132,7 @@ def what_if_plot(scores: CalibrationScores, found: WhatIf, p_edge: float | None 
         upper.axvline(_log_odds(p_edge), color="black", linewidth=2, label="this image")
     upper.legend(loc="upper right", bbox_to_anchor=(0.96, 1), framealpha=0.9, fontsize=9)
     rates = {"sent to the VLM": found.escalated, "escapes": found.escapes, "overkill": found.overkill}
-    for i, (name, one) in enumerate(rates.items()):
+    for i, one in enumerate(rates.values()):
         _mark_across(lower, one, len(rates) - 1 - i, COLOURS[i])
     lower.set_yticks(range(len(rates)), reversed(rates), fontsize=10)
     lower.set(xlim=(-0.01, 1.01), ylim=(-0.6, len(rates) - 0.4))

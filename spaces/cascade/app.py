@@ -107,21 +107,15 @@ def build() -> gr.Blocks:
             gr.Markdown(f"Up to {page.MAX_FILES} images, {page.MAX_BYTES // 10**6} MB each.")
             files = gr.File(label="Images", file_count="multiple", file_types=["image"], type="binary")
             files.preprocess = lambda sent: [(Path(one.orig_name or "image").name, read(one)) for one in sent or []]
-            table = gr.Dataframe(headers=list(page.COLUMNS), label="Verdicts", interactive=False, wrap=True)
             csv = gr.HTML(elem_id="csv")
+            table = gr.Dataframe(headers=list(page.COLUMNS), label="Verdicts", interactive=False, wrap=True)
         one_at_a_time = {"concurrency_id": "models", "concurrency_limit": 1}
         told = image.change(inspect, image, [verdict, last], api_name="inspect", **one_at_a_time)
         told.then(explore, [*risks, last], [rates, plot], api_name=False, show_progress="hidden")
         files.change(inspect_batch, files, [table, csv], api_name="inspect_batch", **one_at_a_time)
-        live = {"trigger_mode": "always_last", "show_progress": "hidden", "concurrency_id": "what_if"}
-        gr.on(
-            [blocks.load, *(risk.change for risk in risks)],
-            explore,
-            [*risks, last],
-            [rates, plot],
-            api_name="what_if",
-            **live,
-        )
+        changes = [blocks.load, *(risk.change for risk in risks)]
+        live = {"trigger_mode": "always_last", "show_progress": "hidden"}
+        gr.on(changes, explore, [*risks, last], [rates, plot], api_name="what_if", **live)
     return blocks.queue(max_size=QUEUE)
 
 
