@@ -7,8 +7,8 @@ import numpy as np
 from hf_inspect import files
 from hf_inspect.cascade import fit_calibrated, fit_saec
 from hf_inspect.data import trained_on, write_trained_on
-from hf_inspect.scoring import write_scores
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON
+from hf_inspect.scoring import write_scores
 
 SLOPE = 8.0  # logit of P(defect) = SLOPE * (mean brightness - 0.5)
 

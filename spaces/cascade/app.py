@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
+from gradio.data_classes import FileData, ListFiles
 
 from hf_inspect import demo, errors
 from hf_inspect.cascade import what_if
@@ -25,7 +26,7 @@ CSS = """
 .verdict p { font-size: 1.1rem; } .verdict strong { text-transform: uppercase; }
 .verdict dt { font-weight: 600; margin-top: 0.4rem; } .verdict dd { margin: 0; }
 .what-if table { width: 100%; border-collapse: collapse; font-size: 0.9rem; } .what-if caption { text-align: left; }
-.what-if th, .what-if td { text-align: left; padding: 0.2rem 0.5rem 0.2rem 0; vertical-align: top; }
+.what-if th, .what-if td { text-align: left; border: 0; border-bottom: 1px solid #d1d5db; padding: 0.2rem 0.5rem 0.2rem 0; vertical-align: top; }
 .what-if img { width: 100%; max-width: 540px; } .what-if caption { padding-bottom: 0.3rem; font-weight: 600; }
 """
 
@@ -66,9 +67,19 @@ def inspect_batch(uploads: list[tuple[str, bytes]] | None) -> tuple[list[list], 
     return rows, page.csv_link(rows) if rows else ""
 
 
-def read(upload) -> bytes | None:  # noqa: ANN001
-    """An upload's bytes as they were sent: Inspector reads them, not gradio."""
-    return Path(upload.path).read_bytes() if upload else None
+def sent(_: gr.Image, image: FileData | None) -> bytes | None:
+    """An uploaded image's bytes as they came."""
+    return Path(image.path).read_bytes() if image else None
+
+
+def sent_by_name(_: gr.File, files: ListFiles | None) -> list[tuple[str, bytes]]:
+    """Uploaded files' names and bytes as they came."""
+    return [(Path(file.orig_name or "image").name, Path(file.path).read_bytes()) for file in files or []]
+
+
+# Inspector reads the files, as everywhere: gradio would decode them, and fail on a broken one. Set on the classes, as
+# gradio makes a component anew for a visitor who clicks an example.
+gr.Image.preprocess, gr.File.preprocess = sent, sent_by_name
 
 
 def build() -> gr.Blocks:
@@ -79,14 +90,8 @@ def build() -> gr.Blocks:
         with gr.Tab("One image"):
             with gr.Row():
                 with gr.Column():
-                    image = gr.Image(
-                        label="Image",
-                        type="filepath",
-                        height=300,
-                        sources=["upload", "webcam", "clipboard"],
-                        buttons=[],
-                    )
-                    image.preprocess = read
+                    sources = ["upload", "webcam", "clipboard"]
+                    image = gr.Image(label="Image", height=300, sources=sources, buttons=[])
                     names = [f"A {example.stem} cell" for example in EXAMPLES]
                     gr.Examples(EXAMPLES, image, label="Drawn examples", example_labels=names, cache_examples=False)
                 with gr.Column():
@@ -105,8 +110,7 @@ def build() -> gr.Blocks:
                     plot = gr.HTML(elem_id="plot", elem_classes="what-if")
         with gr.Tab("Batch"):
             gr.Markdown(f"Up to {page.MAX_FILES} images, {page.MAX_BYTES // 10**6} MB each.")
-            files = gr.File(label="Images", file_count="multiple", file_types=["image"], type="binary")
-            files.preprocess = lambda sent: [(Path(one.orig_name or "image").name, read(one)) for one in sent or []]
+            files = gr.File(label="Images", file_count="multiple", file_types=["image"])
             csv = gr.HTML(elem_id="csv")
             table = gr.Dataframe(headers=list(page.COLUMNS), label="Verdicts", interactive=False, wrap=True)
         one_at_a_time = {"concurrency_id": "models", "concurrency_limit": 1}
