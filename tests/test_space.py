@@ -3,7 +3,10 @@
 import csv
 import importlib.util
 import io
+import shutil
 import zipfile
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,16 +201,14 @@ def test_a_table_becomes_a_csv_that_runs_no_formula(inspector):
 
 
 def test_a_cascade_whose_vlm_cannot_be_loaded_decides_by_its_edge_alone(cascade, tmp_path, capsys):
-    stated = files.read_json(cascade / "cascade.json") | {"vlm": {"base": "nowhere/at-all", "adapter": "missing"}}
-    files.write_json(cascade / "other.json", stated)
-    folder = brightness_cascade(tmp_path / "cascade")
-    files.write_json(folder / "cascade.json", stated)
+    folder = Path(shutil.copytree(cascade, tmp_path / "cascade"))
+    stated = files.read_json(folder / "cascade.json")
+    files.write_json(folder / "cascade.json", stated | {"vlm": {"base": "nowhere/at-all", "adapter": "missing"}})
     alone, _ = page.open_cascade(folder)
     verdict = alone(png(grey(128)))
     assert verdict.reason == "between the thresholds; the VLM could not be loaded here"
     assert "the VLM could not be loaded here: " in capsys.readouterr().err
     assert alone(png(grey(20))).label == "good"
-    (cascade / "other.json").unlink()
 
 
 def drawing():
@@ -229,10 +230,8 @@ def test_the_examples_are_drawn_and_the_edge_model_says_what_their_names_say():
 
 
 def test_the_space_pins_the_gradio_and_python_that_it_is_tested_with():
-    import gradio
-
     card = yaml.safe_load((SPACE / "README.md").read_text().split("---")[1])
-    assert card["sdk_version"] == gradio.__version__
+    assert card["sdk_version"] == version("gradio")
     assert card["python_version"] == "3.11"
     assert len((SPACE / "app.py").read_text().splitlines()) < 150
     assert set(check(SPACE)) >= {"app.py", "README.md", "requirements.txt", "examples/good.png"}

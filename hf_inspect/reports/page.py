@@ -118,7 +118,7 @@ def _beyond_limits(content: bytes) -> str:
     width, height = images.size(content)
     if width * height > MAX_PIXELS:
         return (
-            f"{width} x {height} pixels are more than the {MAX_PIXELS // 10**6} million this page takes; scale it down"
+            f"{width} x {height} pixels are more than the {MAX_PIXELS // 10**6} million of this page; scale it down"
         )
     return ""
 

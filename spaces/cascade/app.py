@@ -11,7 +11,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 import gradio as gr
 from gradio.data_classes import FileData, ListFiles
 
-from hf_inspect import demo, errors
+from hf_inspect import errors
 from hf_inspect.cascade import what_if
 from hf_inspect.reports import page
 from hf_inspect.schema import Verdict
@@ -30,7 +30,15 @@ CSS = """
 .what-if img { width: 100%; max-width: 540px; } .what-if caption { padding-bottom: 0.3rem; font-weight: 600; }
 """
 
-inspector, scores = page.open_cascade(os.environ.get("HF_INSPECT_CASCADE") or demo.assets())
+
+def shipped() -> Path:
+    """The solar-cell cascade's folder."""
+    from hf_inspect import demo  # brings transformers, which an edge-only cascade does not need
+
+    return demo.assets()
+
+
+inspector, scores = page.open_cascade(os.environ.get("HF_INSPECT_CASCADE") or shipped())
 policy = inspector.policy
 WITHOUT = "" if inspector.vlm else f" **The edge model decides alone: {inspector.no_vlm}.**"
 INTRO = f"""# Edge model and vision-language model, with a stated risk
