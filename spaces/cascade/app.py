@@ -26,7 +26,8 @@ CSS = """
 .verdict p { font-size: 1.1rem; } .verdict strong { text-transform: uppercase; }
 .verdict dt { font-weight: 600; margin-top: 0.4rem; } .verdict dd { margin: 0; }
 .what-if table { width: 100%; border-collapse: collapse; font-size: 0.9rem; } .what-if caption { text-align: left; }
-.what-if th, .what-if td { text-align: left; border: 0; border-bottom: 1px solid #d1d5db; padding: 0.2rem 0.5rem 0.2rem 0; vertical-align: top; }
+.what-if th, .what-if td { text-align: left; padding: 0.2rem 0.5rem 0.2rem 0; vertical-align: top; }
+.what-if th, .what-if td { border: 0; border-bottom: 1px solid #d1d5db; }
 .what-if img { width: 100%; max-width: 540px; } .what-if caption { padding-bottom: 0.3rem; font-weight: 600; }
 """
 

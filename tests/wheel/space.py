@@ -1,4 +1,4 @@
-"""Run by `make wheel-check`: push the Space to a Hub on loopback, and start what lies there in an environment of its own.
+"""Run by `make wheel-check`: push the Space to a Hub on loopback, and start what lies there in a fresh environment.
 
 Arguments: uv, the Space's folder (with the wheel in it), a folder to work in.
 """
@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.hub import TOKEN, serve  # noqa: E402
+from tests.hub import TOKEN, serve
 
-uv, space, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+uv, space, work = (Path(argument).absolute() for argument in sys.argv[1:4])
 PORT = "7863"
 STARTS_WITHIN = 600  # seconds; the VLM's base is fetched and put together first
 ASK = """
