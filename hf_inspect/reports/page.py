@@ -117,9 +117,7 @@ def _beyond_limits(content: bytes) -> str:
         return f"the file has {len(content) / 1e6:.1f} MB, this page takes {MAX_BYTES // 10**6}; send a smaller one"
     width, height = images.size(content)
     if width * height > MAX_PIXELS:
-        return (
-            f"{width} x {height} pixels are more than the {MAX_PIXELS // 10**6} million of this page; scale it down"
-        )
+        return f"{width} x {height} pixels are more than the {MAX_PIXELS // 10**6} million of this page; scale it down"
     return ""
 
 
