@@ -27,7 +27,7 @@ CSS = """
 .verdict dt { font-weight: 600; margin-top: 0.4rem; } .verdict dd { margin: 0; }
 .what-if table { width: 100%; border-collapse: collapse; font-size: 0.9rem; } .what-if caption { text-align: left; }
 .what-if th, .what-if td { text-align: left; padding: 0.2rem 0.5rem 0.2rem 0; vertical-align: top; }
-.what-if th, .what-if td { border: 0; border-bottom: 1px solid #d1d5db; }
+.what-if table, .what-if tr, .what-if th, .what-if td { border: 0; } .what-if tr { border-bottom: 1px solid #d1d5db; }
 .what-if img { width: 100%; max-width: 540px; } .what-if caption { padding-bottom: 0.3rem; font-weight: 600; }
 """
 
@@ -44,7 +44,7 @@ policy = inspector.policy
 WITHOUT = "" if inspector.vlm else f" **The edge model decides alone: {inspector.no_vlm}.**"
 INTRO = f"""# Edge model and vision-language model, with a stated risk
 A small edge model looks first. What it is not sure of goes to a vision-language model (VLM).{WITHOUT}
-A demonstration on solar cells by default, no inspection service: what you send is
+A demonstration, on solar cells unless it was set up for other parts, and no inspection service: what you send is
 deleted within the hour and shown to nobody else."""
 RISK = f"""**The thresholds in use.** {policy.statement}"""
 WHAT_IF = """### What if other risks were accepted?
@@ -100,7 +100,7 @@ def build() -> gr.Blocks:
             with gr.Row():
                 with gr.Column():
                     sources = ["upload", "webcam", "clipboard"]
-                    image = gr.Image(label="Image", height=300, sources=sources, buttons=[])
+                    image = gr.Image(label="Image", alt_text="What you sent", height=300, sources=sources, buttons=[])
                     names = [f"A {example.stem} cell" for example in EXAMPLES]
                     gr.Examples(EXAMPLES, image, label="Drawn examples", example_labels=names, cache_examples=False)
                 with gr.Column():
