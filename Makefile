@@ -12,7 +12,7 @@ demo: $(READY)
 	$(OFFLINE) $(BIN)/hf-inspect demo --out outputs/demo
 
 space: $(READY)
-	$(OFFLINE) $(BIN)/python spaces/cascade/app.py
+	HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python spaces/cascade/app.py
 
 test: $(READY)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest

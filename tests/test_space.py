@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import shutil
+import sys
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +18,14 @@ from PIL import Image
 
 from hf_inspect import Inspector, demo, files
 from hf_inspect.cascade import CalibrationScores, what_if
-from hf_inspect.errors import DataError, HubError
+from hf_inspect.errors import DataError, HubError, MissingExtraError
 from hf_inspect.hub import check, push
 from hf_inspect.inspector import load_policies
 from hf_inspect.reports import page
 from hf_inspect.reports.plots import what_if_plot
 from hf_inspect.schema import Verdict
 from hf_inspect.scoring import read_scores
+from hf_inspect.vlm.base import gguf_tokenizer
 from tests.conftest import png
 from tests.scripted import brightness_cascade, grey
 from tests.space import SPACE
@@ -209,6 +211,12 @@ def test_a_cascade_whose_vlm_cannot_be_loaded_decides_by_its_edge_alone(cascade,
     assert verdict.reason == "between the thresholds; the VLM could not be loaded here"
     assert "the VLM could not be loaded here: " in capsys.readouterr().err
     assert alone(png(grey(20))).label == "good"
+
+
+def test_a_base_that_cannot_be_read_names_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError, match=r"demo-base is read by gguf: pip install 'hf-inspect\[demo\]'"):
+        gguf_tokenizer(tmp_path / "any.gguf")
 
 
 def drawing():
