@@ -14,7 +14,7 @@ from tests.scripted import SLOPE, brightness_cascade, grey
 from tests.space import browser, serve
 
 VISITORS, QUEUE = 40, 64
-WAVES = 4
+WAVES = 3
 GROWTH = 30_000_000  # bytes that waves after the first may add: a leak of one image a visitor would add 100 MB
 SIDE = 512
 
