@@ -20,7 +20,7 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync", "--no-first-run", "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 ]  # fmt: skip
-STARTS_WITHIN = 240  # seconds
+STARTS_WITHIN = 400  # seconds
 # The app with an edge model that waits as long as a file is there: for filling the queue.
 HELD = """
 import pathlib, runpy, sys, time

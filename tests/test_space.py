@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hf_inspect import Inspector, demo, files
+import hf_inspect
+from hf_inspect import Inspector, files
 from hf_inspect.cascade import CalibrationScores, what_if
 from hf_inspect.errors import DataError, HubError, MissingExtraError
 from hf_inspect.hub import check, push
@@ -30,10 +31,12 @@ from tests.conftest import png
 from tests.scripted import brightness_cascade, grey
 from tests.space import SPACE
 
+ASSETS = Path(hf_inspect.__file__).parent / "assets" / "elpv"  # by path: `hf_inspect.demo` brings transformers
+
 
 @pytest.fixture(scope="module")
 def shipped() -> CalibrationScores:
-    return CalibrationScores.from_rows(read_scores(demo.assets() / "calibration.jsonl"))
+    return CalibrationScores.from_rows(read_scores(ASSETS / "calibration.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def scores(labels, p_edge, p_vlm=None, groups=None) -> CalibrationScores:
 
 
 def test_the_stated_risks_give_the_cascade_its_own_thresholds(shipped):
-    stated = load_policies(demo.assets())["calibrated"]
+    stated = load_policies(ASSETS)["calibrated"]
     found = what_if(shipped, stated.escape, stated.overkill, stated.confidence, stated.cloud_threshold)
     assert (found.policy.low, found.policy.high) == pytest.approx((stated.low, stated.high), abs=1e-8)
     assert found.edge_escapes["k"] == stated.k_defects
@@ -63,7 +66,7 @@ def test_the_stated_risks_give_the_cascade_its_own_thresholds(shipped):
 
 
 def test_only_rows_of_the_calibration_split_set_thresholds():
-    rows = read_scores(demo.assets() / "calibration.jsonl")
+    rows = read_scores(ASSETS / "calibration.jsonl")
     other = [row | {"p_edge": 1 - row["p_edge"]} if row["split"] != "calibration" else row for row in rows]
     assert {row["split"] for row in rows} == {"validation", "calibration"}
     one, two = (what_if(CalibrationScores.from_rows(some), 0.1, 0.1, 0.9) for some in (rows, other))
@@ -177,7 +180,7 @@ def test_a_verdict_is_told_step_by_step(inspector):
 
 def test_what_a_file_says_of_itself_is_shown_as_text():
     verdict = Verdict("unreadable", "rule", "<script>alert(1)</script>")
-    assert "<script>" not in page.verdict_html(verdict, load_policies(demo.assets())["calibrated"])
+    assert "<script>" not in page.verdict_html(verdict, load_policies(ASSETS)["calibrated"])
 
 
 def test_uploads_beyond_the_limits_are_refused_in_a_sentence(inspector, monkeypatch):
@@ -227,7 +230,7 @@ def drawing():
 
 
 def test_the_examples_are_drawn_and_the_edge_model_says_what_their_names_say():
-    edge = Inspector.from_pretrained(demo.assets(), policy="calibrated", use_vlm=False)
+    edge = Inspector.from_pretrained(ASSETS, policy="calibrated", use_vlm=False)
     labels = {"good.png": "good", "defective.png": "defect", "doubtful.png": "undecided"}
     drawn = drawing().drawn()
     assert set(drawn) == set(labels) == {path.name for path in (SPACE / "examples").glob("*.png")}
