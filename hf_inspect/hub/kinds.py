@@ -16,7 +16,7 @@ CARD, NOTES, RESULTS, ADAPTER = "README.md", "notes.md", "results.json", "adapte
 DATA_SET, VLM, ADAPTERS, STUDENT, CASCADES, SPACE = "data set", "vlm", "adapter", "student", "cascade", "Space"
 REPO_TYPES = {DATA_SET: "dataset", SPACE: "space"}  # the others are models
 SUMS, LICENCES = "SHA256SUMS", "LICENCES.md"  # of a bundle; the first as sha256sum writes it
-LEFT = ("evaluations.json", ".DS_Store")  # stay here: a ledger of this machine, a file manager's notes
+LEFT = ("evaluations.json", ".DS_Store", "*.pyc")  # stay here: a ledger of this machine, what programs leave behind
 _LEFT_FOLDERS = (".git", ".cache")  # git's, and what `hf download --local-dir` keeps
 _EVERYWHERE = (
     CARD, NOTES, "LICENSE*", ".gitattributes", RESULTS, "training_log.json", TRAINED_ON, "plots/*.png",
@@ -72,7 +72,7 @@ def listed(folder: Path) -> dict[str, Path]:
         raise HubError(f"{folder}: {link} is a link, which may lead anywhere; put there what it leads to.")
     names = sorted({path.partition("/")[0] for path in every if "/" in path} - {"plots"}) if kind == CASCADES else []
     found = {f"{name}/{path}": file for name in names for path, file in _part(folder, folder / name).items()}
-    own = {path: file for path, file in every.items() if path not in found and Path(path).name not in LEFT}
+    own = {path: file for path, file in every.items() if path not in found and not _stays(path)}
     patterns = (*_EVERYWHERE, *_KNOWN[kind])
     unknown = [path for path in own if not _matches(path, patterns)]
     if kind == DATA_SET:
@@ -113,6 +113,10 @@ def shards_of(folder: Path, manifest: dict[str, Any]) -> dict[tuple[str, str], l
     """The Parquet files of a built data set, by config and split."""
     places = [(config, split) for config, splits in manifest["counts"].items() for split in splits]
     return {(config, split): shards(folder, config, split) for config, split in places}
+
+
+def _stays(path: str) -> bool:
+    return any(fnmatchcase(Path(path).name, one) for one in LEFT)
 
 
 def _part(folder: Path, part: Path) -> dict[str, Path]:

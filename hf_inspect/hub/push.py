@@ -14,6 +14,7 @@ from hf_inspect.hub.kinds import REPO_TYPES, SPACE, belongs, kind_of
 from hf_inspect.hub.licences import licence_in, refuse_wider
 from hf_inspect.hub.parts import parts_of, read_cascade
 from hf_inspect.hub.pull import is_pinned
+from hf_inspect.hub.space import REQUIREMENTS, with_wheel
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -51,8 +52,21 @@ def push(
 
     None where all is there already. The repository is made if need be; a pull request needs one that is there.
     Files of this kind that the folder no longer holds are removed. `show` is given the plan before anything is sent.
-    HubError, with nothing committed, when the folder is not fit or the Hub refuses.
+    A Space is given this package's wheel. HubError, with nothing committed, when the folder is not fit or the Hub
+    refuses.
     """
+    if kind_of(folder) != SPACE:
+        return _push(folder, repository, private, create_pr, show)
+    with with_wheel(folder, f"{client().endpoint}/spaces/{repository}") as whole:
+        if private and whole != folder:
+            raise HubError(
+                f"{repository}: a private Space cannot fetch its own wheel while it is built; push it public, or name "
+                f"a wheel that it can fetch in {REQUIREMENTS}."
+            )
+        return _push(whole, repository, private, create_pr, show)
+
+
+def _push(folder: Path, repository: str, private: bool, create_pr: bool, show: Callable[[str], Any]) -> str | None:
     found, api = check(folder), client()
     target = _Target(api, repository, kind_of(folder), private, create_pr)
     asked(repository, lambda: _check_sources(api, folder))

@@ -1,4 +1,4 @@
-"""Scores and results -> PNG files: ROC, what escalating buys, reliability.
+"""Scores and results -> PNG files: ROC, what escalating buys, reliability, classes, what-if.
 
 Figures are drawn on their own Agg canvas, so nothing of matplotlib's global state is read from a display or changed.
 """
@@ -12,17 +12,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_inspect import files, metrics
-from hf_inspect.cascade import EscalationCurve
+from hf_inspect.cascade import CalibrationScores, EscalationCurve, WhatIf
 from hf_inspect.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: told apart by colour-blind eyes too
 MARKERS = ("o", "s", "^", "D", "v")
 GUIDE = "#888888"
 DPI = 150
+GOOD, BETWEEN, DEFECT = "#D6E6F2", "#EEEEEE", "#F8DDCB"  # what the edge says, behind the scores
+LOWEST = 0.001  # P(defect) at the ends of an axis of log-odds
 PALETTE = 128  # colours of a saved plot: no visible loss, and a third of the size
 
 
@@ -116,6 +119,70 @@ def classes_plot(out: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
     _write(figure, out)
 
 
+def what_if_plot(scores: CalibrationScores, found: WhatIf, p_edge: float | None = None) -> bytes:
+    """The calibration scores by class with other thresholds behind them, and what follows, as a PNG.
+
+    `p_edge` is where one more part lies, marked with a line.
+    """
+    figure = _figure(5.4, 5.4)
+    upper, lower = figure.subplots(2, 1, height_ratios=[3, 2])
+    _draw_scores(upper, scores)
+    _draw_zones(upper, found.policy.low, found.policy.high)
+    if p_edge is not None:
+        upper.axvline(_log_odds(p_edge), color="black", linewidth=2, label="this image")
+    upper.legend(loc="upper right", bbox_to_anchor=(0.96, 1), framealpha=0.9, fontsize=9)
+    rates = {"sent to the VLM": found.escalated, "escapes": found.escapes, "overkill": found.overkill}
+    for i, one in enumerate(rates.values()):
+        _mark_across(lower, one, len(rates) - 1 - i, COLOURS[i])
+    lower.set_yticks(range(len(rates)), reversed(rates), fontsize=10)
+    lower.set(xlim=(-0.01, 1.01), ylim=(-0.6, len(rates) - 0.4))
+    lower.set_title("On these same parts, edge and VLM together", fontsize=10)
+    lower.grid(color="#DDDDDD", linewidth=0.6, axis="x")
+    lower.spines[["top", "right"]].set_visible(False)
+    _percents(lower.xaxis)
+    return _png(figure)
+
+
+def _draw_scores(axes: "Axes", scores: CalibrationScores) -> None:
+    """How many parts of each class the edge gave which P(defect), on an axis of log-odds."""
+    ends = _log_odds(LOWEST), _log_odds(1 - LOWEST)
+    for label, name, colour in ((0, "good parts", COLOURS[0]), (1, "defects", COLOURS[1])):
+        axes.hist(
+            _log_odds(scores.p_edge[scores.labels == label]), bins=32, range=ends, color=colour, alpha=0.65, label=name
+        )
+    ticks = [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]
+    axes.set_xticks([_log_odds(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+    axes.set(xlim=ends, xlabel="P(defect) of the edge model", ylabel="calibration parts")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_zones(axes: "Axes", low: float | None, high: float | None) -> None:
+    """What the edge says left of `low`, between, and right of `high`, as the background; None: it never says it."""
+    left, right = axes.get_xlim()
+    at_low = left if low is None else _log_odds(low)
+    at_high = right if high is None else _log_odds(high)
+    zones = [(left, at_low, GOOD, "good"), (at_low, at_high, BETWEEN, "to the VLM"), (at_high, right, DEFECT, "defect")]
+    for begin, end, colour, name in zones:
+        axes.axvspan(begin, end, color=colour, zorder=0)
+        if end - begin > 0.12 * (right - left):
+            axes.text((begin + end) / 2, 1.02, name, transform=axes.get_xaxis_transform(), ha="center", fontsize=10)
+    for threshold in (at_low, at_high):
+        axes.axvline(threshold, color=GUIDE, linestyle="--", linewidth=1)
+
+
+def _log_odds(p: Any) -> Any:
+    clipped = np.clip(p, LOWEST, 1 - LOWEST)
+    return np.log(clipped / (1 - clipped))
+
+
+def _mark_across(axes: "Axes", found: metrics.Rate, y: float, colour: str) -> None:
+    """One rate as a marker with its interval, lying; a rate of no parts is not drawn."""
+    value, low, high = found["value"], found["low"], found["high"]
+    if value is None or low is None or high is None:
+        return
+    axes.errorbar([value], [y], xerr=[[value - low], [high - value]], color=colour, marker="o", markersize=7, capsize=3)
+
+
 def _figure(width: float, height: float) -> "Figure":
     """An empty figure of that many inches on a canvas of its own."""
     try:
@@ -150,10 +217,8 @@ def _mark(axes: "Axes", x: float, found: metrics.Rate, label: str | None, style:
 
 def _percent(axes: "Axes", x: str, y: str, title: str = "", limits: tuple[float, float] | None = (-0.02, 1.02)) -> None:
     """Percent on both axes, a light grid, names and title."""
-    from matplotlib.ticker import PercentFormatter
-
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0))
+        _percents(axis)
     if limits is not None:
         axes.set(xlim=limits, ylim=limits)
     axes.set(xlabel=x, ylabel=y, title=title)
@@ -161,11 +226,22 @@ def _percent(axes: "Axes", x: str, y: str, title: str = "", limits: tuple[float,
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _percents(axis: "Axis") -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0))
+
+
 def _write(figure: "Figure", out: Path) -> None:
-    """The figure as a PNG that appears whole or not at all; the same figure gives the same bytes."""
+    """The figure as a PNG that appears whole or not at all."""
+    files.write_bytes(out, _png(figure))
+
+
+def _png(figure: "Figure") -> bytes:
+    """The figure as a PNG; the same figure gives the same bytes."""
     from PIL import Image
 
     drawn, png = BytesIO(), BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     Image.open(drawn).convert("RGB").quantize(PALETTE).save(png, "png", optimize=True)
-    files.write_bytes(out, png.getvalue())
+    return png.getvalue()

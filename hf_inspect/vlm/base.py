@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hf_inspect import files, hub
 from hf_inspect.data import cache_folder, lite0_weights, packaged_folder, verified
-from hf_inspect.errors import DataError
+from hf_inspect.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from transformers import (
@@ -162,8 +162,10 @@ def gguf_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
 
     transformers' own conversion makes a CodeLlama tokenizer of it, with another end token.
     """
-    from gguf import GGUFReader
-
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise MissingExtraError(f"{DEMO} is read by gguf: pip install 'hf-inspect[demo]'") from error
     fields = GGUFReader(path).fields
     tokens, merges, kinds = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "merges", "token_type"))
     control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]

@@ -1,0 +1,90 @@
+"""Stored calibration scores + the risks somebody asks for -> the thresholds, and what they do on those same scores.
+
+In-sample: the scores that set the thresholds are those counted here, so nothing is promised for other parts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_inspect.cascade.calibrated import Calibrated, fit_calibrated, one_per_group
+from hf_inspect.cascade.replay import replay
+from hf_inspect.cascade.routes import DEFECT, GOOD, UNDECIDED
+from hf_inspect.errors import DataError
+from hf_inspect.metrics import Rate, rate
+from hf_inspect.metrics.inputs import as_labels, as_scores
+
+SPLIT = "calibration"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CalibrationScores:
+    """The calibration split's parts, arrays of (n,): label 0 or 1, group id, P(defect) of edge and VLM (NaN: none)."""
+
+    labels: NDArray[np.int64]
+    groups: NDArray[np.str_]
+    p_edge: NDArray[np.float64]
+    p_vlm: NDArray[np.float64]
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "CalibrationScores":
+        """Out of calibration.jsonl's rows, those of the calibration split; DataError when there is none."""
+        own = [row for row in rows if row["split"] == SPLIT]
+        if not own:
+            raise DataError(f"None of the {len(rows)} stored scores is of the {SPLIT} split; calibrate the cascade.")
+        p_vlm = [np.nan if row["p_vlm"] is None else row["p_vlm"] for row in own]
+        return cls(
+            labels=as_labels([row["label"] for row in own]),
+            groups=np.array([str(row["group"]) for row in own]),
+            p_edge=as_scores([row["p_edge"] for row in own], "p_edge"),
+            p_vlm=as_scores(p_vlm, "p_vlm", allow_nan=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """Thresholds for other risks, and their outcome on the parts that set them (one a group).
+
+    `escalated` and `undecided` are of all parts. `escapes` (of the defects) and `overkill` (of the good parts) are
+    the whole cascade's, `edge_escapes` and `edge_overkill` the edge's share in them.
+    """
+
+    policy: Calibrated
+    escalated: Rate
+    undecided: Rate
+    escapes: Rate
+    overkill: Rate
+    edge_escapes: Rate
+    edge_overkill: Rate
+
+
+def what_if(
+    scores: CalibrationScores, escape: float, overkill: float, confidence: float, cloud_threshold: float = 0.5
+) -> WhatIf:
+    """The `calibrated` policy fitted anew for these risks, replayed on the parts it was fitted on.
+
+    Without a VLM's score an escalated part stays undecided: neither escape nor overkill.
+    """
+    policy = fit_calibrated(
+        scores.p_edge, scores.labels, scores.groups, escape, overkill, confidence, cloud_threshold=cloud_threshold
+    )
+    kept = one_per_group(scores.p_edge, scores.labels, scores.groups, policy.seed)
+    y, n = scores.labels[kept], len(kept)
+    played = replay(policy, scores.p_edge[kept], scores.p_vlm[kept])
+    passed, rejected, by_edge = played.codes == GOOD, played.codes == DEFECT, ~played.escalated
+
+    def of(label: int, chosen: NDArray[np.bool_]) -> Rate:
+        return rate(int((chosen & (y == label)).sum()), int((y == label).sum()))
+
+    return WhatIf(
+        policy=policy,
+        escalated=rate(int(played.escalated.sum()), n),
+        undecided=rate(int((played.codes == UNDECIDED).sum()), n),
+        escapes=of(1, passed),
+        overkill=of(0, rejected),
+        edge_escapes=of(1, passed & by_edge),
+        edge_overkill=of(0, rejected & by_edge),
+    )

@@ -1,0 +1,174 @@
+"""Uploads -> verdicts, and verdicts and what-if as the HTML and CSV that a visitor of a web page sees.
+
+Nothing here names a path of the server, and nothing is kept.
+"""
+
+import csv
+import io
+import sys
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from hf_inspect import hub, images
+from hf_inspect.cascade import CALIBRATION, Calibrated, CalibrationScores, WhatIf
+from hf_inspect.errors import DataError, InspectError
+from hf_inspect.inspector import Inspector
+from hf_inspect.metrics import Rate
+from hf_inspect.reports.plots import what_if_plot
+from hf_inspect.schema import Verdict
+from hf_inspect.scoring import read_scores
+
+MAX_FILES = 32  # of one upload
+MAX_BYTES = 20_000_000  # of one file
+MAX_PIXELS = 25_000_000  # of one image: 75 MB decoded
+NO_VLM = "the VLM could not be loaded here"
+COLUMNS = ("file", "verdict", "P(defect)", "decided by", "reason", "P edge", "P VLM", "ms", "notes")
+
+
+def open_cascade(cascade: str | Path) -> tuple[Inspector, CalibrationScores]:
+    """The cascade of a folder or a repository under its `calibrated` policy, and what its thresholds were set on.
+
+    Where its VLM cannot be loaded the edge decides alone; why is printed, and every verdict that lacks it says so.
+    """
+    folder = hub.cascade_folder(cascade)
+    scores = CalibrationScores.from_rows(read_scores(folder / CALIBRATION))
+    try:
+        return Inspector.from_pretrained(folder, policy=Calibrated.name, max_pixels=MAX_PIXELS), scores
+    except (InspectError, ImportError, OSError) as error:
+        alone = Inspector.from_pretrained(folder, policy=Calibrated.name, max_pixels=MAX_PIXELS, use_vlm=False)
+        print(f"{NO_VLM}: {error}", file=sys.stderr)
+        return replace(alone, no_vlm=NO_VLM), scores
+
+
+def inspect_uploads(inspector: Inspector, contents: Sequence[bytes]) -> list[Verdict]:
+    """The verdict of each uploaded file, in order; a file beyond the limits is `unreadable`.
+
+    DataError for more than MAX_FILES.
+    """
+    if len(contents) > MAX_FILES:
+        raise DataError(f"{len(contents)} files came; this page takes up to {MAX_FILES} at once. Send fewer.")
+    refused = {i: why for i, content in enumerate(contents) if (why := _beyond_limits(content))}
+    judged = inspector.inspect(content for i, content in enumerate(contents) if i not in refused)
+    return [Verdict("unreadable", "rule", refused[i]) if i in refused else next(judged) for i in range(len(contents))]
+
+
+def verdict_html(verdict: Verdict, policy: Calibrated) -> str:
+    """One part's way through the cascade: the final verdict, then each step with its P(defect) and milliseconds."""
+    steps = {"Edge model": _edge_says(verdict, policy), "VLM": _vlm_says(verdict, policy)}
+    if verdict.label == "unreadable":
+        steps = {"The file": verdict.reason}
+    elif verdict.notes:
+        steps["The file"] = "; ".join(verdict.notes)
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in steps.items())
+    return f'<div class="verdict {verdict.label}" role="status"><p>{_final(verdict)}</p><dl>{listed}</dl></div>'
+
+
+def what_if_html(found: WhatIf, scores: CalibrationScores, p_edge: float | None) -> tuple[str, str]:
+    """What other thresholds do, as sentences with a table and as a plot; `p_edge` is that of the visitor's part."""
+    rows = [
+        ("Handed to the VLM", found.escalated, "of all parts"),
+        ("Escapes", found.escapes, "of the defects are passed as good"),
+        ("Escapes, the edge alone", found.edge_escapes, "of the defects"),
+        ("Overkill", found.overkill, "of the good parts are rejected"),
+        ("Overkill, the edge alone", found.edge_overkill, "of the good parts"),
+    ]
+    if found.undecided["k"]:
+        rows.append(("Undecided", found.undecided, "of all parts: nobody could say"))
+    body = "".join(f"<tr><th scope='row'>{name}</th><td>{_rate(one)}</td><td>{of}</td></tr>" for name, one, of in rows)
+    table = f"<table><caption>On the calibration parts that set the thresholds</caption>{body}</table>"
+    said = f"With these risks the edge model says: {_limits(found.policy)}. {_placed(found, p_edge)}"
+    return f"<p>{said}</p>{table}", _image(what_if_plot(scores, found, p_edge), said)
+
+
+def table_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> list[list[Any]]:
+    """One row of COLUMNS a file."""
+    return [
+        [
+            name, verdict.label, _round(verdict.p_defect), verdict.decided_by, verdict.reason,
+            _round(verdict.p_edge), _round(verdict.p_vlm), round(sum(verdict.ms.values()), 1), "; ".join(verdict.notes),
+        ]
+        for name, verdict in zip(names, verdicts, strict=True)
+    ]  # fmt: skip
+
+
+def csv_link(rows: Sequence[Sequence[Any]]) -> str:
+    """A link that saves rows of COLUMNS as verdicts.csv; it holds the file, so the server keeps none."""
+    return f'<a download="verdicts.csv" href="data:text/csv;base64,{_base64(csv_of(rows).encode())}">Save as CSV</a>'
+
+
+def csv_of(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows of COLUMNS as CSV; a value that a spreadsheet would run as a formula begins with an apostrophe."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([f"'{value}" if str(value).startswith(("=", "+", "-", "@")) else value for value in row])
+    return text.getvalue()
+
+
+def _beyond_limits(content: bytes) -> str:
+    """Why a file is not looked at; empty when it is."""
+    if len(content) > MAX_BYTES:
+        return f"the file has {len(content) / 1e6:.1f} MB, this page takes {MAX_BYTES // 10**6}; send a smaller one"
+    width, height = images.size(content)
+    if width * height > MAX_PIXELS:
+        return f"{width} x {height} pixels are more than the {MAX_PIXELS // 10**6} million of this page; scale it down"
+    return ""
+
+
+def _final(verdict: Verdict) -> str:
+    by = {"edge": "decided by the edge model", "vlm": "decided by the VLM", "rule": "nobody could decide"}
+    p = "" if verdict.p_defect is None else f", P(defect) {verdict.p_defect:.3f}"
+    decided = "not an image this page can read" if verdict.label == "unreadable" else by[verdict.decided_by]
+    return f"<strong>{verdict.label}</strong>{p}, {decided}"
+
+
+def _edge_says(verdict: Verdict, policy: Calibrated) -> str:
+    if verdict.p_edge is None:
+        return "not asked"
+    reason = "" if verdict.decided_by == "rule" else f", {verdict.reason}"  # a rule's reason stands at the VLM
+    then = "decided here" if verdict.decided_by == "edge" else "not decided here"
+    return f"P(defect) {verdict.p_edge:.3f}{reason} ({_limits(policy)}): {then}, {verdict.ms['edge']:.1f} ms"
+
+
+def _vlm_says(verdict: Verdict, policy: Calibrated) -> str:
+    if verdict.p_vlm is None:
+        return f"not asked: {verdict.reason}" if verdict.decided_by == "rule" else "not asked"
+    side = "below" if verdict.p_vlm < policy.cloud_threshold else "not below"
+    threshold = f"{side} {policy.cloud_threshold:g}: {verdict.label}"
+    return f"P(defect) {verdict.p_vlm:.3f}, {threshold}, {verdict.ms['vlm']:.1f} ms"
+
+
+def _limits(policy: Calibrated) -> str:
+    good = "never says good" if policy.low is None else f"good below {policy.low:.3f}"
+    return f"{good}, {'never says defect' if policy.high is None else f'defect above {policy.high:.3f}'}"
+
+
+def _placed(found: WhatIf, p_edge: float | None) -> str:
+    """What would become of the visitor's part."""
+    if p_edge is None:
+        return ""
+    label = found.policy.route(p_edge).label
+    return f"It would {f'call this image {label}' if label else 'hand this image to the VLM'}."
+
+
+def _image(png: bytes, alt: str) -> str:
+    return f'<img alt="Calibration scores by class. {escape(alt)}" src="data:image/png;base64,{_base64(png)}">'
+
+
+def _base64(content: bytes) -> str:
+    return b64encode(content).decode()
+
+
+def _rate(found: Rate) -> str:
+    if found["value"] is None:
+        return "none there"
+    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%}; {found['k']} of {found['n']})"
+
+
+def _round(p: float | None) -> float | None:
+    return None if p is None else round(p, 4)

@@ -1,0 +1,302 @@
+"""What the Space says: thresholds over stored scores, verdicts, tables; what it takes; and how it goes up."""
+
+import csv
+import importlib.util
+import io
+import shutil
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import hf_inspect
+from hf_inspect import Inspector, files
+from hf_inspect.cascade import CalibrationScores, what_if
+from hf_inspect.errors import DataError, HubError, MissingExtraError
+from hf_inspect.hub import check, push
+from hf_inspect.inspector import load_policies
+from hf_inspect.reports import page
+from hf_inspect.reports.plots import what_if_plot
+from hf_inspect.schema import Verdict
+from hf_inspect.scoring import read_scores
+from hf_inspect.vlm.base import gguf_tokenizer
+from tests.conftest import png
+from tests.scripted import brightness_cascade, grey
+from tests.space import SPACE
+
+ASSETS = Path(hf_inspect.__file__).parent / "assets" / "elpv"  # by path: `hf_inspect.demo` brings transformers
+
+
+@pytest.fixture(scope="module")
+def shipped() -> CalibrationScores:
+    return CalibrationScores.from_rows(read_scores(ASSETS / "calibration.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory):
+    return brightness_cascade(tmp_path_factory.mktemp("cascade"))
+
+
+@pytest.fixture(scope="module")
+def inspector(cascade) -> Inspector:
+    return page.open_cascade(cascade)[0]
+
+
+def scores(labels, p_edge, p_vlm=None, groups=None) -> CalibrationScores:
+    n = len(labels)
+    p_vlm = np.full(n, np.nan) if p_vlm is None else np.asarray(p_vlm)
+    groups = np.arange(n) if groups is None else np.asarray(groups)
+    return CalibrationScores(np.asarray(labels), groups.astype(str), np.asarray(p_edge), p_vlm)
+
+
+def test_the_stated_risks_give_the_cascade_its_own_thresholds(shipped):
+    stated = load_policies(ASSETS)["calibrated"]
+    found = what_if(shipped, stated.escape, stated.overkill, stated.confidence, stated.cloud_threshold)
+    assert (found.policy.low, found.policy.high) == pytest.approx((stated.low, stated.high), abs=1e-8)
+    assert found.edge_escapes["k"] == stated.k_defects
+    assert found.edge_overkill["k"] == stated.k_goods
+    assert found.escalated["n"] == stated.defects + stated.goods == 393
+
+
+def test_only_rows_of_the_calibration_split_set_thresholds():
+    rows = read_scores(ASSETS / "calibration.jsonl")
+    other = [row | {"p_edge": 1 - row["p_edge"]} if row["split"] != "calibration" else row for row in rows]
+    assert {row["split"] for row in rows} == {"validation", "calibration"}
+    one, two = (what_if(CalibrationScores.from_rows(some), 0.1, 0.1, 0.9) for some in (rows, other))
+    assert one == two
+    with pytest.raises(DataError, match="None of the 1 stored scores is of the calibration split"):
+        CalibrationScores.from_rows([rows[0] | {"split": "validation"}])
+
+
+def test_what_follows_is_counted_by_hand():
+    labels = [0] * 40 + [1] * 40
+    p_edge = np.concatenate([np.linspace(0.01, 0.6, 40), np.linspace(0.4, 0.99, 40)])
+    p_vlm = np.where(np.arange(80) % 2, 0.9, 0.1)
+    found = what_if(scores(labels, p_edge, p_vlm), 0.2, 0.2, 0.8)
+    low, high = found.policy.low, found.policy.high
+    between = (p_edge >= low) & (p_edge <= high)
+    final = np.where(between, p_vlm >= 0.5, p_edge > high)
+    y = np.array(labels) == 1
+    assert found.escalated["k"] == between.sum() > 0
+    assert found.escapes["k"] == (~final & y).sum() > (p_edge < low)[y].sum() == found.edge_escapes["k"]
+    assert found.overkill["k"] == (final & ~y).sum() > (p_edge > high)[~y].sum() == found.edge_overkill["k"]
+    assert found.undecided["k"] == 0
+
+
+def test_without_a_vlm_what_is_handed_on_is_neither_escape_nor_overkill():
+    rng = np.random.default_rng(0)
+    found = what_if(scores(np.repeat([0, 1], 60), rng.uniform(0.4, 0.6, 120)), 0.1, 0.1, 0.9)
+    assert found.undecided == found.escalated
+    assert (found.escapes, found.overkill) == (found.edge_escapes, found.edge_overkill)
+
+
+def test_one_part_of_a_group_is_counted_as_it_is_calibrated():
+    labels, p = np.repeat([0, 1], 50), np.random.default_rng(1).uniform(0, 1, 100)
+    found = what_if(scores(labels, p, groups=np.arange(100) // 2), 0.1, 0.1, 0.9)
+    assert found.escalated["n"] == found.policy.defects + found.policy.goods == 50
+
+
+parts = st.lists(
+    st.tuples(st.integers(0, 1), st.floats(0, 1), st.one_of(st.just(float("nan")), st.floats(0, 1))),
+    min_size=2,
+    max_size=120,
+)
+risk = st.floats(0.005, 0.3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts, risk, risk, st.floats(0.5, 0.99))
+def test_the_edge_keeps_within_the_risks_on_its_own_parts(drawn, escape, overkill, confidence):
+    labels, p_edge, p_vlm = zip(*drawn, strict=True)
+    found = what_if(scores(labels, p_edge, p_vlm), escape, overkill, confidence)
+    assert found.edge_escapes["k"] <= escape * found.edge_escapes["n"]
+    assert found.edge_overkill["k"] <= overkill * found.edge_overkill["n"]
+    assert found.edge_escapes["k"] <= found.escapes["k"]
+    assert found.edge_overkill["k"] <= found.overkill["k"]
+    assert found.undecided["k"] <= found.escalated["k"] <= found.escalated["n"] == len(drawn)
+
+
+@settings(max_examples=40, deadline=None)
+@given(parts, risk, risk, st.floats(0.5, 0.99))
+def test_accepting_more_risk_never_hands_more_on(drawn, escape, more, confidence):
+    labels, p_edge, p_vlm = zip(*drawn, strict=True)
+    some = scores(labels, p_edge, p_vlm)
+    lower, higher = sorted((escape, more))
+    strict, loose = (what_if(some, one, 0.1, confidence) for one in (lower, higher))
+    if strict.policy.low is not None:
+        assert loose.policy.low >= strict.policy.low
+    assert loose.edge_escapes["k"] >= strict.edge_escapes["k"]
+
+
+def test_the_plot_shows_thresholds_and_where_an_image_lies(shipped):
+    found, other = what_if(shipped, 0.05, 0.1, 0.95), what_if(shipped, 0.2, 0.2, 0.8)
+    drawn = [what_if_plot(shipped, *rest) for rest in ((found,), (found, 0.3), (found, 0.0), (other,))]
+    assert len(set(drawn)) == 4
+    assert drawn[1] == what_if_plot(shipped, found, 0.3)
+    with Image.open(io.BytesIO(drawn[0])) as image:
+        assert image.format == "PNG"
+    never = what_if(scores([0, 1], [0.1, 0.9]), 0.05, 0.1, 0.95)
+    assert never.policy.low is never.policy.high is None
+    assert what_if_plot(scores([0, 1], [0.1, 0.9]), never, 1.0)
+
+
+def test_a_page_says_what_would_become_of_the_image(shipped):
+    found = what_if(shipped, 0.05, 0.1, 0.95)
+    said = {p: page.what_if_html(found, shipped, p)[0] for p in (None, 0.01, 0.2, 0.9)}
+    assert "this image" not in said[None]
+    assert "It would call this image good." in said[0.01]
+    assert "It would hand this image to the VLM." in said[0.2]
+    assert "It would call this image defect." in said[0.9]
+    assert "55.7% (50.7% to 60.7%; 219 of 393)" in said[None]
+    assert 'alt="Calibration scores by class. With these risks' in page.what_if_html(found, shipped, None)[1]
+
+
+def test_a_verdict_is_told_step_by_step(inspector):
+    good, between, broken = page.inspect_uploads(inspector, [png(grey(20)), png(grey(128)), b"no image <b>"])
+    told = [page.verdict_html(verdict, inspector.policy) for verdict in (good, between, broken)]
+    assert "<strong>good</strong>" in told[0]
+    assert "decided by the edge model" in told[0]
+    assert "<dt>VLM</dt><dd>not asked</dd>" in told[0]
+    assert "nobody could decide" in told[1]
+    assert "not asked: between the thresholds; this cascade has no VLM" in told[1]
+    assert "unreadable" in told[2]
+    assert "is not an image" in told[2]
+    assert all("/" not in one.replace("</", "") for one in told)
+    asked = Verdict(
+        "defect", "vlm", "between the thresholds", 0.7, 0.4, 0.7, ("first frame of 2",), {"edge": 1, "vlm": 2}
+    )
+    told = page.verdict_html(asked, inspector.policy)
+    assert "P(defect) 0.400, between the thresholds" in told
+    assert "P(defect) 0.700, not below 0.5: defect, 2.0 ms" in told
+    assert "first frame of 2" in told
+
+
+def test_what_a_file_says_of_itself_is_shown_as_text():
+    verdict = Verdict("unreadable", "rule", "<script>alert(1)</script>")
+    assert "<script>" not in page.verdict_html(verdict, load_policies(ASSETS)["calibrated"])
+
+
+def test_uploads_beyond_the_limits_are_refused_in_a_sentence(inspector, monkeypatch):
+    monkeypatch.setattr(page, "MAX_BYTES", 2_000_000)
+    monkeypatch.setattr(page, "MAX_PIXELS", 1_000_000)
+    wide = png(np.zeros((1, 1_000_001), np.uint8))
+    found = page.inspect_uploads(inspector, [png(grey(20)), b"x" * 2_100_000, wide, png(grey(240))])
+    assert [verdict.label for verdict in found] == ["good", "unreadable", "unreadable", "defect"]
+    assert found[1].reason == "the file has 2.1 MB, this page takes 2; send a smaller one"
+    assert found[2].reason == "1000001 x 1 pixels are more than the 1 million of this page; scale it down"
+    with pytest.raises(DataError, match="33 files came; this page takes up to 32 at once"):
+        page.inspect_uploads(inspector, [b""] * 33)
+
+
+def test_a_table_becomes_a_csv_that_runs_no_formula(inspector):
+    names = ["a.png", "=1+1.png", 'b,"c".png']
+    rows = page.table_of(names, page.inspect_uploads(inspector, [png(grey(20)), b"", png(grey(128))]))
+    read = list(csv.DictReader(io.StringIO(page.csv_of(rows))))
+    assert [row["file"] for row in read] == ["a.png", "'=1+1.png", 'b,"c".png']
+    assert [row["verdict"] for row in read] == ["good", "unreadable", "undecided"]
+    assert float(read[0]["P(defect)"]) == pytest.approx(float(read[0]["P edge"]))
+    assert read[1]["P(defect)"] == ""
+
+
+def test_a_cascade_whose_vlm_cannot_be_loaded_decides_by_its_edge_alone(cascade, tmp_path, capsys):
+    folder = Path(shutil.copytree(cascade, tmp_path / "cascade"))
+    stated = files.read_json(folder / "cascade.json")
+    files.write_json(folder / "cascade.json", stated | {"vlm": {"base": "nowhere/at-all", "adapter": "missing"}})
+    alone, _ = page.open_cascade(folder)
+    verdict = alone(png(grey(128)))
+    assert verdict.reason == "between the thresholds; the VLM could not be loaded here"
+    assert "the VLM could not be loaded here: " in capsys.readouterr().err
+    assert alone(png(grey(20))).label == "good"
+
+
+def test_a_base_that_cannot_be_read_names_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError, match=r"demo-base is read by gguf: pip install 'hf-inspect\[demo\]'"):
+        gguf_tokenizer(tmp_path / "any.gguf")
+
+
+def drawing():
+    spec = importlib.util.spec_from_file_location("draw", SPACE / "examples" / "draw.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_examples_are_drawn_and_the_edge_model_says_what_their_names_say():
+    edge = Inspector.from_pretrained(ASSETS, policy="calibrated", use_vlm=False)
+    labels = {"good.png": "good", "defective.png": "defect", "doubtful.png": "undecided"}
+    drawn = drawing().drawn()
+    assert set(drawn) == set(labels) == {path.name for path in (SPACE / "examples").glob("*.png")}
+    for name, image in drawn.items():
+        committed = np.asarray(Image.open(SPACE / "examples" / name), int)
+        assert np.abs(committed - np.asarray(image, int)).max() <= 2
+        assert edge(SPACE / "examples" / name).label == labels[name]
+
+
+def test_the_space_pins_the_gradio_and_python_that_it_is_tested_with():
+    card = yaml.safe_load((SPACE / "README.md").read_text().split("---")[1])
+    assert card["sdk_version"] == version("gradio")
+    assert card["python_version"] == "3.11"
+    assert len((SPACE / "app.py").read_text().splitlines()) < 150
+    assert set(check(SPACE)) >= {"app.py", "README.md", "requirements.txt", "examples/good.png"}
+
+
+@pytest.fixture
+def space(tmp_path):
+    """The Space's small files, and a wheel that nobody installs."""
+    folder = tmp_path / "cascade"
+    folder.mkdir()
+    for name in ("app.py", "README.md", "requirements.txt"):
+        (folder / name).write_text((SPACE / name).read_text())
+    with zipfile.ZipFile(folder / "hf_inspect-0.1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("hf_inspect/__init__.py", "")
+    return folder
+
+
+def test_a_pushed_space_installs_its_own_wheel_by_address_and_hash(hub, space):
+    shown = []
+    address = push(space, "acme/space", show=shown.append)
+    assert address.startswith(f"{hub.endpoint}/spaces/acme/space/commit/")
+    there = hub.files("spaces", "acme/space")
+    wheel = space / "hf_inspect-0.1.0-py3-none-any.whl"
+    assert there[wheel.name] == wheel.read_bytes()
+    line = there["requirements.txt"].decode().strip()
+    stated = f"{hub.endpoint}/spaces/acme/space/resolve/main/{wheel.name}#sha256={files.sha256(wheel)}"
+    assert line == f"hf-inspect[space] @ {stated}"
+    assert hub.repos["spaces", "acme/space"].sdk == "gradio"
+    assert (space / "requirements.txt").read_text().startswith("hf-inspect[space]  #")
+    assert wheel.name in shown[0]
+    assert push(space, "acme/space", show=shown.append) is None
+    with zipfile.ZipFile(wheel, "a") as content:
+        content.writestr("hf_inspect/more.py", "")
+    push(space, "acme/space", show=shown.append)
+    assert files.sha256(wheel) in hub.files("spaces", "acme/space")["requirements.txt"].decode()
+
+
+def test_a_space_that_could_not_be_built_is_refused(hub, space, monkeypatch):
+    with pytest.raises(HubError, match="a private Space cannot fetch its own wheel while it is built"):
+        push(space, "acme/hidden", private=True, show=print)
+    assert ("spaces", "acme/hidden") not in hub.repos
+    wheel = next(space.glob("*.whl"))
+    (space / "hf_inspect-0.2.0-py3-none-any.whl").write_bytes(wheel.read_bytes())
+    with pytest.raises(HubError, match="holds 2 wheels of hf_inspect; leave one"):
+        push(space, "acme/space", show=print)
+    for found in space.glob("*.whl"):
+        found.unlink()
+    monkeypatch.setattr("hf_inspect.hub.space.__file__", str(space / "a" / "b" / "space.py"))
+    with pytest.raises(HubError, match="this is no checkout to build one: put it there"):
+        push(space, "acme/space", show=print)
+
+
+def test_a_space_that_names_its_wheel_otherwise_goes_up_as_it_is(hub, space):
+    next(space.glob("*.whl")).unlink()
+    (space / "requirements.txt").write_text("hf-inspect[space] @ https://example.org/hf_inspect.whl\n")
+    push(space, "acme/space", show=print)
+    assert b"example.org" in hub.files("spaces", "acme/space")["requirements.txt"]
