@@ -71,11 +71,6 @@ def folders(data, tmp_path_factory) -> dict[str, Path]:
         files.write_json(whole / "results.json", measured)
         calibrate(edge, ("tiny-base", adapter), data, made, escape=0.3, overkill=0.3, confidence=0.5)
         for name in ("edge", "adapter"):
-            shutil.copytree({"edge": edge, "adapter": adapter}[name], made / name)
-        stated = files.read_json(made / "cascade.json")
-        parts = {"edge": "edge", "vlm": {"base": "tiny-base", "adapter": "adapter"}}
-        files.write_json(made / "cascade.json", stated | parts)
-        for name in ("edge", "adapter"):
             write_card(made / name)
         files.write_json(made / "results.json", evaluate_cascade(made, data, "test"))
         yield {"student": edge, "adapter": adapter, "vlm": whole, "cascade": made}
