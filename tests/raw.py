@@ -127,3 +127,16 @@ def ksdd2(root: Path, counts: Mapping[str, tuple[int, int]] = KSDD2, seed: int =
         copy = Path(f"{first}{mark} (copy).png")
         copy.write_bytes(Path(f"{first}{mark}.png").read_bytes())
     return root
+
+
+def built_parts(folder: Path, **classes: int) -> Path:
+    """A built data set, CC0, of so many pictures a class (`good` and others), in `folder`/data."""
+    from hf_inspect.data import build
+
+    rng = np.random.default_rng(0)
+    for name, n in classes.items():
+        (folder / "raw" / name).mkdir(parents=True)
+        for i in range(n):
+            picture(rng).save(folder / "raw" / name / f"{i}.png")
+    build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0"})
+    return folder / "data"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hf_inspect import demo, files
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cli import app
-from hf_inspect.data import build, chat, read_manifest
+from hf_inspect.data import chat, read_manifest
 from hf_inspect.errors import DataError, HubError
 from hf_inspect.hub import check, push, read_notes
 from hf_inspect.hub.licences import refuse_wider
@@ -22,7 +22,7 @@ from hf_inspect.reports import card_of, evaluate_cascade, evaluate_edge, evaluat
 from hf_inspect.vlm import parity
 from tests import tiny, tiny_edge
 from tests.conftest import png
-from tests.raw import picture
+from tests.raw import built_parts
 from tests.scripted import brightness_cascade
 
 ROOT = Path(__file__).parent.parent
@@ -43,13 +43,7 @@ classes:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A data set of 120 parts of one's own in class folders."""
-    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("parts")
-    for name, n in {"good": 80, "scratch": 40}.items():
-        (folder / "raw" / name).mkdir(parents=True)
-        for i in range(n):
-            picture(rng).save(folder / "raw" / name / f"{i}.png")
-    build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0"})
-    return folder / "data"
+    return built_parts(tmp_path_factory.mktemp("parts"), good=80, scratch=40)
 
 
 @pytest.fixture(scope="module")

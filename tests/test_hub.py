@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from hf_inspect import Inspector, demo, files
 from hf_inspect.cli import app
-from hf_inspect.data import build, load_split, read_manifest
+from hf_inspect.data import load_split, read_manifest
 from hf_inspect.errors import DataError, HubError, InspectError, ParityError
 from hf_inspect.hub import check, is_repository, kind_of, listed, pull, push
 from tests import tiny, tiny_edge
 from tests.conftest import png
 from tests.hub import READ_TOKEN, TOKEN
-from tests.raw import picture
+from tests.raw import built_parts
 from tests.scripted import brightness_cascade, grey
 
 CARD = "---\nlicense: cc0-1.0\n---\n\n# A test's\n"
@@ -29,13 +29,7 @@ DELETED = "[More Information Needed]"
 @pytest.fixture(scope="module")
 def made_data(tmp_path_factory) -> Path:
     """A data set of 60 parts in class folders."""
-    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("parts")
-    for name, n in {"good": 40, "scratch": 20}.items():
-        (folder / "raw" / name).mkdir(parents=True)
-        for i in range(n):
-            picture(rng).save(folder / "raw" / name / f"{i}.png")
-    build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0"})
-    return folder / "data"
+    return built_parts(tmp_path_factory.mktemp("parts"), good=40, scratch=20)
 
 
 @pytest.fixture(scope="module")
