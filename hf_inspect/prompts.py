@@ -1,86 +1,99 @@
 """A question and its answers as chat messages, and back: `render` and `parse` are inverses.
-The fingerprint says which token ids training saw; inference that would render others refuses to run.
-Tasks are values; the text of each stands once, here.
+The fingerprint says which token ids training saw, and which classes they name; inference that would render others
+refuses to run. Questions are values; the text of each stands once, here.
 """
 
 import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hf_inspect.errors import DataError, ParseError
+from hf_inspect.schema import BINARY, TaskSpec
 
 Message = dict[str, Any]  # {"role": str, "content": [{"type": "image"} | {"type": "text", "text": str}, ...]}
 CANONICAL_SIZE = (300, 300)  # width, height in pixels of the image that the fingerprint's sample shows
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One closed question about one image; `options[i]` is the answer for class i."""
+class Question:
+    """One closed question about one image: `system` and `text` are what is said, a class of `task` the answer."""
 
     system: str
-    question: str
-    options: tuple[str, ...] = ("good", "defect")
+    text: str
+    task: TaskSpec
 
     def __post_init__(self) -> None:
-        if not self.question.strip():
-            raise DataError("A task needs a question; this one's text is empty.")
-        if len(self.options) < 2 or len(set(self.options)) != len(self.options):
-            raise DataError(f"A task needs two or more different options, got {list(self.options)}.")
-        if wrong := [option for option in self.options if not option or option != option.strip()]:
-            raise DataError(f"Options must be words without spaces around them, got {wrong}.")
+        if not self.text.strip():
+            raise DataError("A question needs a text; this one's is empty.")
+        if len(self.options) < 2:
+            raise DataError(f"A question needs two or more classes to choose from, got {list(self.options)}.")
+        if wrong := [option for option in self.options if option != option.strip()]:
+            raise DataError(f"The classes of a question are answers without spaces around them, got {wrong}.")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The answers: the task's classes, in its order."""
+        return self.task.classes
 
     def to_dict(self) -> dict[str, Any]:
-        """The task as plain JSON values."""
-        return asdict(self) | {"options": list(self.options)}
+        """The question as plain JSON values, its task beside it."""
+        return {"task": self.task.to_dict(), "question": {"system": self.system, "text": self.text}}
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "Task":
-        """The task that `to_dict` wrote; a missing or unknown key is a DataError."""
-        if set(value) != {"system", "question", "options"}:
-            raise DataError(f"A task has the keys system, question and options, got {sorted(value)}.")
-        return cls(value["system"], value["question"], tuple(value["options"]))
+    def from_dict(cls, value: Any, where: str | Path) -> "Question":
+        """The question that `to_dict` wrote into the record `where`; DataError names what is missing or wrong."""
+        stated = value.get("question") if isinstance(value, dict) else None
+        if not isinstance(stated, dict) or set(stated) != {"system", "text"}:
+            raise DataError(
+                f"{where} holds the question {stated!r}, where system and text are wanted; it was made by an older "
+                "version: train the model again with recipes/vlm_sft."
+            )
+        return cls(stated["system"], stated["text"], TaskSpec.from_dict(value.get("task"), where))
 
 
-SOLAR_CELL = Task(
+SOLAR_CELL = Question(
     system="You inspect solar cells.",
-    question="Is this cell good or defective? Answer good or defect.",
+    text="Is this cell good or defective? Answer good or defect.",
+    task=BINARY,
 )
 
 
-def render(task: Task, label: int | None = None) -> dict[str, list[Message]]:
+def render(question: Question, class_id: int | None = None) -> dict[str, list[Message]]:
     """Chat messages of one image's question: `{"prompt": [...]}`, plus `"completion"` when the class id is given."""
-    user = [{"type": "image"}, {"type": "text", "text": task.question}]
-    prompt = [{"role": "system", "content": [{"type": "text", "text": task.system}]}] if task.system else []
+    user = [{"type": "image"}, {"type": "text", "text": question.text}]
+    prompt = [{"role": "system", "content": [{"type": "text", "text": question.system}]}] if question.system else []
     prompt.append({"role": "user", "content": user})
-    if label is None:
+    if class_id is None:
         return {"prompt": prompt}
-    if not 0 <= label < len(task.options):
-        raise DataError(f"Class {label} has no answer; the task has {len(task.options)} options.")
-    answer = [{"type": "text", "text": task.options[label]}]
+    if not 0 <= class_id < len(question.options):
+        raise DataError(f"Class {class_id} has no answer; the question has {len(question.options)} options.")
+    answer = [{"type": "text", "text": question.options[class_id]}]
     return {"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]}
 
 
-def parse(task: Task, text: str) -> int:
+def parse(question: Question, text: str) -> int:
     """Class id of an answer. Only an option, as written, with space around it is read; all else is a ParseError."""
     answer = text.strip()
-    if answer not in task.options:
+    if answer not in question.options:
         raise ParseError(
-            f"The answer {text!r} is none of {list(task.options)}; rank the options instead of reading it."
+            f"The answer {text!r} is none of {list(question.options)}; rank the options instead of reading it."
         )
-    return task.options.index(answer)
+    return question.options.index(answer)
 
 
-def canonical(task: Task) -> dict[str, list[Message]]:
+def canonical(question: Question) -> dict[str, list[Message]]:
     """The fixed sample whose token ids are fingerprinted: the question, answered with the last option."""
-    return render(task, len(task.options) - 1)
+    return render(question, len(question.options) - 1)
 
 
-def fingerprint(token_ids: Sequence[int], image_token_id: int, image_rule: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) over the ids, each run of image tokens collapsed to one, and the image-size rule."""
-    content = {"ids": collapse(token_ids, image_token_id), "image_rule": dict(image_rule)}
+def fingerprint(token_ids: Sequence[int], image_token_id: int, image_rule: Mapping[str, Any], task: TaskSpec) -> str:
+    """SHA-256 (hex) over the ids, each run of image tokens collapsed to one, the image-size rule and the task."""
+    ids = collapse(token_ids, image_token_id)
+    content = {"ids": ids, "image_rule": dict(image_rule), "task": task.to_dict()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -93,4 +106,4 @@ def collapse(token_ids: Sequence[int], image_token_id: int) -> list[int]:
 def text_diff(trained: str, now: str) -> str:
     """A line-by-line difference for an error message; says so when only invisible parts differ."""
     lines = difflib.unified_diff(trained.splitlines(), now.splitlines(), "trained", "now", lineterm="", n=1)
-    return "\n".join(lines) or "(the text is the same; the tokenizer or the image-size rule differs)"
+    return "\n".join(lines) or "(the text is the same; the classes, the tokenizer or the image-size rule differ)"
