@@ -1,23 +1,22 @@
 """Edge + VLM + a built data set -> a cascade folder: cascade.json (parts, policies, risk) and calibration.jsonl."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import files, hub
-from hf_inspect.cascade import CALIBRATION, CASCADE, fit_calibrated, fit_saec
+from hf_inspect.cascade import CALIBRATION, CASCADE, Calibrated, Saec, fit_calibrated, fit_saec
 from hf_inspect.data import read_manifest
-from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
-from hf_inspect.schema import Progress, no_progress
-from hf_inspect.scoring import Scores, score, write_scores
+from hf_inspect.schema import Predictor, Progress, no_progress
+from hf_inspect.scoring import Scores, run, write_rows
+
+SPLITS = ("validation", "calibration")
 
 
 def calibrate(
     edge: str | Path,
-    vlm: tuple[str, str | Path] | None,
+    vlm: tuple[str | Path, str | Path | None] | None,
     data: Path,
     out: Path,
     *,
@@ -28,65 +27,68 @@ def calibrate(
 ) -> dict[str, Any]:
     """Fit both policies and write the cascade folder; returns what cascade.json holds.
 
-    `edge` is an exported student, `vlm` a base (also `demo-base`) and its adapter, each a folder or a repository.
-    Folders of edge and adapter are copied into the cascade's, a base's is named where it lies; a repository
-    (`org/name`, `org/name@revision`) is named with its commit. The calibration split sets the thresholds of
-    `calibrated` and nothing else; the validation split fits the complexity limit of `saec`. The VLM is loaded to see
-    that it can be: its scores are kept for what-if plots.
+    `edge` is an exported student, `vlm` a base (also `demo-base`) and its adapter, or None for a base that was
+    fine-tuned whole; each a folder or a repository. Folders are copied into the cascade's; a repository (`org/name`,
+    `org/name@revision`) is named with its commit; `demo-base` by its name. The calibration split sets the thresholds of
+    `calibrated` and nothing else; the validation split fits the complexity limit of `saec`. The VLM's scores are kept
+    for what-if plots. DataError when data set, edge and VLM do not answer one question.
+
+    Scores lie beside `out` until it is written: a run that was killed goes on.
     """
-    given = {"edge": edge} | dict(zip(("base", "adapter"), vlm or (), strict=False))
-    found = {role: hub.located(part) for role, part in given.items()}
-    engine, model = Engine.from_pretrained(found["edge"]), _load(found)
-    fitted_on = score(data, "validation", engine, model, fitting=True, progress=progress)
-    drawn = score(data, "calibration", engine, model, progress=progress)
-    calibrated = fit_calibrated(drawn.p_edge, drawn.labels, drawn.groups, escape, overkill, confidence)
+    given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), vlm or (), strict=False) if part}
+    found = {role: hub.resolve(part) for role, part in given.items()}
+    predictors: dict[str, Predictor] = {"edge": Engine.from_pretrained(found["edge"])}
+    if "base" in found:
+        predictors["vlm"] = _vlm(found)
+    kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
+    scores = {
+        split: run(
+            predictors, data, split, path, fitting=split == "validation", complexity=True, progress=progress
+        )
+        for split, path in kept.items()
+    }  # fmt: skip
     with files.staged_folder(out) as stage:
-        rows = [*fitted_on.rows(split="validation"), *drawn.rows(split="calibration")]
-        write_scores(stage / CALIBRATION, rows)
-        named = {role: _named(role, hub.pinned(part, found[role]), out, stage) for role, part in given.items()}
-        folders = {role: Path(folder) for role, folder in found.items() if Path(folder).is_dir()}
+        rows = [{"split": split, **row} for split, one in scores.items() for row in one.rows]
+        write_rows(stage / CALIBRATION, rows)
+        parts, hashes = hub.gather_parts(stage, given, found)
+        calibrated, saec = _policies(scores, escape, overkill, confidence)
         stated = {
-            "version": 1,
+            "version": hub.CASCADE_VERSION,
+            "task": predictors["edge"].task.to_dict(),
             "policy": calibrated.name,
-            "edge": named.pop("edge"),
-            "vlm": named or None,
-            "policies": {p.name: p.to_dict() for p in (calibrated, fit_saec(fitted_on.complexity))},
-            "calibration": _provenance(data, fitted_on, drawn) | {"scores": CALIBRATION},
-            "files": {CALIBRATION: files.sha256(stage / CALIBRATION)} | hub.stated_files(folders),
+            "edge": parts["edge"].to_dict(),
+            "vlm": {role: parts[role].to_dict() if role in parts else None for role in ("base", "adapter")}
+            if "base" in parts
+            else None,
+            "policies": {policy.name: policy.to_dict() for policy in (calibrated, saec)},
+            "calibration": _provenance(data, scores) | {"scores": CALIBRATION},
+            "files": {CALIBRATION: files.sha256(stage / CALIBRATION)} | hashes,
         }
         files.write_json(stage / CASCADE, stated)
+    for path in kept.values():
+        path.unlink()
     return stated
 
 
-def _load(found: Mapping[str, str | Path]) -> Any:
-    if "base" not in found:
-        return None
+def _vlm(found: Mapping[str, str | Path]) -> Predictor:
     from hf_inspect.vlm import VLM
 
-    return VLM.from_pretrained(found["base"], found["adapter"])
+    return VLM.from_pretrained(found["base"], found.get("adapter"))
 
 
-def _named(role: str, part: str, out: Path, stage: Path) -> str:
-    """A part as cascade.json names it; a folder of an edge or an adapter is copied to `stage` under its role."""
-    if not Path(part).is_dir():
-        return part
-    if role == "base":
-        return _relative(Path(part), out)
-    for name, path in hub.belonging(Path(part), role).items():
-        (stage / role / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, stage / role / name)
-    return role
+def _policies(
+    scores: Mapping[str, Scores], escape: float, overkill: float, confidence: float
+) -> tuple[Calibrated, Saec]:
+    sampled, validation = scores["calibration"], scores["validation"]
+    severity = sampled.answers["edge"].severity
+    calibrated = fit_calibrated(severity, sampled.labels, sampled.groups, escape, overkill, confidence)
+    return calibrated, fit_saec(validation.complexity)
 
 
-def _relative(base: Path, out: Path) -> str:
-    try:
-        return os.path.relpath(base.resolve(), out.resolve())
-    except ValueError:
-        raise DataError(f"{base} and {out} lie on different drives; put the cascade beside its base.") from None
-
-
-def _provenance(data: Path, validation: Scores, calibration: Scores) -> dict[str, Any]:
+def _provenance(data: Path, scores: Mapping[str, Scores]) -> dict[str, Any]:
+    """The data, how many images of each split were scored, and which could not be read."""
     return {
         "data": read_manifest(data)["fingerprint"],
-        "images": {"validation": len(validation.labels), "calibration": len(calibration.labels)},
+        "images": {split: len(one.classes) for split, one in scores.items()},
+        "not_scored": [{"split": split, **image} for split, one in scores.items() for image in one.not_scored],
     }

@@ -76,7 +76,7 @@ def weights(folder: Path, under: str = "") -> dict[str, str]:
     return {f"{under}/{p.name}" if under else p.name: sha256(p) for p in found}
 
 
-def told(path: str | Path) -> str:
+def portable_name(path: str | Path) -> str:
     """A path or name as an artefact may hold it: an absolute one from the working folder on, or its last part alone."""
     whole = Path(path)
     if not whole.is_absolute():

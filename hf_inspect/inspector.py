@@ -1,6 +1,6 @@
 """A cascade folder -> `Inspector`, and an image -> its verdict. Works without torch where the edge alone decides."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import islice
@@ -11,27 +11,29 @@ from typing import Any
 import numpy as np
 
 from hf_inspect import files, hub, images
-from hf_inspect.cascade import CASCADE, Policy, complexity, policy_from_dict
+from hf_inspect.cascade import CASCADE, IS_DEFECT, IS_GOOD, Policy, complexity, policy_from_dict
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
 from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
-from hf_inspect.schema import Scorer, Verdict, VerdictLabel
+from hf_inspect.schema import DEFECT, GOOD, DecidedBy, Prediction, Predictor, TaskSpec, Verdict
 
 Source = str | Path | bytes
 _AT_ONCE = 16  # images a batch: what keeps both models busy and memory small
+_LABELS = {IS_GOOD: GOOD, IS_DEFECT: DEFECT}
 
 
 @dataclass
 class Inspector:
-    """The whole cascade: edge engine, policy, and the VLM if there is one at hand.
+    """The whole cascade: edge, policy, and the VLM if there is one at hand.
 
     `no_vlm` says why there is none. `fallback` is what becomes of parts that nobody could decide: `hold` leaves
-    them `undecided`, `reject` makes them `defect`, `pass` makes them `good`.
+    them `undecided`, `reject` makes them `defect`, `pass` makes them `good`. DataError when edge and VLM do not answer
+    one question.
     """
 
-    edge: Engine
+    edge: Predictor
     policy: Policy
-    vlm: Scorer | None = None
+    vlm: Predictor | None = None
     no_vlm: str = "no VLM at hand"
     fallback: Fallback = "hold"
     max_pixels: int = images.MAX_PIXELS
@@ -40,6 +42,8 @@ class Inspector:
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACK_CODES:
             raise DataError(f"fallback is {self.fallback!r}; choose {', '.join(FALLBACK_CODES)}.")
+        if self.vlm is not None:
+            self.task.refuse_other(self.vlm.task, "The cascade's edge", "its VLM")
 
     @classmethod
     def from_pretrained(
@@ -65,8 +69,11 @@ class Inspector:
             raise DataError(f"{folder} has no policy {name!r}; it has {', '.join(stated['policies'])}.")
         hub.refuse_changed(folder, stated)
         vlm, why = _load_vlm(folder, stated) if use_vlm else (None, "the VLM is switched off")
+        edge = Engine.from_pretrained(hub.part_of(folder, stated, "edge"))
+        task = TaskSpec.from_dict(stated["task"], folder / CASCADE)
+        task.refuse_other(edge.task, f"{CASCADE} of {folder.name}", "its edge")
         return cls(
-            edge=Engine.from_pretrained(hub.part_of(folder, stated, "edge")),
+            edge=edge,
             policy=policy_from_dict(stated["policies"][name]),
             vlm=vlm,
             no_vlm=why,
@@ -74,6 +81,11 @@ class Inspector:
             max_pixels=max_pixels,
             identity=f"cascade {files.sha256(folder / CASCADE)[:16]}, {name}, {fallback}, {'VLM' if vlm else 'no VLM'}",
         )
+
+    @property
+    def task(self) -> TaskSpec:
+        """What it answers: the edge's task."""
+        return self.edge.task
 
     def __call__(self, source: Source) -> Verdict:
         """The verdict of one image: a path, or a file's bytes."""
@@ -101,44 +113,64 @@ class Inspector:
         """Edge, then policy, then the VLM on what was escalated."""
         pixels = [image.rgb for image in loaded]
         begin = perf_counter()
-        p_edge = self.edge.predict(pixels)
+        found = self.edge.predict(pixels)
         ms = {"edge": (perf_counter() - begin) * 1000 / len(pixels)}
-        verdicts = [self._from_edge(*pair, ms=ms) for pair in zip(loaded, p_edge.tolist(), strict=True)]
+        verdicts = self._from_edge(loaded, found, ms)
         escalated = [i for i, verdict in enumerate(verdicts) if verdict.label == "undecided"]
         if escalated and self.vlm is None:
             for i in escalated:
-                verdicts[i] = self._by_rule(verdicts[i])
+                verdicts[i] = self._by_rule(verdicts[i], self.no_vlm)
         elif escalated:
             for i, verdict in zip(escalated, self._ask_vlm(pixels, verdicts, escalated), strict=True):
                 verdicts[i] = verdict
         return verdicts
 
-    def _from_edge(self, image: images.Loaded, p: float, ms: dict[str, float]) -> Verdict:
+    def _from_edge(
+        self, loaded: Sequence[images.Loaded], found: Sequence[Prediction], ms: Mapping[str, float]
+    ) -> list[Verdict]:
         begin = perf_counter()
-        route = self.policy.route(p, complexity(image.rgb) if self.policy.needs_complexity else None)
-        ms = ms | {"policy": (perf_counter() - begin) * 1000}
-        decided = p if route.label else None
-        return Verdict(route.label or "undecided", "edge", route.reason, decided, p_edge=p, notes=image.notes, ms=ms)
+        gate = [complexity(image.rgb) for image in loaded] if self.policy.needs_complexity else None
+        p = np.array([one.probabilities for one in found])
+        routes = self.policy.route_batch([one.severity for one in found], p, gate)
+        spent = {**ms, "policy": (perf_counter() - begin) * 1000 / len(loaded)}
+        return [
+            self._said(
+                Verdict("undecided", "edge", str(reason), evidence={"edge": one}, notes=image.notes, ms=spent),
+                int(code), "edge", one,
+            )
+            for image, one, code, reason in zip(loaded, found, routes.codes, routes.reasons, strict=True)
+        ]  # fmt: skip
 
     def _ask_vlm(self, pixels: list[Any], verdicts: list[Verdict], escalated: list[int]) -> list[Verdict]:
         assert self.vlm is not None
         begin = perf_counter()
-        p_vlm = np.asarray(self.vlm.p_defect([pixels[i] for i in escalated]))
+        found = self.vlm.predict([pixels[i] for i in escalated])
         ms = (perf_counter() - begin) * 1000 / len(escalated)
-        return [self._from_vlm(verdicts[i], p, ms) for i, p in zip(escalated, p_vlm.tolist(), strict=True)]
+        return [self._from_vlm(verdicts[i], one, ms) for i, one in zip(escalated, found, strict=True)]
 
-    def _from_vlm(self, verdict: Verdict, p: float, ms: float) -> Verdict:
-        label: VerdictLabel = "defect" if p >= self.policy.cloud_threshold else "good"
-        return replace(verdict, label=label, decided_by="vlm", p_defect=p, p_vlm=p, ms={**verdict.ms, "vlm": ms})
+    def _from_vlm(self, verdict: Verdict, found: Prediction, ms: float) -> Verdict:
+        asked = replace(verdict, evidence={**verdict.evidence, "vlm": found}, ms={**verdict.ms, "vlm": ms})
+        if found.severity is None:
+            return self._by_rule(asked, f"the VLM's answer could not be read: {found.unreadable}")
+        code = IS_DEFECT if found.severity >= self.policy.cloud_threshold else IS_GOOD
+        return self._said(asked, code, "vlm", found)
 
-    def _by_rule(self, verdict: Verdict) -> Verdict:
-        """What becomes of an escalated part without a VLM."""
-        reason = f"{verdict.reason}; {self.no_vlm}"
+    def _said(self, verdict: Verdict, code: int, by: DecidedBy, found: Prediction) -> Verdict:
+        """The verdict once `by` has decided on `found`, with the likeliest class of that side; undecided as it is."""
+        if code not in _LABELS:
+            return verdict
+        task = self.task if by == "edge" or self.vlm is None else self.vlm.task
+        name, p = found.likeliest(task, _LABELS[code]) or (None, None)
+        decided = {"label": _LABELS[code], "decided_by": by, "severity": found.severity}
+        return replace(verdict, **decided, class_name=name, p_class=p)
+
+    def _by_rule(self, verdict: Verdict, why: str) -> Verdict:
+        """What becomes of an escalated part that no VLM decided."""
+        reason = f"{verdict.reason}; {why}"
         if self.fallback == "hold":
             return replace(verdict, decided_by="rule", reason=reason)
-        label: VerdictLabel = "defect" if FALLBACK_CODES[self.fallback] else "good"
-        reason = f"{reason}; fallback {self.fallback}"
-        return replace(verdict, label=label, decided_by="rule", reason=reason, p_defect=verdict.p_edge)
+        label, reason = _LABELS[FALLBACK_CODES[self.fallback]], f"{reason}; fallback {self.fallback}"
+        return replace(verdict, label=label, decided_by="rule", reason=reason, severity=verdict.severity_of("edge"))
 
 
 def load_policies(cascade: Path) -> dict[str, Policy]:
@@ -146,7 +178,7 @@ def load_policies(cascade: Path) -> dict[str, Policy]:
     return {name: policy_from_dict(stated) for name, stated in hub.read_cascade(cascade)["policies"].items()}
 
 
-def _load_vlm(folder: Path, stated: dict[str, Any]) -> tuple[Scorer | None, str]:
+def _load_vlm(folder: Path, stated: dict[str, Any]) -> tuple[Predictor | None, str]:
     """The VLM that cascade.json names, or None and the reason why there is none."""
     if stated["vlm"] is None:
         return None, "this cascade has no VLM"
@@ -155,4 +187,5 @@ def _load_vlm(folder: Path, stated: dict[str, Any]) -> tuple[Scorer | None, str]
         return None, f"no VLM here ({', '.join(missing)} not installed: pip install 'hf-inspect[train]')"
     from hf_inspect.vlm import VLM
 
-    return VLM.from_pretrained(*(hub.part_of(folder, stated, role) for role in ("base", "adapter"))), ""
+    adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
+    return VLM.from_pretrained(hub.part_of(folder, stated, "base"), adapter), ""

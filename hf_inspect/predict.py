@@ -96,9 +96,16 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def _line(name: str, row: dict[str, Any]) -> str:
-    p = "     " if row["p_defect"] is None else f"{row['p_defect']:.3f}"
+    named = row["class"] if row["class"] not in (None, row["label"]) else None
+    p = row["severity"] if row["p_class"] is None else row["p_class"]
+    said = row["label"] + (f": {_plain(named)}" if named else "") + ("" if p is None else f", {p:.3f}")
     notes = f" ({'; '.join(row['notes'])})" if row["notes"] else ""
-    return f"{row['label']:10} {p}  {row['decided_by']:4}  {name}: {row['reason']}{notes}"
+    return f"{said:17} {row['decided_by']:4}  {name}: {row['reason']}{notes}"
+
+
+def _plain(name: str) -> str:
+    """A class name on one line of a terminal: what would move its cursor is shown as an escape."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in name)
 
 
 def _counted(counts: dict[str, int]) -> str:

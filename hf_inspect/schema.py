@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -21,6 +21,7 @@ DEFECT: Disposition = "defect"
 Decision = Literal["good", "defect", "undecided", "unreadable"]
 DecidedBy = Literal["edge", "vlm", "rule"]
 KINDS = ("classification",)  # a kind is a row of `tasks.TASKS`
+HISTORY_FORMAT = 2  # of trained_on.json; a reader refuses another
 _SUM = 1e-3  # by which rounded class probabilities may miss 1
 
 
@@ -44,7 +45,9 @@ class TaskSpec:
         if self.kind not in KINDS:
             raise DataError(f"A task of kind {self.kind!r} came; this version knows {', '.join(KINDS)}.")
         if not self.classes or len(self.classes) != len(self.dispositions):
-            raise DataError(f"A task has {len(self.classes)} classes, {len(self.dispositions)} dispositions; give both.")
+            raise DataError(
+                f"A task has {len(self.classes)} classes, {len(self.dispositions)} dispositions; give both."
+            )
         if wrong := [name for name in self.classes if not isinstance(name, str) or not name.strip()]:
             raise DataError(f"A class is called {wrong[0]!r}; give every class a name.")
         if len(set(self.classes)) != len(self.classes):
@@ -124,9 +127,20 @@ class TaskSpec:
             side = GOOD if self.good else DEFECT
             raise DataError(f"{what} needs a good and a defect class; {self} has {side} ones alone.")
 
+    @property
+    def by_name(self) -> list[int]:
+        """Positions of the classes in the order of their names: what is summed or compared in it is of no order."""
+        return sorted(range(len(self.classes)), key=self.classes.__getitem__)
+
     def severity(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
         """Class probabilities (n, k) in this order -> summed probability of the defect classes (n,) in [0, 1]."""
-        return np.asarray(probabilities[:, self.is_defect].sum(1).clip(0.0, 1.0))
+        defects = [i for i in self.by_name if self.dispositions[i] == DEFECT]
+        return np.asarray(probabilities[:, defects].sum(1).clip(0.0, 1.0))
+
+    def likeliest(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Class probabilities (n, k) in this order -> position of each row's largest (n,); of equal ones, by name."""
+        order = np.array(self.by_name)
+        return np.asarray(order[probabilities[:, order].argmax(1)])
 
     def _pairs(self) -> Iterable[tuple[str, Disposition]]:
         return zip(self.classes, self.dispositions, strict=True)
@@ -163,15 +177,15 @@ class Prediction:
         """The likeliest of the task's good or of its defect classes, and its probability; None without any."""
         if self.probabilities is None:
             return None
-        pairs = zip(task.classes, task.dispositions, self.probabilities, strict=True)
-        return max(((name, p) for name, one, p in pairs if one == disposition), key=lambda pair: pair[1], default=None)
+        named = sorted(zip(task.classes, task.dispositions, self.probabilities, strict=True))
+        return max(((name, p) for name, one, p in named if one == disposition), key=lambda pair: pair[1], default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction as plain JSON values, without what it does not have."""
         if self.severity is None:
             return {"unreadable": self.unreadable}
-        p = None if self.probabilities is None else [round(x, 9) for x in self.probabilities]
-        return {"severity": round(self.severity, 9)} | ({} if p is None else {"probabilities": p})
+        p = {} if self.probabilities is None else {"probabilities": list(self.probabilities)}
+        return {"severity": self.severity} | p
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +228,31 @@ class History:
             tuple(dict.fromkeys(signature for one in every for signature in one.signatures)),
             tuple(dict.fromkeys(name for one in every for name in one.unknown)),
         )
+
+    @classmethod
+    def from_dict(cls, value: Any, where: str | Path) -> "History":
+        """The history that `to_dict` wrote into the record `where`; DataError for anything else, older ones too."""
+        try:
+            if value["format"] != HISTORY_FORMAT:
+                raise KeyError("format")
+            sources = tuple(Source(**one) for one in value["sources"])
+            signatures = tuple((sha256, phash, check) for sha256, phash, check in value["images"])
+            return cls(sources, signatures, tuple(value["unknown"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{where} is no record of a training that this version reads ({error!r}); train the model again, or "
+                "export it again from one that was."
+            ) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The history as plain JSON values; `licences` repeats what the sources say, for those who read the file."""
+        return {
+            "format": HISTORY_FORMAT,
+            "sources": [asdict(source) for source in self.sources],
+            "licences": list(self.licences),
+            "unknown": list(self.unknown),
+            "images": [list(signature) for signature in self.signatures],
+        }
 
     def summary(self) -> dict[str, Any]:
         """What results.json says of it: the data, and the ancestors that nothing is known of."""
@@ -261,18 +300,24 @@ class Part:
 
     def __post_init__(self) -> None:
         if (self.kind == "hub") != (self.revision is not None):
-            raise DataError(f"The part {self.name} is {self.kind}, revision {self.revision}; a repository has a commit.")
-        if self.kind == "folder" and (Path(self.name).is_absolute() or not set(Path(self.name).parts).isdisjoint({".."})):
+            raise DataError(
+                f"The {self.kind} part {self.name} has revision {self.revision}; a repository has a commit."
+            )
+        if self.kind == "folder" and (Path(self.name).is_absolute() or ".." in Path(self.name).parts):
             raise DataError(f"The part {self.name!r} leads out of its artefact; a part lies inside it.")
 
     @classmethod
     def from_dict(cls, value: Any, where: str | Path) -> "Part":
         """The part that `to_dict` wrote into the record `where`; DataError for anything else."""
-        if isinstance(value, Mapping):
-            for kind in ("folder", "hub", "packaged"):
-                if set(value) == ({kind, "revision"} if kind == "hub" else {kind}):
-                    if all(isinstance(one, str) and one for one in value.values()):
-                        return cls(kind, value[kind], value.get("revision"))  # type: ignore[arg-type]
+        given = dict(value) if isinstance(value, Mapping) else {}
+        texts = all(isinstance(one, str) and one for one in given.values())
+        match sorted(given) if texts else None:
+            case ["folder"]:
+                return cls("folder", given["folder"])
+            case ["packaged"]:
+                return cls("packaged", given["packaged"])
+            case ["hub", "revision"]:
+                return cls("hub", given["hub"], given["revision"])
         raise DataError(
             f'{where} names a part as {value!r}; parts are {{"folder": "edge"}}, {{"hub": "org/name", "revision": '
             '"commit"}} or {{"packaged": "demo-base"}}. Run \'hf-inspect calibrate\' again.'
@@ -290,8 +335,8 @@ class Part:
 class Sample:
     """One raw image before it is part of a data set.
 
-    `source` names it (a path relative to the raw folder, with '/'), `class_name` is of the data set's task, `stratum` is
-    what the split keeps in proportion (class and cell type, say), `columns` are further values of its row. A
+    `source` names it (a path relative to the raw folder, with '/'), `class_name` is of the data set's task, `stratum`
+    is what the split keeps in proportion (class and cell type, say), `columns` are further values of its row. A
     `class_name` of None is decided by the mask: `defect` where any of its pixels is not zero.
     """
 

@@ -1,116 +1,206 @@
-"""A split of a built data set + edge and VLM -> one row of scores an image; what calibration and reports rest on."""
+"""A split of a built data set + predictors -> a row of answers an image: the one loop that calibration and reports
+rest on. Images are streamed and not kept; rows are appended as they come, so a run that was killed goes on.
+"""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_inspect import data as sets
 from hf_inspect import files, images
-from hf_inspect.cascade import complexity
-from hf_inspect.data import load_split, refuse_seen
+from hf_inspect.cascade import complexity as complexity_of
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Progress, Scorer, no_progress
+from hf_inspect.prefetch import prefetched
+from hf_inspect.schema import Predictor, Progress, TaskSpec, no_progress
 
 _AT_ONCE = 64  # images decoded and held in memory together
+Row = dict[str, Any]  # source, class, label, group, complexity, and of each predictor its answer; or error
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One predictor's answers to n images: severity (n,), NaN where it could not be read, and class probabilities
+    (n, k) in the order of the data set's task. `ms` is the mean milliseconds an image, decoding included.
+    """
+
+    severity: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    ms: float
+
+    def __getitem__(self, which: Any) -> "Answers":
+        """The answers to some of the images."""
+        return Answers(self.severity[which], self.probabilities[which], self.ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One row an image, arrays of (n,): labels 0 or 1, group ids, P(defect) of each model, complexity in [0, 1].
-
-    A model that was not asked has NaN. `ms` is the mean milliseconds an image by model, decoding included.
+    """The readable images of a split: class ids in the order of `task`, group ids, complexity in [0, 1] (NaN: not
+    asked for), and `answers` by predictor. `rows` are what the file of scores holds, the unreadable ones too.
     """
 
+    task: TaskSpec
+    rows: list[Row]
     sources: list[str]
-    labels: NDArray[np.int64]
+    classes: NDArray[np.int64]
     groups: NDArray[np.int64]
-    p_edge: NDArray[np.float64]
-    p_vlm: NDArray[np.float64]
     complexity: NDArray[np.float64]
-    ms: dict[str, float]
+    answers: dict[str, Answers]
+    not_scored: list[dict[str, str]]
+    begun: str
 
-    def rows(self, **constant: Any) -> list[dict[str, Any]]:
-        """The scores as JSON rows, NaN as null, with `constant` added to each."""
-        columns = zip(
-            self.sources, self.labels.tolist(), self.groups.tolist(), _nullable(self.p_edge), _nullable(self.p_vlm),
-            _nullable(self.complexity), strict=True,
-        )  # fmt: skip
-        names = ("source", "label", "group", "p_edge", "p_vlm", "complexity")
-        return [constant | dict(zip(names, row, strict=True)) for row in columns]
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """1 where the class is a defect, 0 where it is good -> (n,)."""
+        return self.task.is_defect[self.classes].astype(np.int64)
 
 
-def score(
+def run(
+    predictors: Mapping[str, Predictor],
     data: Path,
     split: str,
-    edge: Scorer | None = None,
-    vlm: Scorer | None = None,
+    out: Path,
     *,
     fitting: bool = False,
+    complexity: bool = False,
     progress: Progress = no_progress,
 ) -> Scores:
-    """Score a split with the models given; LeakageError when one of them was trained on any of its images.
+    """Ask the predictors, by name, about every image of a split; `out` is the file of rows to go on from.
 
-    `fitting` lifts that refusal, for choosing settings on the validation split, whose images stopped the training.
-    `progress` is called with the model's name, images done, images in all.
+    LeakageError when one of them, or an ancestor, was trained on any of the images; `fitting` lifts that refusal, for
+    choosing settings on the validation split, whose images stopped the training. DataError when a predictor answers
+    another question than the data set asks, or `out` is of another run. An image that cannot be read is a row with its
+    reason. `complexity` adds that of every image. `progress` counts images.
     """
-    rows = load_split(data, split)
-    contents, sources = [row["bytes"] for row in rows["image"]], [row["path"] for row in rows["image"]]
-    models = {name: model for name, model in (("edge", edge), ("vlm", vlm)) if model is not None}
+    task = sets.read_task(data)
+    for name, one in predictors.items():
+        task.refuse_other(one.task, f"The data set {data.name}", f"the {name}")
     if not fitting:
-        for model in models.values():
-            if model.trained_on is not None:
-                refuse_seen(model.trained_on, contents, sources)
-    found: dict[str, NDArray[np.float64]] = {}
-    ms: dict[str, float] = {}
-    for name, model in models.items():
-        found[name], ms[name] = _timed(model.p_defect, contents, partial(progress, f"{split}, {name}"))
-    found["complexity"], ms["complexity"] = _timed(_complexities, contents, partial(progress, f"{split}, complexity"))
-    nothing = np.full(len(contents), np.nan)
-    return Scores(
-        sources=sources,
-        labels=np.array(rows["label"], np.int64),
-        groups=np.array(rows["group"], np.int64),
-        p_edge=found.get("edge", nothing),
-        p_vlm=found.get("vlm", nothing),
-        complexity=found["complexity"],
-        ms=ms,
-    )
+        for name, one in predictors.items():
+            sets.refuse_seen(one.history, data, split, name)
+    manifest = sets.read_manifest(data)
+    place = "/".join(sets.place_of(manifest, split))
+    stated = {"data": manifest["fingerprint"], "split": place, "task": task.to_dict(), "complexity": complexity}
+    stated["predictors"] = {name: one.identity for name, one in predictors.items()}
+    head, rows = _resume(out, stated)
+    for more in _answered(predictors, task, data, split, len(rows), complexity):
+        with out.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in more))
+        rows += more
+        progress(f"{split}, {' and '.join(predictors)}", len(rows), sets.count(data, split))
+    return _scores(task, rows, list(predictors), str(head["begun"]), f"{data} {split}")
 
 
-def write_scores(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows as JSON lines."""
-    files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def read_scores(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file `write_scores` wrote; DataError when it is missing or broken."""
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a file of JSON lines such as calibration.jsonl; DataError when it is missing or broken."""
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); run 'hf-inspect calibrate' again.") from None
 
 
-def _timed(
-    function: Callable[[list[Any]], Any], contents: list[bytes], progress: Callable[[int, int], None]
-) -> tuple[NDArray[np.float64], float]:
-    """The function's value of every image, fed in chunks, and the milliseconds it took an image."""
-    parts, begin = [], perf_counter()
-    for start in range(0, len(contents), _AT_ONCE):
-        chunk = contents[start : start + _AT_ONCE]
-        parts.append(function([images.load(content).rgb for content in chunk]))
-        progress(start + len(chunk), len(contents))
-    return np.concatenate(parts), (perf_counter() - begin) * 1000 / len(contents)
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as JSON lines."""
+    files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _complexities(loaded: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    return np.array([complexity(rgb) for rgb in loaded])
+def _answered(
+    predictors: Mapping[str, Predictor], task: TaskSpec, data: Path, split: str, done: int, complexity: bool
+) -> Iterator[list[Row]]:
+    """Rows some at a time, from image number `done` on; the next images are decoded while the predictors run."""
+    column = sets.class_column(task)
+    batches = sets.stream(data, split, ["image", column, "group"], _AT_ONCE, start=done)
+    for batch, loaded, decoding in prefetched(_decoded, batches):
+        rows = [_row(one, task, column) for one in batch]
+        read = [i for i, image in enumerate(loaded) if isinstance(image, np.ndarray)]
+        for i, image in enumerate(loaded):
+            if isinstance(image, str):
+                rows[i]["error"] = image
+            elif complexity:
+                rows[i]["complexity"] = complexity_of(image)
+        for name, one in predictors.items() if read else ():
+            order = task.order_in(one.task)
+            begin = perf_counter()
+            found = one.predict([loaded[i] for i in read])  # type: ignore[misc]  # `read` holds arrays alone
+            ms = round((perf_counter() - begin + decoding) * 1e3 / len(read), 3)
+            for i, answer in zip(read, found, strict=True):
+                rows[i][name] = _in_order(answer.to_dict(), order) | {"ms": ms}
+        yield rows
 
 
-def _nullable(values: NDArray[np.float64]) -> list[float | None]:
-    return [None if np.isnan(value) else round(float(value), 9) for value in values]
+def _decoded(batch: list[Row]) -> tuple[list[Row], list[images.Rgb | str], float]:
+    """The batch, each image's pixels or why it cannot be read, and the seconds that it took."""
+    begin = perf_counter()
+    loaded: list[images.Rgb | str] = []
+    for row in batch:
+        try:
+            loaded.append(images.load(row["image"]["bytes"]).rgb)
+        except DataError as error:
+            loaded.append(str(error))
+    return batch, loaded, perf_counter() - begin
+
+
+def _row(one: Row, task: TaskSpec, column: str) -> Row:
+    name = one[column]
+    return {"source": one["image"]["path"], "class": name, "label": task.disposition(name), "group": one["group"]}
+
+
+def _in_order(answer: Row, order: Sequence[int]) -> Row:
+    """An answer with its class probabilities in the data set's order."""
+    p = answer.get("probabilities")
+    return answer if p is None else answer | {"probabilities": [p[i] for i in order]}
+
+
+def _resume(out: Path, stated: Mapping[str, Any]) -> tuple[Row, list[Row]]:
+    """The first line of a file of scores and the rows it holds; a torn last line is cut off, a new file is begun."""
+    if not out.exists() or not out.stat().st_size:
+        head = {**stated, "begun": uuid4().hex}
+        files.write_text(out, json.dumps(head) + "\n")
+        return head, []
+    content = out.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        head, *rows = map(json.loads, whole.decode().splitlines())
+        before = {key: head[key] for key in (*stated, "begun")}
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{out} holds no scores that can be gone on from; give another --out, or delete it.") from None
+    if changed := [key for key, value in stated.items() if before[key] != json.loads(json.dumps(value))]:
+        raise DataError(
+            f"{out} holds the scores of another run (other {', '.join(changed)}); give another --out, or delete it."
+        )
+    if len(whole) < len(content):
+        files.write_bytes(out, whole)
+    return head, rows
+
+
+def _scores(task: TaskSpec, rows: list[Row], names: Sequence[str], begun: str, where: str) -> Scores:
+    """Rows as arrays; DataError when none of the images could be read."""
+    read = [row for row in rows if "error" not in row]
+    if not read:
+        raise DataError(f"None of the {len(rows)} images of {where} could be read; build the data set again.")
+    return Scores(
+        task=task,
+        rows=rows,
+        sources=[row["source"] for row in read],
+        classes=np.array([task.index(row["class"]) for row in read], np.int64),
+        groups=np.array([row["group"] for row in read], np.int64),
+        complexity=np.array([row.get("complexity", np.nan) for row in read], np.float64),
+        answers={name: _answers([row[name] for row in read], len(task.classes)) for name in names},
+        not_scored=[{"source": row["source"], "reason": row["error"]} for row in rows if "error" in row],
+        begun=begun,
+    )
+
+
+def _answers(rows: Sequence[Row], k: int) -> Answers:
+    nothing = [np.nan] * k
+    return Answers(
+        severity=np.array([row.get("severity", np.nan) for row in rows], np.float64),
+        probabilities=np.array([row.get("probabilities", nothing) for row in rows], np.float64),
+        ms=float(np.mean([row["ms"] for row in rows])),
+    )

@@ -49,7 +49,7 @@ def test_a_table_is_json_with_a_line_a_row(tmp_path):
 def test_an_artefact_names_no_folder_above_the_working_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = {"org/base": "org/base", "outputs/base": "outputs/base", tmp_path / "a" / "b": "a/b", "/srv/parts/x": "x"}
-    assert {path: files.told(path) for path in told} == told
+    assert {path: files.portable_name(path) for path in told} == told
 
 
 def test_the_weights_of_a_folder_are_those_right_in_it(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 from hf_inspect.cascade.calibrated import Calibrated, fit_calibrated
 from hf_inspect.cascade.complexity import complexity, complexity_terms
 from hf_inspect.cascade.replay import EscalationCurve, Policy, Replay, escalation_curve, replay
-from hf_inspect.cascade.routes import DEFECT, GOOD, UNDECIDED, Route, Routes
+from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED, Routes
 from hf_inspect.cascade.saec import Saec, fit_saec
 from hf_inspect.cascade.whatif import CalibrationScores, WhatIf, what_if
 from hf_inspect.errors import DataError
@@ -14,15 +14,14 @@ from hf_inspect.errors import DataError
 __all__ = [
     "CALIBRATION",
     "CASCADE",
-    "DEFECT",
-    "GOOD",
+    "IS_DEFECT",
+    "IS_GOOD",
     "UNDECIDED",
     "Calibrated",
     "CalibrationScores",
     "EscalationCurve",
     "Policy",
     "Replay",
-    "Route",
     "Routes",
     "Saec",
     "WhatIf",

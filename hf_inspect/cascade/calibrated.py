@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_inspect.cascade.routes import DEFECT, GOOD, UNDECIDED, Route, Routes, check_number, check_open, settings
+from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED, Routes, check_number, check_open, settings
 from hf_inspect.errors import DataError
-from hf_inspect.metrics.inputs import as_labels, as_scores
+from hf_inspect.metrics.inputs import as_labels, as_severities
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Calibrated:
 
     A threshold of None means that the edge never gives that verdict. `escape` bounds P(edge good | defect),
     `overkill` bounds P(edge defect | good); jointly with `confidence` over calibration draws. `k_defects` and
-    `k_goods` are how many calibration scores may lie beyond each threshold.
+    `k_goods` are how many calibration scores may lie beyond each threshold. Thresholds are severities: any finite
+    numbers, higher is worse.
     """
 
     low: float | None
@@ -48,22 +49,20 @@ class Calibrated:
             check_open("Policy 'calibrated'", key, getattr(self, key))
         for key in ("low", "high", "cloud_threshold"):
             if getattr(self, key) is not None or key == "cloud_threshold":
-                check_number("Policy 'calibrated'", key, getattr(self, key))
+                check_number("Policy 'calibrated'", key, getattr(self, key), -math.inf, math.inf)
         if (self.low is None) != (self.k_defects is None) or (self.high is None) != (self.k_goods is None):
             raise DataError("Policy 'calibrated': a threshold and its count must come together; calibrate anew.")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise DataError(f"Policy 'calibrated': low {self.low} lies above high {self.high}; calibrate anew.")
 
-    def route(self, p_edge: float, complexity: float | None = None) -> Route:
-        """One part's route; `complexity` plays no part in this policy."""
-        return self.route_batch([p_edge]).first()
-
-    def route_batch(self, p_edge: ArrayLike, complexity: ArrayLike | None = None) -> Routes:
-        """Routes of (n,) edge scores; `complexity` plays no part in this policy."""
-        p = as_scores(p_edge, "p_edge")
-        good = p < self.low if self.low is not None else np.zeros(len(p), bool)
-        defect = p > self.high if self.high is not None else np.zeros(len(p), bool)
-        codes = np.select([good, defect], [GOOD, DEFECT], UNDECIDED)
+    def route_batch(
+        self, severity: ArrayLike, probabilities: ArrayLike | None = None, complexity: ArrayLike | None = None
+    ) -> Routes:
+        """Routes of (n,) severities of the edge; nothing else plays a part in this policy."""
+        found = as_severities(severity, "the edge's severities")
+        good = found < self.low if self.low is not None else np.zeros(len(found), bool)
+        defect = found > self.high if self.high is not None else np.zeros(len(found), bool)
+        codes = np.select([good, defect], [IS_GOOD, IS_DEFECT], UNDECIDED)
         reasons = np.select([good, defect], ["below the good threshold", "above the defect threshold"], self._between())
         return Routes(codes, reasons)
 
@@ -87,7 +86,7 @@ class Calibrated:
 
 
 def fit_calibrated(
-    p_edge: ArrayLike,
+    severity: ArrayLike,
     labels: ArrayLike,
     groups: ArrayLike,
     escape: float = 0.05,
@@ -96,13 +95,13 @@ def fit_calibrated(
     seed: int = 0,
     cloud_threshold: float = 0.5,
 ) -> Calibrated:
-    """Thresholds from the calibration split's edge scores (n,), labels (n,) and group ids (n,).
+    """Thresholds from the calibration split: severities of the edge (n,), labels (n,; 1 a defect) and group ids (n,).
 
     One part a group enters, drawn by `seed` and independent of the order of the rows. The bounds are for the
-    population such parts are drawn from. P(VLM) >= `cloud_threshold` is a defect on escalated parts; the risk
+    population such parts are drawn from. A VLM's severity >= `cloud_threshold` is a defect on escalated parts; the risk
     stated here does not depend on it.
     """
-    p, y = as_scores(p_edge, "p_edge"), as_labels(labels)
+    p, y = as_severities(severity, "the edge's severities"), as_labels(labels)
     for key, value in (("escape", escape), ("overkill", overkill), ("confidence", confidence)):
         check_open("Calibration", key, value)
     kept = one_per_group(p, y, groups, seed)

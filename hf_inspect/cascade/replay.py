@@ -7,27 +7,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_inspect.cascade.calibrated import Calibrated
-from hf_inspect.cascade.routes import DEFECT, GOOD, UNDECIDED
+from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.cascade.saec import Saec
 from hf_inspect.errors import DataError
 from hf_inspect.metrics import Rate, rate
-from hf_inspect.metrics.inputs import as_labels, as_scores
+from hf_inspect.metrics.inputs import as_labels, as_severities
 
 Policy = Calibrated | Saec
 Fallback = Literal["reject", "hold", "pass"]
-FALLBACK_CODES = {"reject": DEFECT, "hold": UNDECIDED, "pass": GOOD}
+FALLBACK_CODES = {"reject": IS_DEFECT, "hold": UNDECIDED, "pass": IS_GOOD}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Replay:
     """Every part's outcome, arrays of (n,) in the order given.
 
-    codes: GOOD, DEFECT or UNDECIDED. p_defect: the score of whoever decided (the edge's where a rule did).
+    codes: IS_GOOD, IS_DEFECT or UNDECIDED. severity: that of whoever decided (the edge's where a rule did).
     decided_by: `edge`, `vlm` or `rule`. reasons: why the edge decided, or why it did not. escalated: bool.
     """
 
     codes: NDArray[np.int64]
-    p_defect: NDArray[np.float64]
+    severity: NDArray[np.float64]
     decided_by: NDArray[np.str_]
     reasons: NDArray[np.str_]
     escalated: NDArray[np.bool_]
@@ -47,29 +47,32 @@ class Replay:
 
 def replay(
     policy: Policy,
-    p_edge: ArrayLike,
-    p_vlm: ArrayLike | None = None,
+    edge: ArrayLike,
+    vlm: ArrayLike | None = None,
+    *,
+    probabilities: ArrayLike | None = None,
     complexity: ArrayLike | None = None,
     cloud_threshold: float | None = None,
     fallback: Fallback = "hold",
 ) -> Replay:
-    """Outcomes of (n,) parts from their scores.
+    """Outcomes of (n,) parts from the severities that edge and VLM gave them.
 
-    `p_vlm` may be NaN where the VLM did not run, or None as a whole; escalated parts without it follow `fallback`:
-    reject -> defect, hold -> undecided, pass -> good. `cloud_threshold` None is the policy's own.
+    `vlm` may be NaN where the VLM did not answer, or None as a whole; escalated parts without it follow `fallback`:
+    reject -> defect, hold -> undecided, pass -> good. `probabilities` (n, k) of the edge and `complexity` (n,) are what
+    the policy `saec` looks at. `cloud_threshold` None is the policy's own.
     """
-    edge = as_scores(p_edge, "p_edge")
-    cloud = np.full(len(edge), np.nan) if p_vlm is None else as_scores(p_vlm, "p_vlm", len(edge), allow_nan=True)
+    own = as_severities(edge, "the edge's severities")
+    cloud = np.full(len(own), np.nan) if vlm is None else as_severities(vlm, "the VLM's severities", len(own), True)
     if fallback not in FALLBACK_CODES:
         raise DataError(f"Fallback {fallback!r} was asked for; choose from {sorted(FALLBACK_CODES)}.")
     limit = policy.cloud_threshold if cloud_threshold is None else cloud_threshold
-    routes = policy.route_batch(edge, complexity)
+    routes = policy.route_batch(own, probabilities, complexity)
     escalated = routes.codes == UNDECIDED
     answered, stuck = escalated & ~np.isnan(cloud), escalated & np.isnan(cloud)
-    said = np.where(cloud >= limit, DEFECT, GOOD)
+    said = np.where(cloud >= limit, IS_DEFECT, IS_GOOD)
     return Replay(
         codes=np.select([answered, stuck], [said, FALLBACK_CODES[fallback]], routes.codes),
-        p_defect=np.where(answered, cloud, edge),
+        severity=np.where(answered, cloud, own),
         decided_by=np.select([answered, stuck], ["vlm", "rule"], "edge"),
         reasons=routes.reasons,
         escalated=escalated,
@@ -86,20 +89,23 @@ class EscalationCurve:
 
 
 def escalation_curve(
-    labels: ArrayLike, p_edge: ArrayLike, p_vlm: ArrayLike, cloud_threshold: float = 0.5, edge_threshold: float = 0.5
+    labels: ArrayLike, edge: ArrayLike, vlm: ArrayLike, cloud_threshold: float = 0.5, edge_threshold: float = 0.5
 ) -> EscalationCurve:
     """What a band around `edge_threshold` gives as it widens from nothing (edge only) to everything (VLM only).
 
-    Parts enter the band in order of |p_edge - edge_threshold|, parts at equal distance together; all inputs (n,).
+    Parts enter the band in order of |severity - edge_threshold|, parts at equal distance together; all inputs (n,).
     """
     y = as_labels(labels)
-    edge, cloud = as_scores(p_edge, "p_edge", len(y)), as_scores(p_vlm, "p_vlm", len(y))
+    own, cloud = (
+        as_severities(edge, "the edge's severities", len(y)),
+        as_severities(vlm, "the VLM's severities", len(y)),
+    )
     if not y.any():
         raise DataError(f"An escalation curve of {len(y)} parts without a defect was asked for; escapes need one.")
-    distance = np.abs(edge - edge_threshold)
+    distance = np.abs(own - edge_threshold)
     order = np.argsort(distance, kind="stable")
     cuts = np.append(0, np.append(np.flatnonzero(np.diff(distance[order])), len(y) - 1) + 1)
-    y, by_edge, by_cloud = y[order], edge[order] >= edge_threshold, cloud[order] >= cloud_threshold
+    y, by_edge, by_cloud = y[order], own[order] >= edge_threshold, cloud[order] >= cloud_threshold
     correct = _switch(by_edge == y, by_cloud == y)[cuts]
     escaped = _switch(~by_edge & (y == 1), ~by_cloud & (y == 1))[cuts]
     return EscalationCurve(cuts / len(y), correct / len(y), escaped / int(y.sum()))

@@ -2,35 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect.errors import DataError
 
-GOOD, DEFECT, UNDECIDED = 0, 1, -1  # UNDECIDED: the edge hands the part on, or nobody could decide
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What the edge says of one part; label None escalates it, and `reason` says why."""
-
-    label: Literal["good", "defect"] | None
-    reason: str
+IS_GOOD, IS_DEFECT, UNDECIDED = 0, 1, -1  # UNDECIDED: the edge hands the part on, or nobody could decide
 
 
 class Routes(NamedTuple):
-    """What the edge says of many parts: codes (n,) of GOOD, DEFECT, UNDECIDED, and reasons (n,) of str."""
+    """What the edge says of many parts: codes (n,) of IS_GOOD, IS_DEFECT, UNDECIDED, and reasons (n,) of str."""
 
     codes: NDArray[np.int64]
     reasons: NDArray[np.str_]
-
-    def first(self) -> Route:
-        """The first part's route."""
-        names: dict[int, Literal["good", "defect"] | None] = {GOOD: "good", DEFECT: "defect", UNDECIDED: None}
-        return Route(names[int(self.codes[0])], str(self.reasons[0]))
 
 
 def settings(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +37,7 @@ def check_number(owner: str, name: str, value: object, low: float = 0.0, high: f
     """Refuse a setting that is no finite number in [low, high]."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:  # type: ignore[operator]  # `number` has settled the type
-        raise DataError(f"{owner}: {name} is {value!r}; a number from {low:g} to {high:g} is wanted.")
+        raise DataError(f"{owner}: {name} is {value!r}; a finite number from {low:g} to {high:g} is wanted.")
 
 
 def check_open(owner: str, name: str, value: float) -> None:

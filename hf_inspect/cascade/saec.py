@@ -11,18 +11,21 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_inspect.cascade.routes import DEFECT, GOOD, UNDECIDED, Route, Routes, check_number, settings
+from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED, Routes, check_number, settings
 from hf_inspect.errors import DataError
-from hf_inspect.metrics.inputs import as_scores
+from hf_inspect.metrics.inputs import as_scores, as_severities
+
+SURE = 0.5  # severity at which a sure edge begins to say defect
 
 
 @dataclass(frozen=True, slots=True)
 class Saec:
     """A part goes to the VLM if its complexity exceeds `max_complexity`, or if the edge is unsure of it.
 
-    The edge is sure if its larger probability is >= `min_confidence`, its two probabilities lie >= `min_margin`
-    apart and their entropy, in bits, is <= `max_entropy`. With two classes the margin is 2 confidence - 1, so the
-    source's margin of 0.03 never binds beside its confidence of 0.55; it stays, for it is the source's gate.
+    The edge is sure if its largest class probability is >= `min_confidence`, the next lies >= `min_margin` below and
+    their entropy, as a share of the largest there can be, is <= `max_entropy`. With two classes the margin is
+    2 confidence - 1, so the source's margin of 0.03 never binds beside its confidence of 0.55; it stays, for it is the
+    source's gate.
     """
 
     max_complexity: float
@@ -40,24 +43,31 @@ class Saec:
         for key, value in asdict(self).items():
             check_number("Policy 'saec'", key, value, high=float("inf") if key == "fitted_on" else 1.0)
 
-    def route(self, p_edge: float, complexity: float | None = None) -> Route:
-        """One part's route from P(defect) and `complexity(rgb)`."""
-        return self.route_batch([p_edge], None if complexity is None else [complexity]).first()
+    def route_batch(
+        self, severity: ArrayLike, probabilities: ArrayLike | None = None, complexity: ArrayLike | None = None
+    ) -> Routes:
+        """Routes of the edge's severities (n,) and class probabilities (n, k), and complexities (n,).
 
-    def route_batch(self, p_edge: ArrayLike, complexity: ArrayLike | None = None) -> Routes:
-        """Routes of (n,) edge scores and complexities; the first gate that fails gives the reason."""
-        p = as_scores(p_edge, "p_edge")
-        if complexity is None:
-            raise DataError("Policy 'saec' got no complexity; pass cascade.complexity(rgb) of every part.")
+        The first gate that fails gives the reason; an edge that is sure says defect where its severity is 0.5 or more.
+        """
+        found = as_severities(severity, "the edge's severities")
+        if complexity is None or probabilities is None:
+            raise DataError(
+                "Policy 'saec' needs the edge's class probabilities and cascade.complexity(rgb) of every part."
+            )
+        p = np.asarray(probabilities, np.float64)
+        if p.ndim != 2 or len(p) != len(found):
+            raise DataError(f"Class probabilities came as {p.shape}; ({len(found)}, classes) is wanted.")
+        top = np.sort(p, axis=1)
         gates = {
             "complex image": as_scores(complexity, "complexity", len(p)) > self.max_complexity,
-            "low confidence": np.maximum(p, 1 - p) < self.min_confidence,
-            "small margin": np.abs(2 * p - 1) < self.min_margin,
-            "high entropy": binary_entropy(p) > self.max_entropy,
+            "low confidence": top[:, -1] < self.min_confidence,
+            "small margin": top[:, -1] - top[:, -2] < self.min_margin,
+            "high entropy": class_entropy(p) > self.max_entropy,
         }
-        failed = list(gates.values())
-        sure = np.where(p < 0.5, "simple image, edge sure of good", "simple image, edge sure of defect")
-        codes = np.select(failed, [UNDECIDED] * len(gates), np.where(p < 0.5, GOOD, DEFECT))
+        failed, good = list(gates.values()), found < SURE
+        sure = np.where(good, "simple image, edge sure of good", "simple image, edge sure of defect")
+        codes = np.select(failed, [UNDECIDED] * len(gates), np.where(good, IS_GOOD, IS_DEFECT))
         return Routes(codes, np.select(failed, list(gates), sure))
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +83,7 @@ class Saec:
 def fit_saec(complexity: ArrayLike, init_q_ratio: float = 0.30, cloud_threshold: float = 0.26) -> Saec:
     """The limit that sends at most `init_q_ratio` of the validation images (complexities (n,)) to the VLM.
 
-    0.30 and 0.26 are what SAEC's published runs used. P(VLM) >= `cloud_threshold` is a defect.
+    0.30 and 0.26 are what SAEC's published runs used. a VLM's severity >= `cloud_threshold` is a defect.
     """
     c = as_scores(complexity, "complexity")
     if len(c) == 0:
@@ -83,8 +93,8 @@ def fit_saec(complexity: ArrayLike, init_q_ratio: float = 0.30, cloud_threshold:
     return Saec(limit, len(c), init_q_ratio=float(init_q_ratio), cloud_threshold=float(cloud_threshold))
 
 
-def binary_entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy of (p, 1-p) in bits: in [0, 1], 1 at p = 0.5."""
+def class_entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropy of rows (n, k) that sum to 1, as a share of log k: in [0, 1], 1 where all classes are as likely."""
     from scipy.special import entr
 
-    return np.asarray((entr(p) + entr(1 - p)) / np.log(2))
+    return np.asarray(entr(np.sort(p, axis=1)).sum(1) / np.log(p.shape[1]))

@@ -12,35 +12,35 @@ from numpy.typing import NDArray
 
 from hf_inspect.cascade.calibrated import Calibrated, fit_calibrated, one_per_group
 from hf_inspect.cascade.replay import replay
-from hf_inspect.cascade.routes import DEFECT, GOOD, UNDECIDED
+from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.errors import DataError
 from hf_inspect.metrics import Rate, rate
-from hf_inspect.metrics.inputs import as_labels, as_scores
+from hf_inspect.metrics.inputs import as_labels, as_severities
+from hf_inspect.schema import DEFECT
 
 SPLIT = "calibration"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CalibrationScores:
-    """The calibration split's parts, arrays of (n,): label 0 or 1, group id, P(defect) of edge and VLM (NaN: none)."""
+    """The calibration split's parts, arrays of (n,): label (1: a defect), group id, severities (NaN: no answer)."""
 
     labels: NDArray[np.int64]
     groups: NDArray[np.str_]
-    p_edge: NDArray[np.float64]
-    p_vlm: NDArray[np.float64]
+    edge: NDArray[np.float64]
+    vlm: NDArray[np.float64]
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "CalibrationScores":
         """Out of calibration.jsonl's rows, those of the calibration split; DataError when there is none."""
-        own = [row for row in rows if row["split"] == SPLIT]
+        own = [row for row in rows if row["split"] == SPLIT and "severity" in row["edge"]]
         if not own:
             raise DataError(f"None of the {len(rows)} stored scores is of the {SPLIT} split; calibrate the cascade.")
-        p_vlm = [np.nan if row["p_vlm"] is None else row["p_vlm"] for row in own]
         return cls(
-            labels=as_labels([row["label"] for row in own]),
+            labels=as_labels([row["label"] == DEFECT for row in own]),
             groups=np.array([str(row["group"]) for row in own]),
-            p_edge=as_scores([row["p_edge"] for row in own], "p_edge"),
-            p_vlm=as_scores(p_vlm, "p_vlm", allow_nan=True),
+            edge=as_severities([row["edge"]["severity"] for row in own], "the edge's severities"),
+            vlm=np.array([(row.get("vlm") or {}).get("severity", np.nan) for row in own], np.float64),
         )
 
 
@@ -69,12 +69,12 @@ def what_if(
     Without a VLM's score an escalated part stays undecided: neither escape nor overkill.
     """
     policy = fit_calibrated(
-        scores.p_edge, scores.labels, scores.groups, escape, overkill, confidence, cloud_threshold=cloud_threshold
+        scores.edge, scores.labels, scores.groups, escape, overkill, confidence, cloud_threshold=cloud_threshold
     )
-    kept = one_per_group(scores.p_edge, scores.labels, scores.groups, policy.seed)
+    kept = one_per_group(scores.edge, scores.labels, scores.groups, policy.seed)
     y, n = scores.labels[kept], len(kept)
-    played = replay(policy, scores.p_edge[kept], scores.p_vlm[kept])
-    passed, rejected, by_edge = played.codes == GOOD, played.codes == DEFECT, ~played.escalated
+    played = replay(policy, scores.edge[kept], scores.vlm[kept])
+    passed, rejected, by_edge = played.codes == IS_GOOD, played.codes == IS_DEFECT, ~played.escalated
 
     def of(label: int, chosen: NDArray[np.bool_]) -> Rate:
         return rate(int((chosen & (y == label)).sum()), int((y == label).sum()))

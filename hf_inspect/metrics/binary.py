@@ -1,4 +1,4 @@
-"""Labels and P(defect), or labels and decisions -> accuracy, AUROC, escapes and overkill with 95 % intervals.
+"""Labels and severities, or labels and decisions -> accuracy, AUROC, escapes and overkill with 95 % intervals.
 
 Escapes: defects passed as good, of all defects. Overkill: good parts rejected, of all good parts.
 """
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_inspect.metrics.inputs import as_labels, as_scores, same_length
+from hf_inspect.metrics.inputs import as_labels, as_severities, same_length
 from hf_inspect.metrics.intervals import Figure, bootstrap_limits, bootstrap_method, figure, rate, undefined
 
 
-def binary_report(labels: ArrayLike, p_defect: ArrayLike, threshold: float, seed: int = 0) -> dict[str, Any]:
-    """`decision_report` of `p_defect >= threshold` -> defect, and the AUROC of the scores."""
+def binary_report(labels: ArrayLike, severity: ArrayLike, threshold: float, seed: int = 0) -> dict[str, Any]:
+    """`decision_report` of `severity >= threshold` -> defect, and the AUROC of the severities."""
     y = as_labels(labels)
-    p = as_scores(p_defect, "p_defect", len(y))
+    p = as_severities(severity, "severities", len(y))
     report = decision_report(y, p >= threshold)
     return report | {"auroc": auroc(y, p, seed), "threshold": float(threshold)}
 
@@ -47,7 +47,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike, seed: int = 0) -> Figure:
     min(goods, defects) disjoint pairs, each of which is ordered right (or wrong) independently.
     """
     y = as_labels(labels)
-    p = as_scores(scores, "scores", len(y))
+    p = as_severities(scores, "scores", len(y))
     goods, defects = np.sort(p[y == 0]), np.sort(p[y == 1])
     fewest = min(len(goods), len(defects))
     if fewest == 0:
@@ -65,7 +65,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike, seed: int = 0) -> Figure:
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Overkill (false alarms) and caught defects, both (m,) rising from 0 to 1, one point a distinct score."""
     y = as_labels(labels)
-    p = as_scores(scores, "scores", len(y))
+    p = as_severities(scores, "scores", len(y))
     order = np.argsort(-p, kind="stable")
     last_of_tie = np.append(np.flatnonzero(np.diff(p[order])), len(y) - 1) if len(y) else np.array([], dtype=int)
     caught = np.append(0, np.cumsum(y[order])[last_of_tie])

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_inspect.errors import DataError
-from hf_inspect.metrics.intervals import rate
+from hf_inspect.metrics.intervals import Figure, bootstrap_limits, bootstrap_method, figure, rate, undefined
 
 UNREADABLE = -1  # an answer that is no class: always wrong
 _TEMPERATURES = (0.05, 20.0)  # what a fit is looked for in
@@ -29,6 +29,7 @@ def class_report(labels: ArrayLike, answers: ArrayLike, names: Sequence[str]) ->
     return {
         "n": len(y),
         "accuracy": rate(int(np.trace(counts)), len(y)),
+        "macro_f1": _macro_f1(*_by_name(y, said, names), k),
         "unreadable": rate(int(counts[:, UNREADABLE].sum()), len(y)),
         "classes": {name: _of_class(counts, i) for i, name in enumerate(names)},
         "confusion": {"rows": list(names), "columns": [*names, "unreadable"], "counts": counts.tolist()},
@@ -59,6 +60,37 @@ def fit_temperature(p: NDArray[np.float64], labels: ArrayLike) -> float:
 def with_temperature(p: NDArray[np.float64], t: float) -> NDArray[np.float64]:
     """P (n, k) made flatter (t > 1) or sharper (t < 1): softmax(log P / t)."""
     return softmax(np.log(np.maximum(p, np.finfo(float).tiny)) / t)
+
+
+def _by_name(
+    y: NDArray[np.int64], said: NDArray[np.int64], names: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The same ids in the order of the classes' names: what is drawn at random then does not depend on theirs."""
+    rank = np.argsort(np.argsort(np.array(names)))
+    return rank[y], np.where(said == UNREADABLE, UNREADABLE, rank[said])
+
+
+def _macro_f1(y: NDArray[np.int64], said: NDArray[np.int64], k: int) -> Figure:
+    """Mean F1 over the classes that occur among labels or answers, parts resampled for its interval."""
+    if len(y) == 0:
+        return undefined(0, "n = 0")
+    outcomes = (y * (k + 1) + said + 1).astype(np.float64)  # a part's class and answer as one number
+
+    def f1(drawn: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        rows = np.moveaxis(drawn, axis, -1).astype(np.int64).reshape(-1, drawn.shape[axis])
+        of_row = np.arange(len(rows))[:, None] * k * (k + 1)
+        counts = np.bincount((rows + of_row).ravel(), minlength=len(rows) * k * (k + 1)).reshape(-1, k, k + 1)
+        answers = counts[:, :, 1:]  # the first column counts what is unreadable
+        right, of_class, named = answers.diagonal(axis1=1, axis2=2), counts.sum(2), answers.sum(1)
+        there = of_class + named > 0
+        each = np.divide(2 * right, of_class + named, out=np.zeros(right.shape), where=there)
+        return np.asarray((each.sum(1) / there.sum(1).clip(1)).reshape(drawn.shape[:axis] or ()))
+
+    value = float(f1(outcomes))
+    if len(y) == 1:
+        return figure(value, 0.0, 1.0, 1, "whole range: one part gives no interval")
+    low, high = bootstrap_limits((np.sort(outcomes),), f1, seed=0)
+    return figure(value, low, high, len(y), bootstrap_method("parts", 0))
 
 
 def _of_class(counts: NDArray[np.int64], i: int) -> dict[str, Any]:

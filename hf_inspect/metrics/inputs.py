@@ -30,6 +30,21 @@ def as_scores(values: ArrayLike, name: str, n: int | None = None, allow_nan: boo
     return p
 
 
+def as_severities(values: ArrayLike, name: str, n: int | None = None, allow_nan: bool = False) -> NDArray[np.float64]:
+    """(n,) finite numbers of any range, higher is worse; `allow_nan` lets NaN stand for `no answer on this part`."""
+    array = _flat(values, name)
+    try:
+        found = array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{name} hold {array.dtype} values; numbers are wanted, higher is worse.") from None
+    if n is not None and len(found) != n:
+        raise DataError(f"{name} hold {len(found)} entries, {n} are wanted: one score a part, in the same order.")
+    ok = np.isfinite(found) | (np.isnan(found) & allow_nan)
+    if not ok.all():
+        raise DataError(f"{name} hold {found[~ok][0]} at row {int(np.argmin(ok))}; finite numbers are wanted.")
+    return found
+
+
 def same_length(a: NDArray[np.int64], b: NDArray[np.int64], names: str) -> None:
     """Refuse two columns that cannot be of the same parts."""
     if len(a) != len(b):

@@ -1,6 +1,9 @@
-"""The engine of an exported folder: files or RGB arrays in, P(defect) out, with no setting of its own."""
+"""The engine of an exported folder: files or RGB arrays in, answers out, with no setting of its own."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,20 +15,21 @@ from hf_inspect import files
 from hf_inspect.errors import DataError, MissingExtraError
 from hf_inspect.images import Preprocess, Rgb, check_rgb, load, prepare
 from hf_inspect.runtime.folder import INSPECT, MODEL, PRECISION, TRAINED_ON, read_folder
+from hf_inspect.schema import History, Prediction, TaskSpec
+from hf_inspect.tasks import TASKS
 
 
 class Engine:
-    """An exported student on OpenVINO; threads may share one.
+    """An exported student on OpenVINO, a `Predictor`; threads may share one.
 
-    `labels`, `preprocess` and `info` (the whole inspect.json) say what it is, `trained_on` what it has seen.
+    `task` and `preprocess` say what it answers and how it sees, `info` is the whole inspect.json.
     """
 
-    def __init__(
-        self, model: Any, info: Mapping[str, Any], trained_on: Mapping[str, Any], threads: int | None = None
-    ) -> None:
+    def __init__(self, model: Any, info: Mapping[str, Any], folder: Path, threads: int | None = None) -> None:
         """Compile an OpenVINO model with the settings of `info`; most callers want `from_pretrained`."""
-        self.info, self.trained_on = info, trained_on
-        self.labels = tuple(info["labels"])
+        self.info, self._folder = info, folder
+        self.task = TaskSpec.from_dict(info["task"], folder / INSPECT)
+        self.task.refuse_one_sided(f"The student in {folder}")
         self.preprocess = Preprocess.from_dict(info["preprocess"])
         self._model, self._threads = model, threads
         self._lock = Lock()
@@ -41,35 +45,39 @@ class Engine:
         info = read_folder(folder)
         core = _openvino().Core()
         try:
-            return cls(core.read_model(folder / MODEL), info, files.read_json(folder / TRAINED_ON), threads)
+            return cls(core.read_model(folder / MODEL), info, folder, threads)
         except RuntimeError as error:
             raise DataError(
                 f"{folder / MODEL} does not run on OpenVINO ({error}); export the student again."
             ) from error
 
-    def predict(self, images: Sequence[str | Path | bytes | Rgb], batch_size: int = 16) -> NDArray[np.float64]:
-        """Files (paths or bytes) or RGB arrays uint8 (h, w, 3) of any sizes -> P(defect) (n,) in [0, 1].
+    @property
+    def identity(self) -> str:
+        """SHA-256 of inspect.json's content, which holds those of the model's files."""
+        return hashlib.sha256(json.dumps(self.info, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def history(self) -> History:
+        """trained_on.json of its folder, read when it is first asked for: the line does not need it."""
+        path = self._folder / TRAINED_ON
+        return History.from_dict(files.read_json(path), path)
+
+    def predict(self, images: Sequence[str | Path | bytes | Rgb], batch_size: int = 16) -> list[Prediction]:
+        """Files (paths or bytes) or RGB arrays uint8 (h, w, 3) of any sizes -> an answer for each, in order.
 
         DataError for a file that cannot be read. `batch_size` changes speed and memory, not results.
         """
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; give 1 or more.")
         chunks = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-        return np.concatenate([np.empty(0), *(self._predict_batch(chunk) for chunk in chunks)])
+        return [one for chunk in chunks for one in self._predict_batch(chunk)]
 
-    def p_defect(self, images: Sequence[Rgb]) -> NDArray[np.float64]:
-        """RGB arrays uint8 (h, w, 3) -> P(defect) (n,): what a VLM offers under the same name."""
-        return self.predict(images)
-
-    def _predict_batch(self, chunk: Sequence[str | Path | bytes | Rgb]) -> NDArray[np.float64]:
+    def _predict_batch(self, chunk: Sequence[str | Path | bytes | Rgb]) -> list[Prediction]:
         batch = np.stack([prepare(_rgb(image), self.preprocess) for image in chunk])
-        logits = self._infer(batch)
-        if not np.isfinite(logits).all():
-            raise DataError("The model gave logits that are not finite; export the student again.")
-        return _softmax(logits)[:, self.labels.index("defect")]
+        return TASKS[self.task.kind].decode(self._infer(batch), self.task)
 
     def _infer(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Inputs (n, 3, h, w) -> logits (n, labels). One request a shape, so one thread at a time."""
+        """Inputs (n, 3, h, w) -> logits (n, k). One request a shape, so one thread at a time."""
         single = len(batch) == 1
         with self._lock:
             if single not in self._requests:
@@ -83,11 +91,12 @@ class Engine:
         openvino = _openvino()
         model = self._model.clone()
         shape = openvino.PartialShape([1 if single else -1, 3, self.preprocess.height, self.preprocess.width])
+        answers = openvino.PartialShape([-1, len(self.task.classes)])
         stated = model.input(0).partial_shape, model.output(0).partial_shape
-        if not (stated[0].compatible(shape) and stated[1].compatible(openvino.PartialShape([-1, len(self.labels)]))):
+        if not (stated[0].compatible(shape) and stated[1].compatible(answers)):
             raise DataError(
-                f"{MODEL} maps {stated[0]} to {stated[1]}; {INSPECT} wants {shape} to {len(self.labels)} labels. "
-                "Export the student again."
+                f"{MODEL} maps {stated[0]} to {stated[1]}; {INSPECT} wants {shape} to {answers}. Export the student "
+                "again."
             )
         model.reshape(shape)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISION, "PERFORMANCE_HINT": "LATENCY"}
@@ -110,9 +119,3 @@ def _rgb(image: str | Path | bytes | Rgb) -> Rgb:
         return load(image).rgb
     check_rgb(image)
     return image
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of (n, k) to probabilities; the largest logit is taken off first, so none overflows."""
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)

@@ -6,13 +6,14 @@ from typing import Any
 
 from hf_inspect import files
 from hf_inspect.errors import DataError, ParityError
+from hf_inspect.schema import TaskSpec
 
 INSPECT = "inspect.json"
 MODEL = "openvino_model.xml"  # Optimum's name, so that its classes open the folder as well
 TRAINED_ON = "trained_on.json"
-FORMAT = 1  # of inspect.json; a reader refuses another
+FORMAT = 2  # of inspect.json; a reader refuses another
 PRECISION = "f32"  # OpenVINO's own choice is bf16 on some processors, which moves logits by 0.03 to 0.08
-_KEYS = ("format", "labels", "preprocess", "precision", "files")
+_KEYS = ("task", "preprocess", "precision", "files")
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
@@ -34,12 +35,13 @@ def read_folder(folder: Path) -> dict[str, Any]:
 
 def _check(info: Any, path: Path) -> None:
     """Raise DataError unless this version of the package can run what `info` states."""
-    if not isinstance(info, Mapping) or any(key not in info for key in _KEYS):
+    if not isinstance(info, Mapping) or info.get("format") != FORMAT:
+        came = info.get("format") if isinstance(info, Mapping) else None
+        raise DataError(f"{path} has format {came!r}; this version reads {FORMAT!r}. Export the student again.")
+    if any(key not in info for key in _KEYS):
         raise DataError(f"{path} lacks one of {', '.join(_KEYS)}; export the student again.")
-    if info["format"] != FORMAT or info["precision"] != PRECISION:
-        came = f"format {info['format']!r}, precision {info['precision']!r}"
-        raise DataError(f"{path} has {came}; this version reads {FORMAT!r}, {PRECISION!r}. Export the student again.")
-    if not isinstance(info["labels"], list) or "defect" not in info["labels"]:
-        raise DataError(f"{path} has the labels {info['labels']!r}; wanted is a list with 'defect' in it.")
+    if info["precision"] != PRECISION:
+        raise DataError(f"{path} has precision {info['precision']!r}, wanted {PRECISION!r}; export the student again.")
+    TaskSpec.from_dict(info["task"], path)
     if not isinstance(info["files"], Mapping) or not {MODEL, TRAINED_ON} <= set(info["files"]):
         raise DataError(f"{path} names no SHA-256 of {MODEL} and {TRAINED_ON}; export the student again.")

@@ -1,0 +1,39 @@
+"""What each kind of task needs done: a row a kind, four functions a row. Whoever calls them need not know the kind."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_inspect.schema import Prediction, TaskSpec
+from hf_inspect.tasks import classification
+
+__all__ = ["TASKS", "TaskFunctions"]
+
+_Ids = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFunctions:
+    """The functions of one kind of task.
+
+    `decode`: a model's outputs (n, k) -> an answer an image. `compare`: answers before and after an export -> what
+    changed. `measure`: classes, severities (n,) and probabilities (n, k) -> the figures of results.json. `draw`: those
+    figures -> a picture.
+    """
+
+    decode: Callable[[_Floats, TaskSpec], list[Prediction]]
+    compare: Callable[[TaskSpec, _Ids, list[Prediction], list[Prediction]], dict[str, Any]]
+    measure: Callable[..., dict[str, Any]]
+    draw: Callable[[Mapping[str, Any], Path], None]
+
+
+TASKS: Mapping[str, TaskFunctions] = {
+    "classification": TaskFunctions(
+        classification.decode, classification.compare, classification.measure, classification.draw
+    )
+}

@@ -1,0 +1,101 @@
+"""Images into classes: logits to answers, an export against its student, figures, and the confusion matrix."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_inspect import files, metrics
+from hf_inspect.errors import DataError
+from hf_inspect.schema import Prediction, TaskSpec
+from hf_inspect.tasks.canvas import new_figure, png_of
+
+THRESHOLD = 0.5  # severity from which an image counts as a defect where no cascade says otherwise
+_LONG = 18  # letters of a class name on an axis
+
+
+def decode(outputs: NDArray[np.float64], task: TaskSpec) -> list[Prediction]:
+    """Logits (n, k) in the order of the task's classes -> an answer an image; DataError unless they are finite."""
+    if outputs.ndim != 2 or outputs.shape[1] != len(task.classes):
+        raise DataError(f"The model gave outputs of shape {outputs.shape}; {len(task.classes)} classes are wanted.")
+    if not np.isfinite(outputs).all():
+        raise DataError("The model gave logits that are not finite; export the student again.")
+    order = task.by_name  # sums in an order of their own would round otherwise, and a threshold may be a score
+    p = np.empty_like(outputs)
+    p[:, order] = metrics.softmax(outputs[:, order])
+    return of_probabilities(p, task)
+
+
+def of_probabilities(p: NDArray[np.float64], task: TaskSpec) -> list[Prediction]:
+    """Class probabilities (n, k), rows sum to 1 -> an answer an image; severity is the sum over the defect classes."""
+    pairs = zip(task.severity(p).tolist(), p.clip(0.0, 1.0).tolist(), strict=True)
+    return [Prediction(severity, tuple(row)) for severity, row in pairs]
+
+
+def compare(
+    task: TaskSpec, classes: NDArray[np.int64], before: Sequence[Prediction], after: Sequence[Prediction]
+) -> dict[str, Any]:
+    """Answers of n images before and after an export -> flips {"k", "n"}, max_change, accuracy before and after.
+
+    A flip is another likeliest class, or another side of severity 0.5. `classes` (n,) are ids in the task's order.
+    """
+    p = [np.array([one.probabilities for one in answers]) for answers in (before, after)]
+    severe = [task.severity(one) >= THRESHOLD for one in p]
+    said = [task.likeliest(one) for one in p]
+    flips = (severe[0] != severe[1]) | (said[0] != said[1])
+    right = {when: int((one == classes).sum()) for when, one in zip(("before", "after"), said, strict=True)}
+    return {
+        "flips": {"k": int(flips.sum()), "n": len(classes)},
+        "max_change": float(np.abs(p[1] - p[0]).max(initial=0.0)),
+        "accuracy": {when: metrics.rate(k, len(classes)) for when, k in right.items()},
+    }
+
+
+def measure(
+    task: TaskSpec,
+    classes: NDArray[np.int64],
+    severity: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    threshold: float = THRESHOLD,
+) -> dict[str, Any]:
+    """Figures of a model: of its classes (the likeliest is its answer), and of good against defect by severity.
+
+    `classes` (n,) are ids in the task's order, `severity` (n,) and `probabilities` (n, k) the answers; NaN stands for
+    an answer that could not be read, which is wrong: no class, a defect passed, a good part rejected.
+    """
+    unread = np.isnan(severity)
+    said = np.where(unread, metrics.UNREADABLE, task.likeliest(probabilities))
+    defect = task.is_defect[classes]
+    worst = np.where(unread, np.where(defect, 0.0, 1.0), severity)
+    of_classes = metrics.class_report(classes, said, task.classes)
+    report = metrics.binary_report(defect, worst, threshold) | of_classes
+    report["reliability"] = metrics.reliability(defect[~unread], severity[~unread])
+    return report
+
+
+def draw(figures: Mapping[str, Any], out: Path) -> None:
+    """The confusion matrix of `measure` to `out` (PNG): a row a class, counts and shares of the row."""
+    confusion = figures["confusion"]
+    counts = np.array(confusion["counts"])
+    columns = confusion["columns"] if counts[:, -1].any() else confusion["columns"][:-1]
+    counts = counts[:, : len(columns)]
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 1.6 + 0.75 * len(columns)
+    figure = new_figure(max(4.6, side + 1.4), max(3.6, side))
+    axes = figure.add_subplot()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), n in np.ndenumerate(counts):
+        ink = "white" if share[row, column] > 0.6 else "black"
+        axes.text(column, row, f"{n}\n{share[row, column]:.0%}", ha="center", va="center", color=ink, fontsize=9)
+    axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=35, ha="right")
+    axes.set_yticks(range(len(counts)), [_short(name) for name in confusion["rows"]])
+    axes.set(xlabel="Answer", ylabel="Class", title=f"Confusion, {figures['n']} images")
+    files.write_bytes(out, png_of(figure))
+
+
+def _short(name: str) -> str:
+    """A class name as an axis shows it, to the letter: matplotlib would set what stands between two $ as a formula."""
+    cut = name if len(name) <= _LONG else name[: _LONG - 1] + "…"
+    return cut.replace("\n", " ").replace("$", r"\$")
