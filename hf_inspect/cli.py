@@ -18,7 +18,10 @@ Out = Annotated[Path, typer.Option(help="Folder to write; an older one of ours i
 Data = Annotated[Path, typer.Option(help="Folder that `hf-inspect data build` wrote.")]
 Base = Annotated[str, typer.Option(help="VLM base: folder, Hub repository, or `demo-base`.")]
 Results = Annotated[Path, typer.Option(help="results.json to write.")]
+Plot = Annotated[Path | None, typer.Option(help="Picture to write: the confusion matrix.")]
 Split = Annotated[str, typer.Option(help="Split to measure on; holdout/test where several configs have a test.")]
+
+_SCORES = ".scores.jsonl"  # beside results.json: what a killed evaluation goes on from
 
 
 def main() -> None:
@@ -114,6 +117,9 @@ def calibrate(
     out: Out,
     base: Base = "demo-base",
     adapter: Annotated[str | None, typer.Option(help="Folder or repository; none: an edge-only cascade.")] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="The base is a VLM fine-tuned whole: it needs no adapter.")
+    ] = False,
     escape: Annotated[float, typer.Option(help="Most defects the edge may pass, as a share.")] = 0.05,
     overkill: Annotated[float, typer.Option(help="Most good parts the edge may reject, as a share.")] = 0.10,
     confidence: float = 0.95,
@@ -121,7 +127,9 @@ def calibrate(
     """Set the cascade's thresholds on the calibration split, with their risk stated."""
     from hf_inspect.calibrate import calibrate as run
 
-    vlm = (base, adapter) if adapter else None
+    if adapter and not base:
+        raise typer.BadParameter("an adapter needs its base: give --base, demo-base say.", param_hint="--adapter")
+    vlm = (base, adapter) if base else None
     with _Progress() as bar:
         stated = run(
             edge, vlm, data, out, escape=escape, overkill=overkill, confidence=confidence, progress=bar.of_many
@@ -154,12 +162,13 @@ def predict(
 
 
 @evaluate.command("edge")
-def eval_edge(model: Path, data: Data, out: Results, split: Split = "test") -> None:
-    """Measure an exported edge model."""
+def eval_edge(model: str, data: Data, out: Results, split: Split = "test", plot: Plot = None) -> None:
+    """Measure an exported edge model; answers go to OUT.scores.jsonl, and a killed run goes on there."""
     from hf_inspect.reports import evaluate_edge
 
     with _Progress() as bar:
-        _report(evaluate_edge(model, data, split, bar.of_many), out)
+        results = evaluate_edge(model, data, split, out.with_suffix(_SCORES), bar.of_many)
+    _report(results, out, plot)
 
 
 @evaluate.command("vlm")
@@ -167,7 +176,7 @@ def eval_vlm(
     model: Base,
     data: Data,
     out: Results,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; zero-shot without one.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Adapter: folder or repository; zero-shot without one.")] = None,
     split: Split = "test",
     questions: Annotated[Path | None, typer.Option(help="YAML of questions; the data set's own by default.")] = None,
     mode: Annotated[str, typer.Option(help="rank the options, or generate an answer.")] = "rank",
@@ -178,14 +187,15 @@ def eval_vlm(
     beside: Annotated[Path | None, typer.Option(help="results.json to draw beside this one, zero-shot say.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture to write: recall class by class.")] = None,
 ) -> None:
-    """Measure a VLM, zero-shot or with its adapter; scores go to OUT.scores.jsonl, and a killed run goes on there."""
+    """Measure a VLM, zero-shot or with its adapter; answers go to OUT.scores.jsonl, and a killed run goes on there."""
     from hf_inspect.reports import evaluate_vlm, write_comparison
-    from hf_inspect.vlm.answers import Asking
+    from hf_inspect.vlm import Asking
 
+    asking = Asking(mode, crops, imgsz, normalise, batch_size)
     with _Progress() as bar:
         results = evaluate_vlm(
-            model, adapter, data, split, out.with_suffix(".scores.jsonl"), asking=Asking(mode, crops, imgsz),
-            questions=questions, normalised=normalise, batch_size=batch_size, progress=bar.of_many,
+            model, adapter, data, split, out.with_suffix(_SCORES), asking=asking, questions=questions,
+            progress=bar.of_many,
         )  # fmt: skip
     _report(results, out)
     if plot:
@@ -193,12 +203,13 @@ def eval_vlm(
 
 
 @evaluate.command("cascade")
-def eval_cascade(model: Path, data: Data, out: Results, split: Split = "test") -> None:
+def eval_cascade(model: str, data: Data, out: Results, split: Split = "test", plot: Plot = None) -> None:
     """Measure a cascade: its edge, its VLM and each of its policies on the same images."""
     from hf_inspect.reports import evaluate_cascade
 
     with _Progress() as bar:
-        _report(evaluate_cascade(model, data, split, bar.of_many), out)
+        results = evaluate_cascade(model, data, split, out.with_suffix(_SCORES), bar.of_many)
+    _report(results, out, plot)
 
 
 @app.command()
@@ -256,14 +267,17 @@ def demo(out: Path = Path("outputs/demo")) -> None:
     print(table)
 
 
-def _report(results: dict[str, Any], out: Path) -> None:
+def _report(results: dict[str, Any], out: Path, plot: Path | None = None) -> None:
     from hf_inspect import files
-    from hf_inspect.reports import results_table, vlm_summary
+    from hf_inspect.reports import model_summary, results_table
+    from hf_inspect.tasks import TASKS
 
     files.write_json(out, results)
     print(results_table(results))
-    if "classes" in results.get("vlm", {}):
-        print(f"\n{vlm_summary(results['vlm'])}")
+    last = "vlm" if "vlm" in results else "edge"
+    print(f"\n{last}:\n{model_summary(results[last])}")
+    if plot:
+        TASKS[results["task"]["kind"]].draw(results[last], plot)
 
 
 class _Progress:

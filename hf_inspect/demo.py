@@ -16,8 +16,9 @@ from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.reports import cascade_report, data_section, environment, model_report, plots, results_table
 from hf_inspect.reports.evaluate import count_evaluation
 from hf_inspect.runtime import Engine
-from hf_inspect.schema import Progress, no_progress
-from hf_inspect.scoring import Scores, read_scores, score, write_scores
+from hf_inspect.schema import DEFECT, Progress, no_progress
+from hf_inspect.scoring import Scores, read_rows, write_rows
+from hf_inspect.scoring import run as score
 from hf_inspect.vlm import demo_base
 
 RISK = {"escape": 0.05, "overkill": 0.10, "confidence": 0.95}
@@ -43,49 +44,56 @@ def run(out: Path, progress: Progress = no_progress, models: Path | None = None)
     begin = perf_counter()
     data = out / "data"
     manifest = build("elpv", data, accept_license=True)
-    shown = {k: v for part in ("adapter", "edge", "edge_int8") for k, v in files.weights(models / part, part).items()}
-    inputs = {"data": manifest["fingerprint"], "models": shown, "risk": RISK}
+    parts = ("adapter", "edge", "edge_int8")
+    weights = {name: sha256 for part in parts for name, sha256 in files.weights(models / part, part).items()}
+    inputs = {"data": manifest["fingerprint"], "models": weights, "risk": RISK}
     results_file = out / "results.json"
     if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:
         return results_table(files.read_json(results_file))
     demo_base()
     export_student(models / "edge", out / "edge", data=data, int8=False)
     calibrate(models / "edge_int8", (BASE, models / "adapter"), data, out / "cascade", **RISK, progress=progress)
-    results, scores = measure(out / "cascade", out / "edge", data, progress)
+    results, scores = measure(out / "cascade", out / "edge", data, out, progress)
     results |= {"seconds": round(perf_counter() - begin, 1), "inputs": inputs}
-    write_scores(out / TEST_SCORES, scores.rows(split="test"))
-    write_plots(results, read_scores(out / TEST_SCORES), out / "plots")
+    write_rows(out / TEST_SCORES, scores.rows)
+    write_plots(results, read_rows(out / TEST_SCORES), out / "plots")
     files.write_json(results_file, results)
     return results_table(results)
 
 
 def measure(
-    cascade: Path, edge_fp32: Path, data: Path, progress: Progress = no_progress
+    cascade: Path, edge_fp32: Path, data: Path, work: Path, progress: Progress = no_progress
 ) -> tuple[dict[str, Any], Scores]:
-    """Figures of FP32 edge, INT8 edge, VLM and both policies on the test split, and the scores they come from."""
+    """Figures of FP32 edge, INT8 edge, VLM and both policies on the test split, and the scores they come from.
+
+    `work` is where the files of answers lie that a killed run goes on from.
+    """
     inspector = Inspector.from_pretrained(cascade)
     if inspector.vlm is None:
         raise DataError(f"the demo needs its VLM: {inspector.no_vlm}.")
-    fp32 = score(data, "test", edge=Engine.from_pretrained(edge_fp32), progress=progress)
-    scores = score(data, "test", inspector.edge, inspector.vlm, progress=progress)
-    policies = load_policies(cascade)
+    fp32 = Engine.from_pretrained(edge_fp32)
+    models = {"edge": inspector.edge, "vlm": inspector.vlm}
+    of_fp32 = score({"edge": fp32}, data, "test", work / "fp32.scores.jsonl", progress=progress)
+    scores = score(models, data, "test", work / "test.scores.jsonl", complexity=True, progress=progress)
     results = {
-        "data": data_section(data, "test", count_evaluation(data, "test", "demo")),
+        "data": data_section(data, "test", count_evaluation(data, "test", "demo", scores.begun)),
         "environment": environment(),
-        "edge": model_report(fp32, "edge"),
-        "edge_int8": model_report(scores, "edge"),
-        "vlm": model_report(scores, "vlm"),
-        "cascade": {name: cascade_report(scores, policy) for name, policy in policies.items()},
+        "task": scores.task.to_dict(),
+        "edge": model_report(of_fp32, "edge", fp32),
+        "edge_int8": model_report(scores, "edge", inspector.edge),
+        "vlm": model_report(scores, "vlm", inspector.vlm),
+        "cascade": {name: cascade_report(scores, policy) for name, policy in load_policies(cascade).items()},
     }
     return results, scores
 
 
 def write_plots(results: dict[str, Any], rows: list[dict[str, Any]], out: Path) -> None:
     """roc.png, escalation.png and reliability.png from results.json's content and the test split's scores."""
-    labels, p_edge, p_vlm = (np.array([row[key] for row in rows]) for key in ("label", "p_edge", "p_vlm"))
+    labels = np.array([row["label"] == DEFECT for row in rows])
+    edge, vlm = (np.array([row[name]["severity"] for row in rows]) for name in ("edge", "vlm"))
     threshold = results["cascade"]["calibrated"]["cloud_threshold"]
-    curve = escalation_curve(labels, p_edge, p_vlm, threshold)
-    plots.roc_plot(out / "roc.png", labels, {"edge, INT8": p_edge, "VLM": p_vlm})
+    plots.roc_plot(out / "roc.png", labels, {"edge, INT8": edge, "VLM": vlm})
+    curve = escalation_curve(labels, edge, vlm, threshold)
     plots.escalation_curve_plot(out / "escalation.png", curve, results["cascade"])
     reliabilities = {"edge, INT8": results["edge_int8"]["reliability"], "VLM": results["vlm"]["reliability"]}
     plots.reliability_plot(out / "reliability.png", reliabilities)

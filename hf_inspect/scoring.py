@@ -51,6 +51,7 @@ class Scores:
     classes: NDArray[np.int64]
     groups: NDArray[np.int64]
     complexity: NDArray[np.float64]
+    complexity_ms: float
     answers: dict[str, Answers]
     not_scored: list[dict[str, str]]
     begun: str
@@ -123,7 +124,7 @@ def _answered(
             if isinstance(image, str):
                 rows[i]["error"] = image
             elif complexity:
-                rows[i]["complexity"] = complexity_of(image)
+                rows[i] |= _complexity(image)
         for name, one in predictors.items() if read else ():
             order = task.order_in(one.task)
             begin = perf_counter()
@@ -132,6 +133,12 @@ def _answered(
             for i, answer in zip(read, found, strict=True):
                 rows[i][name] = _in_order(answer.to_dict(), order) | {"ms": ms}
         yield rows
+
+
+def _complexity(image: images.Rgb) -> Row:
+    begin = perf_counter()
+    found = complexity_of(image)
+    return {"complexity": found, "complexity_ms": round((perf_counter() - begin) * 1e3, 3)}
 
 
 def _decoded(batch: list[Row]) -> tuple[list[Row], list[images.Rgb | str], float]:
@@ -191,6 +198,7 @@ def _scores(task: TaskSpec, rows: list[Row], names: Sequence[str], begun: str, w
         classes=np.array([task.index(row["class"]) for row in read], np.int64),
         groups=np.array([row["group"] for row in read], np.int64),
         complexity=np.array([row.get("complexity", np.nan) for row in read], np.float64),
+        complexity_ms=float(np.mean([row.get("complexity_ms", np.nan) for row in read])),
         answers={name: _answers([row[name] for row in read], len(task.classes)) for name in names},
         not_scored=[{"source": row["source"], "reason": row["error"]} for row in rows if "error" in row],
         begun=begun,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_inspect.metrics.inputs import as_labels, as_severities, same_length
+from hf_inspect.metrics.inputs import as_decisions, as_labels, as_severities, same_length
 from hf_inspect.metrics.intervals import Figure, bootstrap_limits, bootstrap_method, figure, rate, undefined
 
 
@@ -21,22 +21,23 @@ def binary_report(labels: ArrayLike, severity: ArrayLike, threshold: float, seed
 
 
 def decision_report(labels: ArrayLike, decisions: ArrayLike) -> dict[str, Any]:
-    """Final verdicts (n,) of 0 (good) and 1 (defect) against labels -> n and rates.
+    """Final verdicts (n,) of 0 (good), 1 (defect) and -1 (undecided) against labels -> n and rates.
 
     `defect_given_shipped` is the share of defects among the parts passed as good; it holds for the `prevalence`
-    reported beside it and for no other. Undecided parts must have been settled by a fallback rule first.
+    reported beside it and for no other. An undecided part is not right, and neither an escape nor overkill.
     """
-    y, said = as_labels(labels), as_labels(decisions, "decisions")
+    y, said = as_labels(labels), as_decisions(decisions)
     same_length(y, said, "labels and decisions")
-    defects, passed = int(y.sum()), said == 0
+    defects, passed, rejected = int(y.sum()), said == 0, said == 1
     escaped = int((passed & (y == 1)).sum())
     return {
         "n": len(y),
         "accuracy": rate(int((said == y).sum()), len(y)),
         "escapes": rate(escaped, defects),
-        "overkill": rate(int((~passed & (y == 0)).sum()), len(y) - defects),
+        "overkill": rate(int((rejected & (y == 0)).sum()), len(y) - defects),
         "defect_given_shipped": rate(escaped, int(passed.sum())),
         "prevalence": rate(defects, len(y)),
+        "undecided": rate(int((said == -1).sum()), len(y)),
     }
 
 

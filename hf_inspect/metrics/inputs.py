@@ -30,6 +30,15 @@ def as_scores(values: ArrayLike, name: str, n: int | None = None, allow_nan: boo
     return p
 
 
+def as_decisions(values: ArrayLike, name: str = "decisions") -> NDArray[np.int64]:
+    """(n,) of 0 (good), 1 (defect) and -1 (nobody decided)."""
+    array = _flat(values, name)
+    if not np.isin(array, (-1, 0, 1)).all():
+        odd = array[~np.isin(array, (-1, 0, 1))][0]
+        raise DataError(f"{name} hold {odd!s}; every entry must be 0 (good), 1 (defect) or -1 (undecided).")
+    return array.astype(np.int64)
+
+
 def as_severities(values: ArrayLike, name: str, n: int | None = None, allow_nan: bool = False) -> NDArray[np.float64]:
     """(n,) finite numbers of any range, higher is worse; `allow_nan` lets NaN stand for `no answer on this part`."""
     array = _flat(values, name)

@@ -7,10 +7,11 @@ from hf_inspect.reports.evaluate import (
     environment,
     evaluate_cascade,
     evaluate_edge,
+    evaluate_vlm,
     model_report,
 )
-from hf_inspect.reports.table import results_table, vlm_table
-from hf_inspect.reports.vlm import evaluate_vlm, vlm_summary, write_comparison
+from hf_inspect.reports.plots import write_comparison
+from hf_inspect.reports.table import model_summary, results_table, vlm_table
 
 __all__ = [
     "card_of",
@@ -21,8 +22,8 @@ __all__ = [
     "evaluate_edge",
     "evaluate_vlm",
     "model_report",
+    "model_summary",
     "results_table",
-    "vlm_summary",
     "vlm_table",
     "write_card",
     "write_comparison",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import files, hub, metrics
-from hf_inspect.cascade import Policy, replay
-from hf_inspect.data import place_of, read_manifest
+from hf_inspect.cascade import IS_DEFECT, IS_GOOD, UNDECIDED, Policy, Replay, replay
+from hf_inspect.data import place_of, questions_of, read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.runtime import Engine
-from hf_inspect.schema import Progress, no_progress
-from hf_inspect.scoring import Scores, score
+from hf_inspect.schema import Predictor, Progress, TaskSpec, no_progress
+from hf_inspect.scoring import Scores, run
+from hf_inspect.tasks import TASKS
+from hf_inspect.tasks.classification import THRESHOLD
+
+VALIDATION = "validation"  # the split that a temperature is fitted on
 
 LEDGER = "evaluations.json"  # in the data folder: how often each split was evaluated
 _PACKAGES = (
@@ -29,54 +34,121 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def evaluate_edge(folder: Path, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
-    """results.json of an exported edge model."""
-    scores = score(data, split, edge=Engine.from_pretrained(folder), progress=progress)
-    inputs = {"models": files.weights(folder)}
-    return results_of(data, split, str(folder), {"edge": model_report(scores, "edge"), "inputs": inputs})
+def evaluate_edge(
+    folder: str | Path, data: Path, split: str, scores: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """results.json of an exported edge model; `scores` is the file of answers to go on from, as in all of these."""
+    found = hub.resolve(folder)
+    edge = Engine.from_pretrained(found)
+    answered = run({"edge": edge}, data, split, scores, progress=progress)
+    figures = {"edge": model_report(answered, "edge", edge), "inputs": {"models": files.weights(Path(found))}}
+    return results_of(data, split, str(folder), figures, answered)
 
 
-def evaluate_cascade(folder: Path, data: Path, split: str, progress: Progress = no_progress) -> dict[str, Any]:
+def evaluate_vlm(
+    base: str,
+    adapter: str | None,
+    data: Path,
+    split: str,
+    scores: Path,
+    *,
+    asking: Any = None,
+    questions: Path | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """results.json of a VLM with its adapter or (None) zero-shot, asked as `asking` (a `vlm.Asking`) says.
+
+    The question is the adapter's own; zero-shot, or with `questions`, it is the data set's direct one. A temperature
+    is fitted on the validation split of the same config, whose answers lie beside `scores`.
+    """
+    from hf_inspect.vlm import VLM, Asking
+
+    asking = asking or Asking()
+    vlm = VLM.from_pretrained(base, adapter, question=_question(base, adapter, data, questions), asking=asking)
+    config, name = place_of(read_manifest(data), split)
+    answered = run({"vlm": vlm}, data, f"{config}/{name}", scores, progress=progress)
+    fitted, why = None, _no_temperature(read_manifest(data)["counts"][config], name, asking.mode)
+    if why is None:
+        beside = scores.with_name(f"{scores.stem}.{VALIDATION}{scores.suffix}")
+        fitted = run({"vlm": vlm}, data, f"{config}/{VALIDATION}", beside, fitting=True, progress=progress)
+    calibration = _calibration(answered, fitted, why) if asking.mode == "rank" else {"why": why}
+    named = {role: files.portable_name(one) if one else None for role, one in (("base", base), ("adapter", adapter))}
+    stated = {**named, "identity": vlm.identity, "question": vlm.question.to_dict(), **asking.to_dict()}
+    report = stated | model_report(answered, "vlm", vlm) | {"calibration": calibration}
+    figures = {"vlm": report, "inputs": {"models": vlm.weights}}
+    return results_of(data, split, str(adapter or base), figures, answered)
+
+
+def evaluate_cascade(
+    folder: str | Path, data: Path, split: str, scores: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
     """results.json of a cascade: its edge and its VLM alone, and each of its policies, on the same images."""
     inspector = Inspector.from_pretrained(folder)
-    if inspector.vlm is None:
+    at = hub.cascade_folder(folder)
+    if inspector.vlm is None and hub.read_cascade(at)["vlm"]:
         raise DataError(f"the cascade cannot be evaluated: {inspector.no_vlm}.")
-    scores = score(data, split, inspector.edge, inspector.vlm, progress=progress)
-    policies = load_policies(folder)
-    figures = {name: model_report(scores, name) for name in ("edge", "vlm")}
-    figures["cascade"] = {name: cascade_report(scores, policy) for name, policy in policies.items()}
-    figures["inputs"] = {"models": _weights_of_parts(folder)}
-    return results_of(data, split, str(folder), figures)
+    models = {"edge": inspector.edge} | ({"vlm": inspector.vlm} if inspector.vlm else {})
+    answered = run(models, data, split, scores, complexity=True, progress=progress)
+    figures = {name: model_report(answered, name, model) for name, model in models.items()}
+    figures["cascade"] = {name: cascade_report(answered, policy) for name, policy in load_policies(at).items()}
+    figures["inputs"] = {"models": _weights_of_parts(at)}
+    return results_of(data, split, str(folder), figures, answered)
 
 
-def model_report(scores: Scores, which: str, threshold: float = 0.5) -> dict[str, Any]:
-    """Figures of one model alone, `which` being `edge` or `vlm`; P(defect) >= `threshold` is a defect."""
-    p = scores.p_edge if which == "edge" else scores.p_vlm
-    report = metrics.binary_report(scores.labels, p, threshold)
-    return report | {"ms_per_image": scores.ms[which], "reliability": metrics.reliability(scores.labels, p)}
+def model_report(scores: Scores, name: str, model: Predictor, threshold: float = 0.5) -> dict[str, Any]:
+    """Figures of one model alone, by its task; severity >= `threshold` is a defect.
+
+    `history` says what it and its ancestors were trained on, `not_scored` which images could not be read.
+    """
+    answers = scores.answers[name]
+    measure = TASKS[scores.task.kind].measure
+    report = measure(scores.task, scores.classes, answers.severity, answers.probabilities, threshold)
+    said = {"ms_per_image": answers.ms, "not_scored": scores.not_scored, "history": model.history.summary()}
+    return report | said
 
 
 def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
     """Figures of the whole cascade under one policy, beside the edge alone and the VLM alone on the same images.
 
-    Its time an image is the edge's and the policy's for every part plus the VLM's for the escalated share.
+    Right is who names the class; a part that nobody decided is neither right, nor an escape, nor overkill. Its time an
+    image is the edge's and the policy's for every part plus the VLM's for the escalated share.
     """
-    outcome = replay(policy, scores.p_edge, scores.p_vlm, scores.complexity)
+    edge, vlm = scores.answers["edge"], scores.answers.get("vlm")
+    outcome = replay(
+        policy, edge.severity, vlm and vlm.severity, probabilities=edge.probabilities, complexity=scores.complexity
+    )
     labels, sent = scores.labels, outcome.escalated
+    right = named_classes(scores, outcome) == scores.classes
+    edge_right = scores.task.likeliest(edge.probabilities) == scores.classes
     report = metrics.decision_report(labels, outcome.codes)
-    edge_says, vlm_says = scores.p_edge >= 0.5, scores.p_vlm >= policy.cloud_threshold
-    gates = scores.ms["complexity"] if policy.needs_complexity else 0.0
-    ms = scores.ms["edge"] + gates + scores.ms["vlm"] * sent.mean()
-    return report | {
+    report["accuracy"] = metrics.rate(int(right.sum()), len(labels))
+    gates = scores.complexity_ms if policy.needs_complexity else 0.0
+    ms = edge.ms + gates + (vlm.ms * sent.mean() if vlm else 0.0)
+    report |= {
         "edge_promise": _edge_promise(labels, outcome.codes, ~sent),
         "share_escalated": outcome.share_escalated(),
         "vlm_calls": outcome.vlm_calls,
         "cloud_threshold": policy.cloud_threshold,
-        "escalated": {"vlm": _agreement(labels, vlm_says, sent), "edge": _agreement(labels, edge_says, sent)},
-        "minus_edge_only": metrics.paired_difference(outcome.codes == labels, edge_says == labels),
+        "minus_edge_only": metrics.paired_difference(right, edge_right),
         "ms_per_image": float(ms),
-        "time_saved_against_vlm_only": float(1 - ms / scores.ms["vlm"]),
     }
+    if vlm is None:
+        return report
+    says = {"vlm": vlm.severity >= policy.cloud_threshold, "edge": edge.severity >= THRESHOLD}
+    return report | {
+        "escalated": {name: _agreement(labels, said, sent) for name, said in says.items()},
+        "time_saved_against_vlm_only": float(1 - ms / vlm.ms),
+    }
+
+
+def named_classes(scores: Scores, outcome: Replay) -> NDArray[np.int64]:
+    """The class that a verdict names (n,): the decider's likeliest one of the side decided; -1 where nobody decided."""
+    edge, vlm = scores.answers["edge"].probabilities, scores.answers.get("vlm")
+    by_vlm = outcome.decided_by == "vlm"
+    p = edge if vlm is None else np.where(by_vlm[:, None], vlm.probabilities, edge)
+    on_side = scores.task.is_defect == (outcome.codes == IS_DEFECT)[:, None]
+    named = scores.task.likeliest(np.where(on_side, p, -1.0))
+    return np.where(outcome.codes == UNDECIDED, metrics.UNREADABLE, named)
 
 
 def environment() -> dict[str, Any]:
@@ -107,10 +179,11 @@ def count_evaluation(data: Path, split: str, what: str, begun: str | None = None
     return sum(entry["split"] == split for entry in ledger)
 
 
-def results_of(data: Path, split: str, what: str, figures: dict[str, Any], begun: str | None = None) -> dict[str, Any]:
+def results_of(data: Path, split: str, what: str, figures: dict[str, Any], scores: Scores) -> dict[str, Any]:
     """results.json of `figures` that `what` gave on a split; the evaluation is counted (see `count_evaluation`)."""
-    evaluations = count_evaluation(data, split, what, begun)
-    return {"data": data_section(data, split, evaluations), "environment": environment(), **figures}
+    evaluations = count_evaluation(data, split, what, scores.begun)
+    head = {"data": data_section(data, split, evaluations), "environment": environment()}
+    return head | {"task": scores.task.to_dict(), **figures}
 
 
 def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
@@ -122,11 +195,48 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
     return stated | {"counts": counts, "evaluations_of_this_split": evaluations}
 
 
+def _question(base: str, adapter: str | None, data: Path, questions: Path | None) -> Any:
+    """The data set's question where it is needed: zero-shot, or asked for; None leaves the model its own."""
+    from hf_inspect.vlm import is_trained
+
+    if questions is None and is_trained(base, adapter):
+        return None
+    return questions_of(data, questions).question()
+
+
+def _no_temperature(counts: Mapping[str, Any], split: str, mode: str) -> str | None:
+    """Why no temperature can be fitted, None where it can."""
+    if mode != "rank":
+        return "generated answers carry no probability"
+    if split == VALIDATION:
+        return "the split measured is the one it would be fitted on"
+    return None if VALIDATION in counts else "this config has no validation split"
+
+
+def _calibration(found: Scores, fitted: Scores | None, why: str | None) -> dict[str, Any]:
+    """Expected calibration error of the likeliest class in [0, 1], before and after a temperature; or why not."""
+    p = found.answers["vlm"].probabilities
+    before = {"n": len(p), "error": _calibration_error(found.task, p, found.classes), "bins": 10}
+    if fitted is None:
+        return before | {"why": why}
+    t = metrics.fit_temperature(fitted.answers["vlm"].probabilities, fitted.classes)
+    return before | {
+        "temperature": t,
+        "error_with_temperature": _calibration_error(found.task, metrics.with_temperature(p, t), found.classes),
+        "fitted_on": {"split": VALIDATION, "n": len(fitted.classes), "not_scored": fitted.not_scored},
+    }
+
+
+def _calibration_error(task: TaskSpec, p: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
+    return metrics.reliability(task.likeliest(p) == classes, p.max(1).clip(0, 1))["calibration_error"]
+
+
 def _weights_of_parts(folder: Path) -> dict[str, str]:
-    """`files.weights` of a cascade's edge and adapter, each under its part's name."""
+    """`files.weights` of a cascade's parts, each under its part's name."""
     stated = hub.read_cascade(folder)
-    edge, adapter = (Path(hub.part_of(folder, stated, role)) for role in ("edge", "adapter"))
-    return files.weights(edge, "edge") | files.weights(adapter, "adapter")
+    roles = ["edge", *(role for role, part in (stated["vlm"] or {}).items() if part and role == "adapter")]
+    every = (files.weights(Path(hub.part_of(folder, stated, role)), role) for role in roles)
+    return dict(chain.from_iterable(one.items() for one in every))
 
 
 def _edge_promise(
@@ -135,8 +245,8 @@ def _edge_promise(
     """What the stated risk is about: defects the edge itself passed, goods it itself rejected."""
     defects, goods = int(labels.sum()), int((labels == 0).sum())
     return {
-        "edge_good_given_defect": metrics.rate(int((by_edge & (codes == 0) & (labels == 1)).sum()), defects),
-        "edge_defect_given_good": metrics.rate(int((by_edge & (codes == 1) & (labels == 0)).sum()), goods),
+        "edge_good_given_defect": metrics.rate(int((by_edge & (codes == IS_GOOD) & (labels == 1)).sum()), defects),
+        "edge_defect_given_good": metrics.rate(int((by_edge & (codes == IS_DEFECT) & (labels == 0)).sum()), goods),
     }
 
 

@@ -14,19 +14,31 @@ from pathlib import Path
 from typing import Any
 
 from hf_inspect import hub, images
-from hf_inspect.cascade import CALIBRATION, Calibrated, CalibrationScores, WhatIf
+from hf_inspect.cascade import CALIBRATION, IS_DEFECT, IS_GOOD, Calibrated, CalibrationScores, WhatIf
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.inspector import Inspector
 from hf_inspect.metrics import Rate
 from hf_inspect.reports.plots import what_if_plot
 from hf_inspect.schema import Verdict
-from hf_inspect.scoring import read_scores
+from hf_inspect.scoring import read_rows
 
 MAX_FILES = 32  # of one upload
 MAX_BYTES = 20_000_000  # of one file
 MAX_PIXELS = 25_000_000  # of one image: 75 MB decoded
 NO_VLM = "the VLM could not be loaded here"
-COLUMNS = ("file", "verdict", "P(defect)", "decided by", "reason", "P edge", "P VLM", "ms", "notes")
+COLUMNS = (
+    "file",
+    "verdict",
+    "class",
+    "P(class)",
+    "P(defect)",
+    "decided by",
+    "reason",
+    "P edge",
+    "P VLM",
+    "ms",
+    "notes",
+)
 
 
 def open_cascade(cascade: str | Path) -> tuple[Inspector, CalibrationScores]:
@@ -35,7 +47,7 @@ def open_cascade(cascade: str | Path) -> tuple[Inspector, CalibrationScores]:
     Where its VLM cannot be loaded the edge decides alone; why is printed, and every verdict that lacks it says so.
     """
     folder = hub.cascade_folder(cascade)
-    scores = CalibrationScores.from_rows(read_scores(folder / CALIBRATION))
+    scores = CalibrationScores.from_rows(read_rows(folder / CALIBRATION))
     try:
         return Inspector.from_pretrained(folder, policy=Calibrated.name, max_pixels=MAX_PIXELS), scores
     except (InspectError, ImportError, OSError) as error:
@@ -67,8 +79,8 @@ def verdict_html(verdict: Verdict, policy: Calibrated) -> str:
     return f'<div class="verdict {verdict.label}" role="status"><p>{_final(verdict)}</p><dl>{listed}</dl></div>'
 
 
-def what_if_html(found: WhatIf, scores: CalibrationScores, p_edge: float | None) -> tuple[str, str]:
-    """What other thresholds do, as sentences with a table and as a plot; `p_edge` is that of the visitor's part."""
+def what_if_html(found: WhatIf, scores: CalibrationScores, severity: float | None) -> tuple[str, str]:
+    """What other thresholds do, as sentences with a table and as a plot; `severity` is the edge's of this part."""
     rows = [
         ("Handed to the VLM", found.escalated, "of all parts"),
         ("Escapes", found.escapes, "of the defects are passed as good"),
@@ -80,16 +92,17 @@ def what_if_html(found: WhatIf, scores: CalibrationScores, p_edge: float | None)
         rows.append(("Undecided", found.undecided, "of all parts: nobody could say"))
     body = "".join(f"<tr><th scope='row'>{name}</th><td>{_rate(one)}</td><td>{of}</td></tr>" for name, one, of in rows)
     table = f"<table><caption>On the calibration parts that set the thresholds</caption>{body}</table>"
-    said = f"With these risks the edge model says: {_limits(found.policy)}. {_placed(found, p_edge)}"
-    return f"<p>{said}</p>{table}", _image(what_if_plot(scores, found, p_edge), said)
+    said = f"With these risks the edge model says: {_limits(found.policy)}. {_placed(found, severity)}"
+    return f"<p>{said}</p>{table}", _image(what_if_plot(scores, found, severity), said)
 
 
 def table_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> list[list[Any]]:
     """One row of COLUMNS a file."""
     return [
         [
-            name, verdict.label, _round(verdict.p_defect), verdict.decided_by, verdict.reason,
-            _round(verdict.p_edge), _round(verdict.p_vlm), round(sum(verdict.ms.values()), 1), "; ".join(verdict.notes),
+            name, verdict.label, verdict.class_name or "", _round(verdict.p_class), _round(verdict.severity),
+            verdict.decided_by, verdict.reason, _round(verdict.severity_of("edge")),
+            _round(verdict.severity_of("vlm")), round(sum(verdict.ms.values()), 1), "; ".join(verdict.notes),
         ]
         for name, verdict in zip(names, verdicts, strict=True)
     ]  # fmt: skip
@@ -106,7 +119,7 @@ def csv_of(rows: Sequence[Sequence[Any]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow([f"'{value}" if str(value).startswith(("=", "+", "-", "@")) else value for value in row])
+        writer.writerow([f"'{value}" if str(value).startswith(FORMULA) else value for value in row])
     return text.getvalue()
 
 
@@ -122,25 +135,29 @@ def _beyond_limits(content: bytes) -> str:
 
 def _final(verdict: Verdict) -> str:
     by = {"edge": "decided by the edge model", "vlm": "decided by the VLM", "rule": "nobody could decide"}
-    p = "" if verdict.p_defect is None else f", P(defect) {verdict.p_defect:.3f}"
+    p = "" if verdict.severity is None else f", P(defect) {verdict.severity:.3f}"
     decided = "not an image this page can read" if verdict.label == "unreadable" else by[verdict.decided_by]
-    return f"<strong>{verdict.label}</strong>{p}, {decided}"
+    named = "" if verdict.class_name in (None, verdict.label) else f": {escape(str(verdict.class_name))}"
+    sure = f", {verdict.p_class:.2f}" if named and verdict.p_class is not None else ""
+    return f"<strong>{verdict.label}</strong>{named}{sure}{p}, {decided}"
 
 
 def _edge_says(verdict: Verdict, policy: Calibrated) -> str:
-    if verdict.p_edge is None:
+    severity = verdict.severity_of("edge")
+    if severity is None:
         return "not asked"
     reason = "" if verdict.decided_by == "rule" else f", {verdict.reason}"  # a rule's reason stands at the VLM
     then = "decided here" if verdict.decided_by == "edge" else "not decided here"
-    return f"P(defect) {verdict.p_edge:.3f}{reason} ({_limits(policy)}): {then}, {verdict.ms['edge']:.1f} ms"
+    return f"P(defect) {severity:.3f}{reason} ({_limits(policy)}): {then}, {verdict.ms['edge']:.1f} ms"
 
 
 def _vlm_says(verdict: Verdict, policy: Calibrated) -> str:
-    if verdict.p_vlm is None:
+    severity = verdict.severity_of("vlm")
+    if severity is None:
         return f"not asked: {verdict.reason}" if verdict.decided_by == "rule" else "not asked"
-    side = "below" if verdict.p_vlm < policy.cloud_threshold else "not below"
+    side = "below" if severity < policy.cloud_threshold else "not below"
     threshold = f"{side} {policy.cloud_threshold:g}: {verdict.label}"
-    return f"P(defect) {verdict.p_vlm:.3f}, {threshold}, {verdict.ms['vlm']:.1f} ms"
+    return f"P(defect) {severity:.3f}, {threshold}, {verdict.ms['vlm']:.1f} ms"
 
 
 def _limits(policy: Calibrated) -> str:
@@ -148,12 +165,13 @@ def _limits(policy: Calibrated) -> str:
     return f"{good}, {'never says defect' if policy.high is None else f'defect above {policy.high:.3f}'}"
 
 
-def _placed(found: WhatIf, p_edge: float | None) -> str:
+def _placed(found: WhatIf, severity: float | None) -> str:
     """What would become of the visitor's part."""
-    if p_edge is None:
+    if severity is None:
         return ""
-    label = found.policy.route(p_edge).label
-    return f"It would {f'call this image {label}' if label else 'hand this image to the VLM'}."
+    code = int(found.policy.route_batch([severity]).codes[0])
+    said = {IS_GOOD: "call this image good", IS_DEFECT: "call this image a defect"}
+    return f"It would {said.get(code, 'hand this image to the VLM')}."
 
 
 def _image(png: bytes, alt: str) -> str:

@@ -4,7 +4,6 @@ Figures are drawn on their own Agg canvas, so nothing of matplotlib's global sta
 """
 
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,9 @@ from numpy.typing import ArrayLike
 
 from hf_inspect import files, metrics
 from hf_inspect.cascade import CalibrationScores, EscalationCurve, WhatIf
-from hf_inspect.errors import DataError, MissingExtraError
+from hf_inspect.errors import DataError
+from hf_inspect.reports.table import vlm_title
+from hf_inspect.tasks.canvas import as_text, new_figure, png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,15 +24,13 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: told apart by colour-blind eyes too
 MARKERS = ("o", "s", "^", "D", "v")
 GUIDE = "#888888"
-DPI = 150
 GOOD, BETWEEN, DEFECT = "#D6E6F2", "#EEEEEE", "#F8DDCB"  # what the edge says, behind the scores
 LOWEST = 0.001  # P(defect) at the ends of an axis of log-odds
-PALETTE = 128  # colours of a saved plot: no visible loss, and a third of the size
 
 
 def roc_plot(out: Path, labels: ArrayLike, scores: Mapping[str, ArrayLike]) -> None:
-    """Caught defects over overkill for each named P(defect) (n,), with its AUROC and 95 % interval, to `out` (PNG)."""
-    figure = _figure(5.2, 5.0)
+    """Caught defects over overkill for each named severity (n,), with its AUROC and 95 % interval, to `out` (PNG)."""
+    figure = new_figure(5.2, 5.0)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GUIDE, linestyle=":", linewidth=1)
     for colour, (name, p) in zip(_colours(scores), scores.items(), strict=True):
@@ -51,7 +50,7 @@ def escalation_curve_plot(out: Path, curve: EscalationCurve, policies: Mapping[s
 
     `policies` maps a name to its section of results.json: `share_escalated` with `total`, `accuracy`, `escapes`.
     """
-    figure = _figure(6.4, 6.4)
+    figure = new_figure(6.4, 6.4)
     upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, key, values in ((upper, "accuracy", curve.accuracy), (lower, "escapes", curve.escapes)):
         axes.plot(curve.share, values, color="#333333", linewidth=1.6, label="the edge's least sure parts escalated")
@@ -72,7 +71,7 @@ def reliability_plot(out: Path, models: Mapping[str, Mapping[str, Any]]) -> None
 
     `models` maps a name to what `metrics.reliability` returned for it.
     """
-    figure = _figure(5.2, 5.0)
+    figure = new_figure(5.2, 5.0)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GUIDE, linestyle=":", linewidth=1, label="calibrated")
     for i, (style, (name, found)) in enumerate(zip(_styles(models), models.items(), strict=True)):
@@ -99,7 +98,7 @@ def classes_plot(out: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
             f"The models know different classes ({'; '.join(map(', '.join, names))}); compare like with like."
         )
     groups = [*next(iter(models.values()))["classes"], "accuracy"]
-    figure = _figure(max(5.2, 1.1 * len(groups) + 1), 4.8)
+    figure = new_figure(max(5.2, 1.1 * len(groups) + 1), 4.8)
     axes = figure.add_subplot()
     width = 0.8 / len(models)
     for i, (colour, (name, report)) in enumerate(zip(_colours(models), models.items(), strict=True)):
@@ -114,22 +113,36 @@ def classes_plot(out: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
     axes.set(xlim=(-0.6, len(groups) - 0.4), ylim=(0, 1.02))
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
-    axes.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) < 5 else 20)
+    axes.set_xticks(range(len(groups)), [as_text(name) for name in groups], rotation=0 if len(groups) < 5 else 20)
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=len(models))
     _write(figure, out)
 
 
-def what_if_plot(scores: CalibrationScores, found: WhatIf, p_edge: float | None = None) -> bytes:
+def write_comparison(out: Path, results: Mapping[str, Any], beside: Path | None = None) -> None:
+    """The picture of one results.json of a VLM class by class, beside another one's; they must be of one split."""
+    both = [results]
+    if beside is not None:
+        both.insert(0, files.read_json(beside))
+        places = [[one["data"][key] for key in ("fingerprint", "split")] for one in both]
+        if "vlm" not in both[0] or places[0] != places[1]:
+            raise DataError(f"{beside} is not of a VLM on the same split; measure both with 'hf-inspect eval vlm'.")
+    titles = [vlm_title(one["vlm"]) for one in both]
+    if len(set(titles)) < len(titles):
+        raise DataError(f"Both results are {titles[0]}; draw results that differ in adapter, crops or mode.")
+    classes_plot(out, {title: one["vlm"] for title, one in zip(titles, both, strict=True)})
+
+
+def what_if_plot(scores: CalibrationScores, found: WhatIf, severity: float | None = None) -> bytes:
     """The calibration scores by class with other thresholds behind them, and what follows, as a PNG.
 
-    `p_edge` is where one more part lies, marked with a line.
+    `severity` is where one more part lies, marked with a line.
     """
-    figure = _figure(5.4, 5.4)
+    figure = new_figure(5.4, 5.4)
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 2])
     _draw_scores(upper, scores)
     _draw_zones(upper, found.policy.low, found.policy.high)
-    if p_edge is not None:
-        upper.axvline(_log_odds(p_edge), color="black", linewidth=2, label="this image")
+    if severity is not None:
+        upper.axvline(_log_odds(severity), color="black", linewidth=2, label="this image")
     upper.legend(loc="upper right", bbox_to_anchor=(0.96, 1), framealpha=0.9, fontsize=9)
     rates = {"sent to the VLM": found.escalated, "escapes": found.escapes, "overkill": found.overkill}
     for i, one in enumerate(rates.values()):
@@ -140,7 +153,7 @@ def what_if_plot(scores: CalibrationScores, found: WhatIf, p_edge: float | None 
     lower.grid(color="#DDDDDD", linewidth=0.6, axis="x")
     lower.spines[["top", "right"]].set_visible(False)
     _percents(lower.xaxis)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _draw_scores(axes: "Axes", scores: CalibrationScores) -> None:
@@ -148,7 +161,7 @@ def _draw_scores(axes: "Axes", scores: CalibrationScores) -> None:
     ends = _log_odds(LOWEST), _log_odds(1 - LOWEST)
     for label, name, colour in ((0, "good parts", COLOURS[0]), (1, "defects", COLOURS[1])):
         axes.hist(
-            _log_odds(scores.p_edge[scores.labels == label]), bins=32, range=ends, color=colour, alpha=0.65, label=name
+            _log_odds(scores.edge[scores.labels == label]), bins=32, range=ends, color=colour, alpha=0.65, label=name
         )
     ticks = [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]
     axes.set_xticks([_log_odds(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
@@ -181,18 +194,6 @@ def _mark_across(axes: "Axes", found: metrics.Rate, y: float, colour: str) -> No
     if value is None or low is None or high is None:
         return
     axes.errorbar([value], [y], xerr=[[value - low], [high - value]], color=colour, marker="o", markersize=7, capsize=3)
-
-
-def _figure(width: float, height: float) -> "Figure":
-    """An empty figure of that many inches on a canvas of its own."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("Plots need matplotlib: pip install 'hf-inspect[train]'.") from None
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _colours(names: Mapping[str, Any]) -> list[str]:
@@ -234,14 +235,4 @@ def _percents(axis: "Axis") -> None:
 
 def _write(figure: "Figure", out: Path) -> None:
     """The figure as a PNG that appears whole or not at all."""
-    files.write_bytes(out, _png(figure))
-
-
-def _png(figure: "Figure") -> bytes:
-    """The figure as a PNG; the same figure gives the same bytes."""
-    from PIL import Image
-
-    drawn, png = BytesIO(), BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    Image.open(drawn).convert("RGB").quantize(PALETTE).save(png, "png", optimize=True)
-    return png.getvalue()
+    files.write_bytes(out, png_of(figure))

@@ -1,9 +1,11 @@
-"""results.json -> the Markdown table of README, cards and the command line."""
+"""results.json -> the Markdown tables of README, cards and the command line."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _COLUMNS = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "escalated", "ms an image")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 NAMES = {
     "edge": "edge",
     "edge_int8": "edge, INT8 (shipped)",
@@ -22,13 +24,31 @@ def results_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cell(text: str) -> str:
+    """A class or file name as a cell of a Markdown table: on one line, nothing in it read as markup."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
 def classes_table(report: Mapping[str, Any]) -> str:
-    """A row a class of a VLM's section of results.json: recall and precision, each with its interval and counts."""
+    """A row a class of a model's section of results.json: recall and precision, each with its interval and counts."""
     head = ("class", "recall", "precision")
     lines = [_line(head), _line("---" for _ in head)]
     for name, figures in report["classes"].items():
-        lines.append(_line([name, *(f"{_percent(figures[key])}, {_of(figures[key])}" for key in head[1:])]))
+        lines.append(_line([cell(name), *(f"{_percent(figures[key])}, {_of(figures[key])}" for key in head[1:])]))
     return "\n".join(lines)
+
+
+def model_summary(report: Mapping[str, Any]) -> str:
+    """A model's section of results.json for the terminal: its classes, what was not scored, what nobody knows of."""
+    lines = [classes_table(report), "", f"macro F1 {_percent(report['macro_f1'])}"]
+    if report["unreadable"]["k"]:
+        lines.append(f"{report['unreadable']['k']} of {report['n']} answers could not be read and count as wrong.")
+    if report["not_scored"]:
+        lines.append(f"{len(report['not_scored'])} images could not be read and are not in n:")
+        lines += [f"  {one['source']}: {one['reason']}" for one in report["not_scored"]]
+    if unknown := report["history"]["unknown"]:
+        lines.append(f"Not known is what {', '.join(unknown)} saw: no record says whether these images were among it.")
+    return "\n".join([*lines, *_calibration_lines(report.get("calibration"))])
 
 
 def vlm_table(reports: Iterable[Mapping[str, Any]]) -> str:
@@ -46,10 +66,22 @@ def vlm_table(reports: Iterable[Mapping[str, Any]]) -> str:
 
 def vlm_title(report: Mapping[str, Any]) -> str:
     """What tells one VLM's section of results.json from another's: adapter or whole fine-tune, crops, mode."""
-    kind = "with adapter" if report["adapter"] else "fine-tuned" if "trained_on" in report else "zero-shot"
+    kind = "with adapter" if report["adapter"] else "fine-tuned" if report["history"]["data"] else "zero-shot"
     crops = f", {report['crops']} crops" if report["crops"] > 1 else ""
     generated = ", generated" if report["mode"] == "generate" else ""
     return f"{kind}{crops}{generated}"
+
+
+def _calibration_lines(of: Mapping[str, Any] | None) -> Iterator[str]:
+    if of is None:
+        return
+    if "temperature" in of:
+        yield (
+            f"Calibration error {of['error']:.1%}; {of['error_with_temperature']:.1%} with the temperature "
+            f"{of['temperature']:.2f}, fitted on {of['fitted_on']['n']} images of {of['fitted_on']['split']}."
+        )
+    else:
+        yield f"No temperature was fitted: {of['why']}."
 
 
 def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+_LONG = 18  # letters of a class name on an axis
 _PALETTE = 128  # colours of a saved plot: no visible loss, and a third of the size
 
 
@@ -32,3 +33,9 @@ def png_of(figure: "Figure") -> bytes:
     figure.savefig(rendered, format="png", metadata={"Software": None})
     Image.open(rendered).convert("RGB").quantize(_PALETTE).save(png, "png", optimize=True)
     return png.getvalue()
+
+
+def as_text(name: str) -> str:
+    """A class name as an axis shows it, to the letter: matplotlib would set what stands between two $ as a formula."""
+    cut = name if len(name) <= _LONG else name[: _LONG - 1] + "…"
+    return " ".join(cut.split()).replace("$", r"\$")

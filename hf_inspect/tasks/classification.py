@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from hf_inspect import files, metrics
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Prediction, TaskSpec
-from hf_inspect.tasks.canvas import new_figure, png_of
+from hf_inspect.tasks.canvas import as_text, new_figure, png_of
 
 THRESHOLD = 0.5  # severity from which an image counts as a defect where no cascade says otherwise
-_LONG = 18  # letters of a class name on an axis
 
 
 def decode(outputs: NDArray[np.float64], task: TaskSpec) -> list[Prediction]:
@@ -89,13 +88,7 @@ def draw(figures: Mapping[str, Any], out: Path) -> None:
     for (row, column), n in np.ndenumerate(counts):
         ink = "white" if share[row, column] > 0.6 else "black"
         axes.text(column, row, f"{n}\n{share[row, column]:.0%}", ha="center", va="center", color=ink, fontsize=9)
-    axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=35, ha="right")
-    axes.set_yticks(range(len(counts)), [_short(name) for name in confusion["rows"]])
+    axes.set_xticks(range(len(columns)), [as_text(name) for name in columns], rotation=35, ha="right")
+    axes.set_yticks(range(len(counts)), [as_text(name) for name in confusion["rows"]])
     axes.set(xlabel="Answer", ylabel="Class", title=f"Confusion, {figures['n']} images")
     files.write_bytes(out, png_of(figure))
-
-
-def _short(name: str) -> str:
-    """A class name as an axis shows it, to the letter: matplotlib would set what stands between two $ as a formula."""
-    cut = name if len(name) <= _LONG else name[: _LONG - 1] + "…"
-    return cut.replace("\n", " ").replace("$", r"\$")

@@ -63,7 +63,7 @@ def inspect(content: bytes | None) -> tuple[str, Verdict | None]:
 def explore(escape: float, overkill: float, confidence: float, verdict: Verdict | None) -> tuple[str, str]:
     """Other risks, in percent: thresholds and rates, and their plot."""
     found = what_if(scores, escape / 100, overkill / 100, confidence / 100, policy.cloud_threshold)
-    return page.what_if_html(found, scores, verdict and verdict.p_edge)
+    return page.what_if_html(found, scores, verdict and verdict.severity_of("edge"))
 
 
 def inspect_batch(uploads: list[tuple[str, bytes]] | None) -> tuple[list[list], str]:
@@ -123,8 +123,8 @@ def build() -> gr.Blocks:
             csv = gr.HTML(elem_id="csv")
             table = gr.Dataframe(headers=list(page.COLUMNS), label="Verdicts", interactive=False, wrap=True)
         one_at_a_time = {"concurrency_id": "models", "concurrency_limit": 1}
-        told = image.change(inspect, image, [verdict, last], api_name="inspect", **one_at_a_time)
-        told.then(explore, [*risks, last], [rates, plot], api_name=False, show_progress="hidden")
+        inspected = image.change(inspect, image, [verdict, last], api_name="inspect", **one_at_a_time)
+        inspected.then(explore, [*risks, last], [rates, plot], api_name=False, show_progress="hidden")
         files.change(inspect_batch, files, [table, csv], api_name="inspect_batch", **one_at_a_time)
         changes = [blocks.load, *(risk.change for risk in risks)]
         live = {"trigger_mode": "always_last", "show_progress": "hidden"}
