@@ -27,18 +27,9 @@ MAX_BYTES = 20_000_000  # of one file
 MAX_PIXELS = 25_000_000  # of one image: 75 MB decoded
 NO_VLM = "the VLM could not be loaded here"
 COLUMNS = (
-    "file",
-    "verdict",
-    "class",
-    "P(class)",
-    "P(defect)",
-    "decided by",
-    "reason",
-    "P edge",
-    "P VLM",
-    "ms",
-    "notes",
-)
+    "file", "verdict", "class", "P(class)", "P(defect)", "decided by", "reason", "P edge", "P VLM", "ms", "notes",
+)  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 
 
 def open_cascade(cascade: str | Path) -> tuple[Inspector, CalibrationScores]:
