@@ -1,6 +1,7 @@
 """The frozen values that cross module borders, checked once at construction."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ Decision = Literal["good", "defect", "undecided", "unreadable"]
 DecidedBy = Literal["edge", "vlm", "rule"]
 KINDS = ("classification",)  # a kind is a row of `tasks.TASKS`
 HISTORY_FORMAT = 2  # of trained_on.json; a reader refuses another
+_REPOSITORY, _COMMIT = re.compile(r"\w[\w.-]*/\w[\w.-]*"), re.compile(r"[0-9a-f]{40}")
 _SUM = 1e-3  # by which rounded class probabilities may miss 1
 
 
@@ -299,12 +301,12 @@ class Part:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.kind == "hub") != (self.revision is not None):
-            raise DataError(
-                f"The {self.kind} part {self.name} has revision {self.revision}; a repository has a commit."
-            )
-        if self.kind == "folder" and (Path(self.name).is_absolute() or ".." in Path(self.name).parts):
-            raise DataError(f"The part {self.name!r} leads out of its artefact; a part lies inside it.")
+        if self.kind == "hub" and not (_REPOSITORY.fullmatch(self.name) and _COMMIT.fullmatch(self.revision or "")):
+            raise DataError(f"The part {self} is no repository org/name at a commit of 40 digits; pin it at one.")
+        if self.kind != "hub" and self.revision is not None:
+            raise DataError(f"The {self.kind} part {self.name} has a revision, {self.revision}; only a repository has.")
+        if self.kind == "folder" and (Path(self.name).name != self.name or self.name == ".."):
+            raise DataError(f"The part {self.name!r} is no folder right inside its artefact, where parts lie.")
 
     @classmethod
     def from_dict(cls, value: Any, where: str | Path) -> "Part":
