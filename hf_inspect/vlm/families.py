@@ -28,6 +28,8 @@ class Family:
     sizes: Callable[[int], dict[str, Any]]
     lora: str
     one_side: bool = False  # the vision tower's positions fit the side it was built for, and no other
+    timm_tower: bool = False  # the tower is timm's network: a student's may take its place, and OpenVINO run it
+    uncast: bool = False  # transformers puts what the projector makes among the embeddings as it is, in its own dtype
 
     @property
     def kept_whole(self) -> list[str]:
@@ -56,6 +58,7 @@ _TILED = Family(
     projector="model.connector",
     sizes=_tiled,
     lora=rf".*(text_model.*{_ATTENTION}|connector\.modality_projection\.proj)$",
+    uncast=True,
 )
 FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": Family(
@@ -74,7 +77,11 @@ FAMILIES: Mapping[str, Family] = {
         one_side=True,
     ),
     "fast_vlm": Family(
-        tower="model.vision_tower", projector="model.multi_modal_projector", sizes=_squashed, lora=_LLAVA_LORA
+        tower="model.vision_tower",
+        projector="model.multi_modal_projector",
+        sizes=_squashed,
+        lora=_LLAVA_LORA,
+        timm_tower=True,
     ),
 }
 

@@ -1,48 +1,58 @@
-"""Images -> P(option): a base model, an adapter and the question it was trained on, checked against each other."""
+"""Images -> predictions: a base model, an adapter and the question it was trained on, checked against each other."""
 
 import functools
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import files, hub, prompts
-from hf_inspect.errors import DataError
+from hf_inspect.data import read_history
+from hf_inspect.errors import DataError, ParseError
 from hf_inspect.images import Rgb, check_rgb
 from hf_inspect.metrics import softmax
+from hf_inspect.prefetch import prefetched
+from hf_inspect.schema import History, Prediction, TaskSpec
+from hf_inspect.tasks import TASKS
 from hf_inspect.vlm import parity
+from hf_inspect.vlm.asking import Asking
 from hf_inspect.vlm.base import base_folder
-from hf_inspect.vlm.ranking import ahead, crops_of, option_scores
+from hf_inspect.vlm.families import FAMILIES, set_side
+from hf_inspect.vlm.ranking import crops_of, option_scores
 from hf_inspect.vlm.tower import channels_last, see_in_openvino
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
     from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-TRAINED_ON = "trained_on.json"
 _FEEDS_PRODUCTS = re.compile(r"layers\.\d+\..*norm$|rotary_emb$")
+Answer = TypeVar("Answer")
 
 
 class VLM:
-    """Ranks a task's options for images.
+    """A `Predictor` that answers a question about images, by ranking its options or by generating.
 
-    `model` and `processor` are transformers' own, `task` the question; `trained_on` is the record of the images the
-    adapter was trained on, None where there is none.
+    `model` and `processor` are transformers' own. `question.task` has the classes in the order of the options;
+    `history` is what the model and its ancestors were trained on. `parts` are the folders it was loaded from.
     """
 
     def __init__(
         self,
         model: "PreTrainedModel",
         processor: "ProcessorMixin",
-        task: prompts.Task,
-        trained_on: dict[str, Any] | None = None,
+        question: prompts.Question,
+        history: History | None = None,
+        asking: Asking | None = None,
+        parts: Mapping[str, Path] | None = None,
     ) -> None:
-        self.model, self.processor, self.task, self.trained_on = model, processor, task, trained_on
-        self._options = _scored_ids(parity.answer_ids(processor, task))
+        self.model, self.processor, self.question = model, processor, question
+        self.history, self.asking, self._parts = history or History(), asking or Asking(), parts
+        self._options = _scored_ids(parity.answer_ids(processor, question))
 
     @classmethod
     def from_pretrained(
@@ -50,81 +60,94 @@ class VLM:
         base: str | Path,
         adapter: str | Path | None = None,
         *,
-        task: prompts.Task | None = None,
+        question: prompts.Question | None = None,
+        asking: Asking | None = None,
         dtype: "torch.dtype | None" = None,
     ) -> "VLM":
         """Load a base (folder, repository, `demo-base` or a `tiny-` one) and merge an adapter (folder, repository).
 
         A repository is `org/name` or `org/name@revision`. `dtype` is that of matrix products and convolutions: by
-        default bfloat16 where the machine has units for it (GPU, AMX), else float32. The task is the adapter's, or
-        that of a base fine-tuned whole; without one, `task` (default: solar cells). ParityError when the prompt is not
-        the trained one, DataError when the adapter does not fit the base.
+        default bfloat16 where the machine has units for it (GPU, AMX), else float32. The question is the adapter's, or
+        that of a base fine-tuned whole; without one, `question` (default: solar cells). ParityError when the prompt is
+        not the trained one, DataError when it is about other classes or when the adapter does not fit the base.
         """
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-        source, trained_on = base_folder(base), None
-        adapter = adapter and hub.located(adapter)
+        source = base_folder(base)
+        parts, history = {"base": source}, read_history(source, files.portable_name(base))
         processor = AutoProcessor.from_pretrained(source)
         if adapter is not None:
-            parity.use_images_of(adapter, processor)
-        trained = Path(adapter or source)
+            parts["adapter"] = hub.resolve(adapter)
+            history = read_history(parts["adapter"], files.portable_name(adapter)).union(history)
+            parity.use_images_of(parts["adapter"], processor)
+        if asking is not None and asking.imgsz is not None:
+            set_side(processor, AutoConfig.from_pretrained(source), asking.imgsz)
+        trained = parts.get("adapter", source)
         if adapter is not None or (trained / parity.PROMPT).is_file():
-            task = parity.check_prompt(trained, processor, task)
-            trained_on = files.read_json(trained / TRAINED_ON)
+            question = parity.check_prompt(trained, processor, question)
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
         if adapter is not None:
             model = merge_adapter(model, trained)
-        device = _device()
-        if device == "cpu":
-            see_in_openvino(model)
-        products_in(model, dtype or fast_dtype())
-        model = model.to(device).eval()
-        channels_last(model)
-        return cls(model, processor, task or prompts.SOLAR_CELL, trained_on)
+        model = _on_device(model, dtype or fast_dtype())
+        return cls(model, processor, question or prompts.SOLAR_CELL, history, asking, parts)
 
-    def rank(
-        self, images: Sequence[Rgb], batch_size: int = 16, crops: int = 1, normalised: bool = False
-    ) -> NDArray[np.float64]:
+    @property
+    def task(self) -> TaskSpec:
+        """What it answers: the question's classes, in the order of its options."""
+        return self.question.task
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """SHA-256 (hex) over the SHA-256 of every file that decides and over the settings that change answers.
+
+        DataError for a model that was put together in memory.
+        """
+        if self._parts is None:
+            raise DataError("A VLM put together in memory has no files to know it by; load one with from_pretrained.")
+        stated = {
+            "files": hub.file_hashes(self._parts),
+            "question": self.question.to_dict(),
+            "asking": self.asking.to_dict(),
+            "dtypes": sorted({str(weight.dtype) for weight in self.model.parameters()}),
+        }
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+    def predict(self, images: Sequence[Rgb]) -> list[Prediction]:
+        """An answer for each RGB uint8 (h, w, 3) image of any size, in order.
+
+        By ranking, the options' probabilities; a generated answer is sure of its class, or unreadable.
+        """
+        if self.asking.mode == "generate":
+            return [_read(self.question, text) for text in self._in_batches(images, self.generate)]
+        return TASKS[self.task.kind].decode(self._scores(images), self.task)
+
+    def rank(self, images: Sequence[Rgb], batch_size: int | None = None) -> NDArray[np.float64]:
         """P(option | image, prompt) for RGB uint8 (h, w, 3) images of any sizes -> (n, n_options), rows sum to 1.
 
         With 5 crops, log-probabilities are means over the corners and the centre; a batch holds five rows an image.
         """
-        for image in images:
-            check_rgb(image)
-        order = sorted(range(len(images)), key=lambda i: images[i].shape)  # like sizes together: less padding
-        batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
-        log_p = np.empty((len(images), len(self.task.options)))
-        made = ahead(lambda batch: self.prepare([images[i] for i in batch], crops), batches)
-        for batch, inputs in zip(batches, made, strict=True):
-            log_p[batch] = self.log_p(inputs, crops)
-        return self.probabilities(log_p, normalised)
+        return softmax(self._scores(images, batch_size))
 
-    def p_defect(self, images: Sequence[Rgb], batch_size: int = 16) -> NDArray[np.float64]:
-        """P(defect) of each image -> (n,); the task's options must be good and defect, in this order of classes."""
-        if len(self.task.options) != 2:
-            raise DataError(f"P(defect) needs two options, the task has {list(self.task.options)}; use rank.")
-        return self.rank(images, batch_size)[:, 1]
-
-    def prepare(self, images: Sequence[Rgb], crops: int = 1) -> "BatchFeature":
+    def prepare(self, images: Sequence[Rgb]) -> "BatchFeature":
         """Model inputs, on the CPU, of one batch: the rows of an image's crops follow each other."""
-        return parity.encode(self.processor, self.task, [crop for image in images for crop in crops_of(image, crops)])
+        crops = [crop for image in images for crop in crops_of(image, self.asking.crops)]
+        return parity.encode(self.processor, self.question, crops)
 
-    def log_p(self, inputs: "BatchFeature", crops: int = 1) -> NDArray[np.float64]:
+    def log_p(self, inputs: "BatchFeature") -> NDArray[np.float64]:
         """log P(option | image, prompt) of prepared -> (n, k); sums over an option's tokens, means over crops."""
-        scores = option_scores(self.model, inputs.to(self.model.device), self._options).double().cpu().numpy()
-        return scores.reshape(-1, crops, len(self._options)).mean(1)
-
-    def probabilities(self, log_p: NDArray[np.float64], normalised: bool = False) -> NDArray[np.float64]:
-        """log P (n, k) -> P over the options, rows sum to 1; `normalised` first divides by an option's tokens."""
-        lengths = [len(ids) for ids in self._options] if normalised else 1
-        return softmax(log_p / np.array(lengths))
+        order = self.task.by_name  # the same forwards, to the last bit, in whatever order the classes are
+        options = [self._options[i] for i in order]
+        scores = option_scores(self.model, inputs.to(self.model.device), options).double().cpu().numpy()
+        found = np.empty((len(scores) // self.asking.crops, len(options)))
+        found[:, order] = scores.reshape(-1, self.asking.crops, len(options)).mean(1)
+        return found
 
     def generate(self, inputs: "BatchFeature") -> list[str]:
         """Greedy answers, of as many tokens as the longest option and its end; `prompts.parse` reads them."""
         import torch
 
-        longest = max(map(len, parity.answer_ids(self.processor, self.task)))
+        longest = max(map(len, parity.answer_ids(self.processor, self.question)))
         tokenizer = self.processor.tokenizer
         with torch.inference_mode():
             out = self.model.generate(
@@ -133,20 +156,29 @@ class VLM:
             )  # fmt: skip
         return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
+    def _scores(self, images: Sequence[Rgb], batch_size: int | None = None) -> NDArray[np.float64]:
+        """log P of every option (n, k) up to a constant a row; `normalise` divides it by the option's tokens."""
+        rows = self._in_batches(images, self.log_p, batch_size)
+        lengths = [len(ids) if self.asking.normalise else 1 for ids in self._options]
+        return np.reshape(rows, (len(images), len(lengths))) / np.array(lengths)
 
-class ScriptedVLM:
-    """A stand-in for tests: `answers` are the P(defect) it gives, in order and from the start again."""
-
-    trained_on = None
-
-    def __init__(self, answers: Sequence[float]) -> None:
-        self.answers, self.asked = list(answers), 0
-
-    def p_defect(self, images: Sequence[Rgb], batch_size: int = 16) -> NDArray[np.float64]:
-        """The next scripted P(defect) for each image -> (n,)."""
-        at = [(self.asked + i) % len(self.answers) for i in range(len(images))]
-        self.asked += len(images)
-        return np.array([self.answers[i] for i in at], dtype=np.float64)
+    def _in_batches(
+        self,
+        images: Sequence[Rgb],
+        ask: "Callable[[BatchFeature], Sequence[Answer]]",
+        batch_size: int | None = None,
+    ) -> list[Answer]:
+        """What `ask` says of each image, in order: like sizes share a batch, and a thread prepares the next one."""
+        for image in images:
+            check_rgb(image)
+        size = batch_size or self.asking.batch_size
+        order = sorted(range(len(images)), key=lambda i: images[i].shape)  # like sizes together: less padding
+        batches = [order[at : at + size] for at in range(0, len(order), size)]
+        prepared = prefetched(lambda batch: self.prepare([images[i] for i in batch]), batches)
+        said = {}
+        for batch, inputs in zip(batches, prepared, strict=True):
+            said |= dict(zip(batch, ask(inputs), strict=True))
+        return [said[i] for i in range(len(images))]
 
 
 def merge_adapter(model: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":
@@ -199,15 +231,14 @@ def products_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
     model.forward = functools.wraps(forward)(under_autocast)
 
 
-def connect_in_embedding_dtype(model: "PreTrainedModel | PeftModel") -> None:
-    """Give what SmolVLM's connector makes the embeddings' dtype: transformers puts it among them without a cast."""
-    from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
-    from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
-
+def connect_in_embedding_dtype(model: "PreTrainedModel") -> None:
+    """Give what the projector makes the embeddings' dtype, in a family whose code puts it among them without a cast."""
+    family = FAMILIES.get(model.config.model_type)
+    if family is None or not family.uncast:
+        return
     embedding = model.get_input_embeddings()
-    for module in model.modules():
-        if isinstance(module, SmolVLMConnector | Idefics3Connector):
-            module.register_forward_hook(lambda module, inputs, output: output.to(embedding.weight.dtype))
+    projector = model.get_submodule(family.projector)
+    projector.register_forward_hook(lambda module, inputs, output: output.to(embedding.weight.dtype))
 
 
 def outside_autocast(module: "torch.nn.Module") -> None:
@@ -235,10 +266,27 @@ def fast_dtype() -> "torch.dtype":
     return torch.bfloat16 if fast else torch.float32
 
 
-def _device() -> str:
+def _on_device(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
+    """A float32 model, laid out for inference where it runs."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    device, family = "cuda" if torch.cuda.is_available() else "cpu", FAMILIES.get(model.config.model_type)
+    if device == "cpu" and family is not None and family.timm_tower:
+        see_in_openvino(model.get_submodule(family.tower))
+    products_in(model, dtype)
+    model = model.to(device).eval()
+    channels_last(model)
+    return model
+
+
+def _read(question: prompts.Question, text: str) -> Prediction:
+    """A generated answer: all of the probability on its class, or why it names none."""
+    try:
+        class_id = prompts.parse(question, text)
+    except ParseError as error:
+        return Prediction(None, unreadable=str(error))
+    p = tuple(float(i == class_id) for i in range(len(question.options)))
+    return Prediction(float(question.task.is_defect[class_id]), p)
 
 
 def _scored_ids(answers: Sequence[Sequence[int]]) -> list[list[int]]:

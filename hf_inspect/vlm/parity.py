@@ -19,55 +19,62 @@ if TYPE_CHECKING:
 PROMPT = "prompt.json"
 
 
-def encode(processor: "ProcessorMixin", task: prompts.Task, images: Sequence[Rgb]) -> "BatchFeature":
+def encode(processor: "ProcessorMixin", question: prompts.Question, images: Sequence[Rgb]) -> "BatchFeature":
     """Model inputs for the question about each image, up to where the answer begins; padded on the left."""
-    prompt, _ = _texts(processor, task, 0)
+    prompt, _ = _texts(processor, question, 0)
     return processor(
         images=[[image] for image in images], text=[prompt] * len(images), padding=True, padding_side="left",
         add_special_tokens=False, return_tensors="pt",
     )  # fmt: skip
 
 
-def answer_ids(processor: "ProcessorMixin", task: prompts.Task) -> list[list[int]]:
+def answer_ids(processor: "ProcessorMixin", question: prompts.Question) -> list[list[int]]:
     """Token ids of every option as training emits them after the prompt, end of turn included."""
-    texts = [_texts(processor, task, label)[1] for label in range(len(task.options))]
+    texts = [_texts(processor, question, class_id)[1] for class_id in range(len(question.options))]
     return processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
-def canonical_row(task: prompts.Task) -> dict[str, Any]:
+def canonical_row(question: prompts.Question) -> dict[str, Any]:
     """The fixed sample in the columns of TRL's collator: a grey ramp, the question, the last option."""
-    return {"images": [_ramp()], **prompts.canonical(task)}
+    return {"images": [_ramp()], **prompts.canonical(question)}
 
 
-def write_prompt(folder: Path, processor: "ProcessorMixin", task: prompts.Task, token_ids: Sequence[int]) -> None:
+def write_prompt(
+    folder: Path, processor: "ProcessorMixin", question: prompts.Question, token_ids: Sequence[int]
+) -> None:
     """Write prompt.json: `token_ids` are what the training collator emitted for `canonical_row`."""
     rule = image_rule(processor)
-    record = {
-        "task": task.to_dict(),
+    record = question.to_dict() | {
         "image_rule": rule,
         "text": _readable(processor, token_ids),
-        "sha256": prompts.fingerprint(token_ids, processor.image_token_id, rule),
+        "sha256": prompts.fingerprint(token_ids, processor.image_token_id, rule, question.task),
     }
     files.write_json(folder / PROMPT, record)
 
 
-def check_prompt(folder: Path, processor: "ProcessorMixin", task: prompts.Task | None = None) -> prompts.Task:
-    """The task an adapter was trained on. ParityError, with the difference, when inference would render other ids.
+def check_prompt(
+    folder: Path, processor: "ProcessorMixin", question: prompts.Question | None = None
+) -> prompts.Question:
+    """The question an adapter was trained on. ParityError, with the difference, when inference would ask another.
 
-    `task`, where given, is the one the caller means to ask; it must render the same ids.
+    `question`, where given, is the one the caller means to ask: DataError when its task is another one, ParityError
+    when its text is. The order of the classes stays the trained one.
     """
     record = files.read_json(folder / PROMPT)
-    task = task or prompts.Task.from_dict(record["task"])
-    ids = encode(processor, task, [_ramp()])["input_ids"][0].tolist() + answer_ids(processor, task)[-1]
+    asked = prompts.Question.from_dict(record, folder / PROMPT)
+    if question is not None:
+        question.task.refuse_other(asked.task, "the question to ask", f"the question that {folder.name} was trained on")
+        asked = prompts.Question(question.system, question.text, asked.task)
+    ids = encode(processor, asked, [_ramp()])["input_ids"][0].tolist() + answer_ids(processor, asked)[-1]
     rule = image_rule(processor)
-    if prompts.fingerprint(ids, processor.image_token_id, rule) != record["sha256"]:
+    if prompts.fingerprint(ids, processor.image_token_id, rule, asked.task) != record["sha256"]:
         trained = record["text"] + "\n" + json.dumps(record["image_rule"], indent=1, sort_keys=True)
         now = _readable(processor, ids) + "\n" + json.dumps(rule, indent=1, sort_keys=True)
         raise ParityError(
             f"{folder} was trained on another prompt than would be asked now:\n{prompts.text_diff(trained, now)}\n"
-            "Use the processor and the task it was trained with, or train it again."
+            "Use the processor and the question it was trained with, or train it again."
         )
-    return task
+    return asked
 
 
 def use_images_of(adapter: str | Path, processor: "ProcessorMixin") -> None:
@@ -97,11 +104,11 @@ def _image_text(processor: "ProcessorMixin") -> str:
     return processor.apply_chat_template(messages, tokenize=False)
 
 
-def _texts(processor: "ProcessorMixin", task: prompts.Task, label: int) -> tuple[str, str]:
+def _texts(processor: "ProcessorMixin", question: prompts.Question, class_id: int) -> tuple[str, str]:
     """Prompt text and completion text, split where TRL splits them: at the end of their common beginning."""
     if not processor.chat_template:
         raise DataError("the base's processor has no chat template; give an instruction-tuned base, which has one.")
-    messages = prompts.render(task, label)
+    messages = prompts.render(question, class_id)
     asked = processor.apply_chat_template(messages["prompt"], add_generation_prompt=True, tokenize=False)
     whole = processor.apply_chat_template(messages["prompt"] + messages["completion"], tokenize=False)
     same = next((i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), min(len(asked), len(whole)))

@@ -1,23 +1,19 @@
 """Model inputs of one question about n images -> log-probability of each answer.
 
-System text, image and question run once; the answers are scored together on their cache. Also the crops of an image
-and the thread that prepares the next batch while the model runs.
+System text, image and question run once; the answers are scored together on their cache. Also the crops of an image.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hf_inspect.errors import DataError
 from hf_inspect.images import Rgb
+from hf_inspect.vlm.asking import CROPS
 
 if TYPE_CHECKING:
     import torch
 
-CROPS = (1, 5)
 CROP_SHARE = 7 / 8  # of each side that a crop shows: 448 of 512, 224 of 256
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 def option_scores(model: Any, inputs: Mapping[str, Any], options: Sequence[Sequence[int]]) -> "torch.Tensor":
@@ -57,19 +53,6 @@ def crops_of(rgb: Rgb, crops: int) -> list[Rgb]:
     h, w = (max(1, round(side * CROP_SHARE)) for side in (height, width))
     y, x = height - h, width - w
     return [rgb[top : top + h, left : left + w] for top, left in ((0, 0), (0, x), (y, 0), (y, x), (y // 2, x // 2))]
-
-
-def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """`make` of each item, in order; a thread makes the next one while the caller uses this one."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for item in items:
-            following = pool.submit(make, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
 
 
 def _on_cache(model: Any, mask: "torch.Tensor", options: Sequence[Sequence[int]], cache: Any) -> "torch.Tensor":

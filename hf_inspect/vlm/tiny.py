@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_inspect import files
-from hf_inspect.data import cache_folder
-from hf_inspect.vlm.base import PROJECTOR_SEED, TINY_SIDE, byte_tokenizer
+from hf_inspect.schema import History
+from hf_inspect.vlm.fast_vlm import assemble, processor
+from hf_inspect.vlm.made import Parts, made
+from hf_inspect.vlm.tokenizer import BYTES, byte_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+    from transformers import PreTrainedTokenizerFast
 
-Parts = tuple["PreTrainedModel", "ProcessorMixin"]
+TINY = "tiny-base"
+TINY_SIDE = 64
 _TEXT = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 1024,
@@ -42,19 +44,19 @@ _LLAVA_TEMPLATE = (
 )
 
 
-def base(name: str, out: Path | None = None) -> Path:
+def tiny_base(out: Path | None = None, name: str = TINY) -> Path:
     """The folder of the tiny base `name`, one of `BASES`; made in `out` (default: the cache) unless it is there."""
-    import torch
+    return made(name, out, BASES[name], History())  # random weights, which have seen nothing
 
-    out = out or cache_folder() / name
-    if (out / "config.json").exists():
-        return out
-    with torch.random.fork_rng(devices=[]), files.staged_folder(out) as stage:
-        torch.manual_seed(PROJECTOR_SEED)
-        model, processor = BASES[name]()
-        model.save_pretrained(stage)
-        processor.save_pretrained(stage)
-    return out
+
+def fast_vlm() -> Parts:
+    """The demo base's own kind: a tiny EfficientNet, 4 image tokens at 64 px."""
+    from transformers import LlamaConfig, LlamaForCausalLM, TimmWrapperConfig
+
+    tokenizer = byte_tokenizer()
+    text = LlamaConfig(vocab_size=BYTES, **_TEXT, tie_word_embeddings=True)
+    vision = TimmWrapperConfig(architecture="test_efficientnet", do_pooling=False, hidden_size=256)
+    return assemble(LlamaForCausalLM(text), vision, tokenizer), processor(tokenizer, TINY_SIDE)
 
 
 def qwen2_5_vl() -> Parts:
@@ -83,8 +85,8 @@ def qwen2_5_vl() -> Parts:
         **{name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()},
     )
     images = Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
-    processor = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=_QWEN_TEMPLATE)
-    return Qwen2_5_VLForConditionalGeneration(config), processor
+    whole = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=_QWEN_TEMPLATE)
+    return Qwen2_5_VLForConditionalGeneration(config), whole
 
 
 def smolvlm() -> Parts:
@@ -112,14 +114,14 @@ def smolvlm() -> Parts:
         text_config=_text(tokenizer) | {"model_type": "llama"},
     )
     tile = {"longest_edge": TINY_SIDE}
-    processor = SmolVLMProcessor(
+    whole = SmolVLMProcessor(
         SmolVLMImageProcessor(size=tile, max_image_size=tile),
         tokenizer,
         SmolVLMVideoProcessor(size=tile, max_image_size=tile, num_frames=1, fps=1),
         image_seq_len=(TINY_SIDE // patch // scale) ** 2,
         chat_template=_SMOLVLM_TEMPLATE,
     )
-    return SmolVLMForConditionalGeneration(config), processor
+    return SmolVLMForConditionalGeneration(config), whole
 
 
 def llava() -> Parts:
@@ -135,11 +137,11 @@ def llava() -> Parts:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
     )
-    processor = LlavaProcessor(
+    whole = LlavaProcessor(
         CLIPImageProcessor(size=side, do_center_crop=False), tokenizer, patch_size=patch, chat_template=_LLAVA_TEMPLATE,
         vision_feature_select_strategy="default", num_additional_image_tokens=1, image_token="<image>",
     )  # fmt: skip
-    return LlavaForConditionalGeneration(config), processor
+    return LlavaForConditionalGeneration(config), whole
 
 
 def _text(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
@@ -148,5 +150,5 @@ def _text(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
 
 
 BASES: Mapping[str, Callable[[], Parts]] = {
-    "tiny-qwen2_5_vl": qwen2_5_vl, "tiny-smolvlm": smolvlm, "tiny-llava": llava,
+    TINY: fast_vlm, "tiny-qwen2_5_vl": qwen2_5_vl, "tiny-smolvlm": smolvlm, "tiny-llava": llava,
 }  # fmt: skip

@@ -1,24 +1,26 @@
-"""What the fine-tuning recipe needs of this package: rows for TRL's collator, groups of learning rates with a
-checked list of what trains, a fast vision tower on a CPU, and the trained folder.
+"""What the fine-tuning recipe needs of this package: rows for TRL's collator, what it starts from, groups of learning
+rates with a checked list of what trains, a fast vision tower on a CPU, and the trained folder.
 """
 
 import functools
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect import files, images, metrics, prompts
-from hf_inspect.data import answers_of, load_split
+from hf_inspect import files, hub, images, metrics, prompts
+from hf_inspect.data import class_ids, load_split, read_history
 from hf_inspect.errors import DataError, MissingExtraError
+from hf_inspect.prefetch import prefetched
+from hf_inspect.schema import DEFECT, GOOD, History, TaskSpec
 from hf_inspect.vlm import parity
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.families import family_of, set_side
-from hf_inspect.vlm.model import VLM, connect_in_embedding_dtype, outside_autocast
+from hf_inspect.vlm.model import VLM, connect_in_embedding_dtype, merge_adapter, outside_autocast
 
 if TYPE_CHECKING:
     import datasets
@@ -27,39 +29,44 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin, TrainingArguments
 
-    from hf_inspect.data.chat import Questions
-
 Scores = NDArray[np.float64]
 Augment = Callable[["torch.Tensor"], "torch.Tensor"]
-ANSWER = "answer"
+CLASS_ID = "class_id"  # a row's class, as its place among the question's options
+PROBABILITY = "probability"  # of a defect, where a data set states how sure its experts were
+_AT_ONCE = 64  # images in memory
 _FROZEN_COPY = ".original_module."  # PEFT keeps the untrained twin of each module it trains fully
 
 
-def answered_rows(folder: Path, split: str, asked: "Questions", max_rows: int | None = None) -> "datasets.Dataset":
-    """A split of a built data set with a column `answer`: the index of the row's class among the question's options.
+def rows_with_class_ids(folder: Path, split: str, task: TaskSpec, max_rows: int | None = None) -> "datasets.Dataset":
+    """A split of a built data set with a column `class_id`: the place of the row's class in `task`.
 
-    With `max_rows`, so many of them, drawn from a fixed seed.
+    With `max_rows`, so many of them, sampled from a fixed seed.
     """
     rows = load_split(folder, split)
-    rows = rows.add_column(ANSWER, answers_of(rows, asked))
+    rows = rows.add_column(CLASS_ID, class_ids(rows, task))
     return rows.shuffle(seed=0).select(range(min(max_rows, len(rows)))) if max_rows else rows
 
 
 def chat_rows(
-    batch: Mapping[str, list[Any]], task: prompts.Task, *, soft_labels: bool = False, augment: Augment | None = None
+    batch: Mapping[str, list[Any]],
+    question: prompts.Question,
+    *,
+    soft_labels: bool = False,
+    augment: Augment | None = None,
 ) -> dict[str, list[Any]]:
-    """Rows of `answered_rows` -> columns images, prompt, completion; for `Dataset.with_transform`.
+    """Rows of `rows_with_class_ids` -> columns images, prompt, completion; for `Dataset.with_transform`.
 
-    Images are uint8 tensors (3, h, w). With `soft_labels` and a column `probability`, that of class 1, the answer is
-    drawn anew each time; else it is the row's.
+    Images are uint8 tensors (3, h, w). With `soft_labels`, a column `probability` (of a defect) and a task of one good
+    and one defect class, the answer is sampled anew each time; else it is the row's class.
     """
     import torch
 
     pixels = [torch.from_numpy(images.load(row["bytes"]).rgb).permute(2, 0, 1) for row in batch["image"]]
-    labels = batch[ANSWER]
-    if soft_labels and "probability" in batch:
-        labels = (torch.rand(len(pixels)) < torch.tensor(batch["probability"])).int().tolist()
-    messages = [prompts.render(task, label) for label in labels]
+    answers = batch[CLASS_ID]
+    if soft_labels and PROBABILITY in batch and has_soft_labels(question.task):
+        by_side = torch.tensor([question.task.dispositions.index(side) for side in (GOOD, DEFECT)])
+        answers = by_side[(torch.rand(len(pixels)) < torch.tensor(batch[PROBABILITY])).int()].tolist()
+    messages = [prompts.render(question, class_id) for class_id in answers]
     return {
         "images": [[augment(p) if augment else p] for p in pixels],
         "prompt": [m["prompt"] for m in messages],
@@ -67,25 +74,46 @@ def chat_rows(
     }
 
 
+def has_soft_labels(task: TaskSpec) -> bool:
+    """Whether P(defect) says how likely each class is: there is one good and one defect class."""
+    return (len(task.good), len(task.defects)) == (1, 1)
+
+
+def parents_of(base: str | Path, *others: str | Path | None) -> list[History]:
+    """The histories of what a training starts from: the base and, where given, an adapter's and a student's folder."""
+    found = [(base_folder(base), base), *((hub.resolve(one), one) for one in others if one is not None)]
+    return [read_history(folder, files.portable_name(name)) for folder, name in found]
+
+
 def load_base(
-    base: str | Path, side: int, dtype: "torch.dtype", attention: str | None = None, quantized: str | None = None
+    base: str | Path,
+    side: int,
+    dtype: "torch.dtype",
+    attention: str | None = None,
+    quantized: str | None = None,
+    adapter: str | Path | None = None,
 ) -> tuple["PreTrainedModel", "ProcessorMixin"]:
-    """The base in `dtype`, and its processor for images of `side` pixels by the family's rule.
+    """The base in `dtype`, an adapter merged into it, and its processor for images of `side` pixels.
 
     With `quantized` nf4, bitsandbytes holds its matrices in 4 bits, their scales quantised again; the family's vision
-    tower, projector and head stay as they are.
+    tower, projector and head stay as they are. DataError with both: 4 bits would round the adapter away.
     """
+    import torch
     from accelerate import PartialState
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     source = base_folder(base)
     config, processor = AutoConfig.from_pretrained(source), AutoProcessor.from_pretrained(source)
     set_side(processor, config, side)
-    given: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    given: dict[str, Any] = {"dtype": dtype if adapter is None else torch.float32, "attn_implementation": attention}
+    if quantized is not None and adapter is not None:
+        raise DataError("an adapter is not merged into 4 bits; leave quantized out, or start from the base alone.")
     if quantized is not None:
         bits = _four_bits(quantized, dtype, family_of(config).kept_whole)
         given |= {"quantization_config": bits, "device_map": {"": PartialState().device}}
     model = AutoModelForImageTextToText.from_pretrained(source, **given)
+    if adapter is not None:
+        model = merge_adapter(model, hub.resolve(adapter)).to(dtype)
     connect_in_embedding_dtype(model)
     return model, processor
 
@@ -103,14 +131,17 @@ def lora(
 
 
 def check_lengths(
-    processor: "ProcessorMixin", splits: Sequence["datasets.Dataset"], task: prompts.Task, max_length: int | None
+    processor: "ProcessorMixin",
+    splits: Sequence["datasets.Dataset"],
+    question: prompts.Question,
+    max_length: int | None,
 ) -> str:
     """A line on the longest sample and its image; DataError if `max_length` would cut it.
 
     A blank image of every size that occurs is prepared to count its tokens.
     """
-    sizes = {_size_of(row["bytes"]) for rows in splits for row in rows["image"]}
-    counts = {size: _tokens_of(processor, task, size) for size in sizes}
+    sizes = {_size_of(content) for rows in splits for some in _contents(rows) for content in some}
+    counts = {size: _tokens_of(processor, question, size) for size in sizes}
     (width, height), (longest, seen) = max(counts.items(), key=lambda item: item[1])
     if max_length is not None and longest > max_length:
         raise DataError(
@@ -120,30 +151,32 @@ def check_lengths(
     return f"longest sample: {longest} tokens, {seen} of them for its image of {width} x {height}"
 
 
-def check_metric(metric: str | None, task: prompts.Task) -> None:
-    """DataError when the best checkpoint would be picked by AUROC, which only two options have."""
-    if metric in ("auroc", "eval_auroc") and len(task.options) != 2:
-        raise DataError(f"metric_for_best_model is {metric}, but there are {len(task.options)} classes; set accuracy.")
+def rank_together(vlm: VLM, rows: "datasets.Dataset", accelerator: "Accelerator") -> "Scores":
+    """P(option) of every row's image, each process ranking its share -> (n, n_options), the same on all of them.
 
-
-def rank_together(vlm: VLM, shown: Sequence[images.Rgb], batch_size: int, accelerator: "Accelerator") -> "Scores":
-    """P(option) of every image, each process ranking its share -> (n, n_options), the same on all of them."""
+    Images are read some at a time, the next ones while the model runs.
+    """
     from accelerate.utils import gather_object
 
     first, every = accelerator.process_index, accelerator.num_processes
-    parts = gather_object([vlm.rank(shown[first::every], batch_size)])
-    found = np.empty((len(shown), len(vlm.task.options)))
-    for at, part in enumerate(parts):
+    share = rows.select(range(first, len(rows), every))
+    k = len(vlm.task.classes)
+    ranked = [vlm.rank(some) for some in prefetched(_decoded, _contents(share))]
+    found = np.empty((len(rows), k))
+    for at, part in enumerate(gather_object([np.concatenate([np.empty((0, k)), *ranked])])):
         found[at::every] = part
     return found
 
 
-def validation_scores(answers: Sequence[int], p: "Scores") -> dict[str, float | None]:
-    """Accuracy of the likeliest option of P(option) (n, n_options), and AUROC where there are two."""
-    found: dict[str, float | None] = {"accuracy": float(np.mean(p.argmax(1) == np.asarray(answers)))}
-    if p.shape[1] == 2:
-        found["auroc"] = metrics.auroc(answers, p[:, 1], seed=0)["value"]
-    return found
+def validation_scores(task: TaskSpec, classes: Sequence[int], p: "Scores") -> dict[str, float | None]:
+    """Of P(option) (n, n_options): accuracy and macro F1 of the likeliest, and AUROC of good against defect classes."""
+    ids = np.asarray(classes)
+    of_classes = metrics.class_report(ids, task.likeliest(p), task.classes)
+    return {
+        "accuracy": of_classes["accuracy"]["value"],
+        "macro_f1": of_classes["macro_f1"]["value"],
+        "auroc": metrics.auroc(task.is_defect[ids], task.severity(p), seed=0)["value"],
+    }
 
 
 def train_only(model: "torch.nn.Module", rates: Mapping[str, float]) -> None:
@@ -152,13 +185,17 @@ def train_only(model: "torch.nn.Module", rates: Mapping[str, float]) -> None:
         parameter.requires_grad_(any(re.search(pattern, name) for pattern in rates))
 
 
-def start_tower_from(tower: Any, student: Path) -> None:
-    """Load a trained student's body (a folder of `recipes/edge_classifier`) into a `TimmWrapperModel`, in its dtype.
+def start_tower_from(model: "PreTrainedModel", student: Path) -> None:
+    """Load a trained student's body (a folder of `recipes/edge_classifier`) into a model's vision tower, in its dtype.
 
-    DataError unless the two are of one architecture; the student's two-class head is left out.
+    DataError unless the two are of one architecture; the student's head, of however many classes, is left out.
     """
     from safetensors.torch import load_file
 
+    family = family_of(model.config)
+    if not family.timm_tower:
+        raise DataError(f"a student is no vision tower of {model.config.model_type}; leave student out.")
+    tower = model.get_submodule(family.tower)
     if not (student / "model.safetensors").is_file():
         raise DataError(f"{student} holds no trained student; train recipes/edge_classifier first.")
     own = tower.timm_model.state_dict()  # a student is saved under timm's names
@@ -339,11 +376,21 @@ def _size_of(content: bytes) -> tuple[int, int]:
         return image.size
 
 
-def _tokens_of(processor: "ProcessorMixin", task: prompts.Task, size: tuple[int, int]) -> tuple[int, int]:
+def _contents(rows: "datasets.Dataset") -> Iterator[list[bytes]]:
+    """The files of the rows' images, some at a time."""
+    for batch in rows.with_format(None).select_columns(["image"]).iter(_AT_ONCE):
+        yield [image["bytes"] for image in batch["image"]]
+
+
+def _decoded(contents: Sequence[bytes]) -> list[images.Rgb]:
+    return [images.load(content).rgb for content in contents]
+
+
+def _tokens_of(processor: "ProcessorMixin", question: prompts.Question, size: tuple[int, int]) -> tuple[int, int]:
     """Tokens of the sample with the longest answer, and of the image alone, for an image of (width, height)."""
     blank = np.zeros((size[1], size[0], 3), np.uint8)
-    ids = parity.encode(processor, task, [blank])["input_ids"][0].tolist()
-    return len(ids) + max(map(len, parity.answer_ids(processor, task))), ids.count(processor.image_token_id)
+    ids = parity.encode(processor, question, [blank])["input_ids"][0].tolist()
+    return len(ids) + max(map(len, parity.answer_ids(processor, question))), ids.count(processor.image_token_id)
 
 
 def _by_mode(

@@ -1,7 +1,8 @@
 """Fine-tune a vision-language model on a built data set: `accelerate launch recipes/vlm_sft/train.py --config X.yaml`.
 
 Writes an adapter (or, with `lora_r: 0`, a model) that `hf_inspect.vlm.VLM` loads: weights, processor, prompt.json,
-trained_on.json and a log. Run again after a stop or a kill, it goes on from the newest whole checkpoint.
+trained_on.json and a log. Run again after a stop or a kill, it goes on from the newest whole checkpoint; a folder with
+checkpoints of other data or settings is refused.
 """
 
 import functools
@@ -14,14 +15,13 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import EarlyStoppingCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from hf_inspect import files, images
-from hf_inspect.data import questions_of, read_manifest, trained_on, write_trained_on
-from hf_inspect.errors import InspectError
+from hf_inspect import files, training
+from hf_inspect.data import questions_of, read_manifest, record_history, write_history
+from hf_inspect.errors import DataError
 from hf_inspect.reports import write_card
-from hf_inspect.training import augmentation, check_processes, newest_whole_checkpoint, parsed, write_training_log
-from hf_inspect.vlm import VLM, parity
+from hf_inspect.vlm import VLM, Asking, parity
 from hf_inspect.vlm import training as sft
-from hf_inspect.vlm.model import TRAINED_ON, fast_dtype
+from hf_inspect.vlm.model import fast_dtype
 
 
 @dataclass
@@ -34,6 +34,7 @@ class AdapterArguments:
     questions: Path | None = field(default=None, metadata={"help": "YAML; default: beside the data set's script"})
     base: str = field(default="demo-base", metadata={"help": "Hub repository, folder, demo-base or a tiny- one"})
     side: int = field(default=288, metadata={"help": "pixels; more shows finer cracks, and costs its square in time"})
+    adapter: str | None = field(default=None, metadata={"help": "go on from this adapter, merged into the base first"})
     student: Path | None = field(default=None, metadata={"help": "start the vision tower from this edge student"})
     quantized: str | None = field(default=None, metadata={"help": "nf4: the frozen base in 4 bits (QLoRA)"})
     lora_r: int = field(default=16, metadata={"help": "0: no LoRA, learning_rates names what trains"})
@@ -45,7 +46,7 @@ class AdapterArguments:
     float32_tower: str | None = field(default=None, metadata={"help": "convolutional module, kept out of autocast"})
     compiled: str | None = field(default=None, metadata={"help": "pattern of modules to compile"})
     attention: str | None = field(default=None, metadata={"help": "transformers' attn_implementation"})
-    soft_labels: bool = field(default=True, metadata={"help": "draw each answer by the experts' probability"})
+    soft_labels: bool = field(default=True, metadata={"help": "sample each answer by the experts' probability"})
     augment: bool = field(default=True, metadata={"help": "turns, mirrors, crops and light; shown as squares"})
     jitter: float = field(default=0.2, metadata={"help": "brightness and contrast, as a share"})
     min_crop: float = field(default=0.8, metadata={"help": "smallest share of the cell a crop shows"})
@@ -75,29 +76,24 @@ class AdapterTrainer(SFTTrainer):
         """The loss, and how well ranking tells the validation images apart."""
         found = super().evaluation_loop(*args, **kwargs)
         with self.accelerator.autocast():
-            p = sft.rank_together(self.ranker, self.shown, self.args.per_device_eval_batch_size, self.accelerator)
-        found.metrics.update({f"eval_{k}": v for k, v in sft.validation_scores(self.answers, p).items()})
+            p = sft.rank_together(self.ranker, self.validation, self.accelerator)
+        scores = sft.validation_scores(self.ranker.task, self.validation[sft.CLASS_ID], p)
+        found.metrics.update({f"eval_{k}": v for k, v in scores.items()})
         return found
 
     def create_model_card(self, *args, **kwargs):
         """TRL's card calls every model text-generation; ours is made from results.json."""
 
 
-def main():
-    arguments, config = parsed(AdapterArguments, SFTConfig)
-    check_processes(config.world_size)
-    set_seed(config.seed)
-    asked = questions_of(arguments.data, arguments.questions)
-    task, rates = asked.task(), arguments.learning_rates
-    sft.check_metric(config.metric_for_best_model, task)
-    splits = (arguments.train_split, arguments.validation_split)
-    train, validation = (sft.answered_rows(arguments.data, split, asked, arguments.max_rows) for split in splits)
-
-    dtype = fast_dtype() if arguments.bfloat16 else torch.float32
-    config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
-    model, processor = sft.load_base(arguments.base, arguments.side, dtype, arguments.attention, arguments.quantized)
+def load(arguments, dtype):
+    """The model, with what trains of it set to train, and its processor."""
+    if arguments.adapter and arguments.lora_r:
+        raise DataError("an adapter on a merged adapter would not fit the base alone; set lora_r to 0, to train whole.")
+    model, processor = sft.load_base(
+        arguments.base, arguments.side, dtype, arguments.attention, arguments.quantized, arguments.adapter
+    )
     if arguments.student:
-        sft.start_tower_from(model.model.vision_tower, arguments.student)
+        sft.start_tower_from(model, arguments.student)
     if arguments.lora_r:
         adapted = sft.lora(
             model.config, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, arguments.lora_targets,
@@ -105,14 +101,30 @@ def main():
         )  # fmt: skip
         model = get_peft_model(model, adapted)
     else:
-        sft.train_only(model, rates)
+        sft.train_only(model, arguments.learning_rates)
     if arguments.float32_tower:
         sft.convolutions_in_float32(model.get_submodule(arguments.float32_tower))
     if arguments.compiled:
         sft.compile_training(model, arguments.compiled)
+    return model, processor
 
-    as_rows = functools.partial(sft.chat_rows, task=task)
-    augment = augmentation(arguments.side, arguments.jitter, arguments.min_crop) if arguments.augment else None
+
+def main():
+    arguments, config = training.parsed(AdapterArguments, SFTConfig)
+    training.check_processes(config.world_size)
+    set_seed(config.seed)
+    question = questions_of(arguments.data, arguments.questions).question()
+    question.task.refuse_one_sided("this recipe")
+    rates = arguments.learning_rates
+    rows = functools.partial(sft.rows_with_class_ids, arguments.data, task=question.task, max_rows=arguments.max_rows)
+    splits = {name: rows(split=name) for name in (arguments.train_split, arguments.validation_split)}
+    train, validation = splits[arguments.train_split], splits[arguments.validation_split]
+
+    dtype = fast_dtype() if arguments.bfloat16 else torch.float32
+    config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
+    model, processor = load(arguments, dtype)
+    as_rows = functools.partial(sft.chat_rows, question=question)
+    augment = training.augmentation(arguments.side, arguments.jitter, arguments.min_crop) if arguments.augment else None
     train_rows = functools.partial(as_rows, soft_labels=arguments.soft_labels, augment=augment)
     config.remove_unused_columns = False
     publish, config.push_to_hub = config.push_to_hub, False  # once, when it is whole, with our card
@@ -122,29 +134,27 @@ def main():
     )  # fmt: skip
     sft.float32_where_trained(model)  # after TRL, which makes LoRA beside 4 bits bfloat16
     trainer.accelerator.print(sft.describe_training(model, rates))
-    trainer.accelerator.print(sft.check_lengths(processor, (train, validation), task, config.max_length))
+    trainer.accelerator.print(sft.check_lengths(processor, (train, validation), question, config.max_length))
     if arguments.early_stopping_patience and config.do_eval:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
-    trainer.learning_rates, trainer.ranker = rates, VLM(trainer.model, processor, task)
-    trainer.shown = [images.load(row["bytes"]).rgb for row in validation["image"]]
-    trainer.answers = validation[sft.ANSWER]
+    trainer.learning_rates, trainer.validation = rates, validation
+    trainer.ranker = VLM(trainer.model, processor, question, asking=Asking(batch_size=config.eval_batch_size))
     out = Path(config.output_dir)
+    made = training.made_from(read_manifest(arguments.data)["fingerprint"], arguments, config)
+    trainer.add_callback(training.bound_checkpoints(made))
     with disable_input_dtype_casting(model):  # else each LoRA layer casts its input to float32 and back
-        trainer.train(resume_from_checkpoint=newest_whole_checkpoint(out))
+        trainer.train(resume_from_checkpoint=training.resume_from(out, made))
     if trainer.is_world_process_zero():
-        sft.save(trainer.model, processor, out, files.told(arguments.base))
-        emitted = trainer.data_collator([parity.canonical_row(task)])["input_ids"][0].tolist()
-        parity.write_prompt(out, processor, task, emitted)
-        contents = [row["bytes"] for rows in (train, validation) for row in rows["image"]]
-        write_trained_on(out / TRAINED_ON, trained_on(read_manifest(arguments.data), contents))
-        write_training_log(trainer, arguments)
+        sft.save(trainer.model, processor, out, files.portable_name(arguments.base))
+        trained_ids = trainer.data_collator([parity.canonical_row(question)])["input_ids"][0].tolist()
+        parity.write_prompt(out, processor, question, trained_ids)
+        parents = sft.parents_of(arguments.base, arguments.adapter, arguments.student)
+        write_history(out, record_history(arguments.data, splits, parents))
+        training.write_training_log(trainer, arguments)
         write_card(out)
         if publish:
             sft.publish(out, config)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InspectError as error:
-        raise SystemExit(f"error: {error}") from None
+    training.run(main)
