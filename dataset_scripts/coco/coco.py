@@ -18,7 +18,7 @@ from hf_inspect.data.partition import Placement, partition
 from hf_inspect.data.shares import parse_shares
 from hf_inspect.data.sources import images_in, relative
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Sample
+from hf_inspect.schema import DEFECT, GOOD, Sample
 
 NAMED = 10  # offenders a note names
 FAR = 2**24  # pixels; float32 holds every whole number up to here, and no image is larger
@@ -150,11 +150,6 @@ def _types(entry: Mapping[str, Any]) -> dict[str, type]:
     return {key: type(value) for key, value in entry.items()}
 
 
-def _named(entry: Any) -> bool:
-    types = _types(entry) if isinstance(entry, dict) else {}
-    return types.get("id") is int and types.get("file_name") is str
-
-
 def _sample(
     root: Path,
     source: str,
@@ -163,9 +158,9 @@ def _sample(
     stratum: str,
     shared: Shared,
 ) -> Annotated:
-    label = "defect" if annotations else "good"
+    class_name = DEFECT if annotations else GOOD
     columns = {"entry": entry, "annotations": annotations}
-    return Annotated(source, root / source, label, stratum, columns, shared=shared)
+    return Annotated(source, root / source, class_name, stratum, columns, shared=shared)
 
 
 def _listed(entries: Sequence[Any], root: Path) -> tuple[dict[str, list[Mapping[str, Any]]], list[Problem]]:

@@ -8,7 +8,7 @@ import datasets
 
 from hf_inspect.data import Examined, Licence, Placement, packaged_folder, partition
 from hf_inspect.data.builder import InspectionBuilder
-from hf_inspect.schema import LABELS, Sample
+from hf_inspect.schema import DEFECT, GOOD, Sample
 
 PACKAGE, PACKAGE_VERSION = "elpv-dataset", "1.0.0.post1"
 SHARES = {"train": 0.55, "validation": 0.10, "calibration": 0.15, "test": 0.20}
@@ -17,7 +17,7 @@ CELL_TYPES = ["mono", "poly"]
 
 
 class Elpv(InspectionBuilder):
-    """Four splits by group, stratified by label and cell type; no raw folder is needed."""
+    """Four splits by group, stratified by class and cell type; no raw folder is needed."""
 
     VERSION = datasets.Version("1.0.0")
     LICENCE = Licence(
@@ -39,9 +39,9 @@ class Elpv(InspectionBuilder):
         samples = []
         for line in (folder / "labels.csv").read_text().splitlines():
             name, probability, cell_type = line.split()
-            label = LABELS[float(probability) >= DEFECT_FROM]
+            class_name = DEFECT if float(probability) >= DEFECT_FROM else GOOD
             columns = {"probability": float(probability), "cell_type": cell_type}
-            samples.append(Sample(name, folder / name, label, f"{label} {cell_type}", columns))
+            samples.append(Sample(name, folder / name, class_name, f"{class_name} {cell_type}", columns))
         return samples
 
     @classmethod

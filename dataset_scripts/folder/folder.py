@@ -1,9 +1,9 @@
-"""The user's own parts in class folders: `good`, `scratch`, `dent`, ... -> good or defect, split by group."""
+"""The user's own parts in class folders: `good`, `scratch`, `dent`, ... -> a class each, split by group."""
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 
@@ -13,7 +13,7 @@ from hf_inspect.data.partition import Placement, partition
 from hf_inspect.data.shares import parse_shares
 from hf_inspect.data.sources import images_in, relative
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Sample
+from hf_inspect.schema import Sample, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Options:
 
 
 class Folder(InspectionBuilder):
-    """A class for each folder; the label says whether it is one of the good ones."""
+    """A class for each folder, called like it; those named as good are good, all others defects."""
 
     VERSION = datasets.Version("1.0.0")
     LICENCE = None
@@ -45,17 +45,19 @@ class Folder(InspectionBuilder):
             raise DataError(f"folder needs a folder of class folders as --src, got {src}.")
         paths = images_in(src)
         depth = _class_depth([path.relative_to(src).parts for path in paths], src)
-        good = {name.strip().lower() for name in options.good.split(",")}
-        samples = [_sample(path, src, depth, good) for path in paths]
-        if not any(sample.label == "good" for sample in samples):
+        samples = [_sample(path, src, depth) for path in paths]
+        if not cls.task(samples, options).good:
             named = ", ".join(sorted({sample.stratum for sample in samples}))
             raise DataError(f"none of the folders {named} is named as good ({options.good}); say which with --good.")
         return samples
 
     @classmethod
-    def columns_of(cls, samples: Sequence[Sample], options: Options) -> Mapping[str, Any]:
-        """The classes that have images, by name."""
-        return {"class_name": datasets.ClassLabel(names=sorted({sample.stratum for sample in samples}))}
+    def task(cls, samples: Sequence[Sample], options: Options) -> TaskSpec:
+        """The classes that have images, sorted by name."""
+        names = sorted({sample.stratum for sample in samples})
+        said = unicodedata.normalize("NFC", options.good).lower()
+        good = {said, *(name.strip() for name in said.split(","))}  # or one name with commas in it
+        return TaskSpec.of(names, [name for name in names if name.lower() in good])
 
     @classmethod
     def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Options) -> Placement:
@@ -75,10 +77,11 @@ def _class_depth(files: Sequence[tuple[str, ...]], src: Path) -> int:
     return depth
 
 
-def _sample(path: Path, src: Path, depth: int, good: set[str]) -> Sample:
+def _sample(path: Path, src: Path, depth: int) -> Sample:
+    """The sample of a file in a class folder, whose name is spelt alike whichever system it comes from."""
     source = relative(path, src)
-    name = source.split("/")[depth]
-    return Sample(source, path, "good" if name.lower() in good else "defect", name, {"class_name": name})
+    name = unicodedata.normalize("NFC", source.split("/")[depth])
+    return Sample(source, path, name, name)
 
 
 BUILDER = Folder

@@ -11,12 +11,12 @@ import datasets
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
-from hf_inspect.data.partition import Placement, partition, placed
+from hf_inspect.data.partition import Placement, partition, row_of
 from hf_inspect.data.published import across_published_split
 from hf_inspect.data.shares import parse_shares
 from hf_inspect.data.sources import relative
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Sample
+from hf_inspect.schema import DEFECT, GOOD, Sample
 
 IMAGES = {"train": 2331, "test": 1004}
 URL = "https://www.vicos.si/resources/kolektorsdd2/"
@@ -28,7 +28,7 @@ VIEWS_NOTE = "`balanced` shows images of `original`: test on it only what was no
 
 @dataclass(frozen=True)
 class Options:
-    """Seed of the good parts that are drawn, and of the split where there is one.
+    """Seed of the random good parts, and of the split where there is one.
 
     `shares`: percent of train/validation/calibration/test that `balanced` is split into, by group.
     """
@@ -70,9 +70,9 @@ class Ksdd2Balanced(InspectionBuilder):
             rows = partition(kept, theirs, parse_shares(options.shares), options.seed)
             return Placement([replace(row, config="balanced") for row in rows], [ALONE_NOTE, *notes])
         pairs = list(zip(examined, groups, strict=True))
-        original = [placed(image, g, image.sample.columns["original_split"], "original") for image, g in pairs]
+        original = [row_of(image, g, image.sample.columns["original_split"], "original") for image, g in pairs]
         chosen, notes = _chosen(examined, options.seed)
-        balanced = [placed(*pairs[i], "test", "balanced") for i in chosen]
+        balanced = [row_of(*pairs[i], "test", "balanced") for i in chosen]
         total = sum(IMAGES.values())
         if len(examined) != total:
             notes.append(f"{len(examined):,} of KSDD2's {total:,} images are here.")
@@ -96,14 +96,16 @@ def _samples(src: Path, split: str) -> list[Sample]:
 
 def _chosen(examined: Sequence[Examined], seed: int) -> tuple[list[int], list[str]]:
     """Indices of all defects and as many good parts at random, in order, and a note when there are fewer of those."""
-    defects = [i for i, image in enumerate(examined) if image.sample.label == "defect"]
-    goods = [i for i, image in enumerate(examined) if image.sample.label == "good"]
+    defects = [i for i, image in enumerate(examined) if image.sample.class_name == DEFECT]
+    goods = [i for i, image in enumerate(examined) if image.sample.class_name == GOOD]
     if not defects or not goods:
         raise DataError(f"{len(goods)} good and {len(defects)} defect images; `balanced` needs some of each.")
-    drawn = random.Random(seed).sample(goods, min(len(goods), len(defects)))
-    short = len(drawn) < len(defects)
-    notes = [f"`balanced` has {len(drawn)} good images for {len(defects)} defects: there are no more."] if short else []
-    return sorted(defects + drawn), notes
+    sampled = random.Random(seed).sample(goods, min(len(goods), len(defects)))
+    short = len(sampled) < len(defects)
+    notes = (
+        [f"`balanced` has {len(sampled)} good images for {len(defects)} defects: there are no more."] if short else []
+    )
+    return sorted(defects + sampled), notes
 
 
 BUILDER = Ksdd2Balanced

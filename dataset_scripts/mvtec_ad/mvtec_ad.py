@@ -9,7 +9,7 @@ import datasets
 
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
-from hf_inspect.data.partition import Placement, placed
+from hf_inspect.data.partition import Placement, row_of
 from hf_inspect.data.published import (
     MVTEC_CATEGORIES,
     MVTEC_LICENCE,
@@ -46,7 +46,7 @@ class MvtecAd(InspectionBuilder):
         """The published split, by category."""
         columns = [image.sample.columns for image in examined]
         rows = [
-            placed(image, g, of["original_split"], of["category"])
+            row_of(image, g, of["original_split"], of["category"])
             for image, g, of in zip(examined, groups, columns, strict=True)
         ]
         return Placement(rows, what_is_missing(examined) + across_published_split(rows))

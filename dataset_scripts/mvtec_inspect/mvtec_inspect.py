@@ -11,17 +11,17 @@ import datasets
 
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
-from hf_inspect.data.partition import Placement, deal, placed
+from hf_inspect.data.partition import Placement, row_of, stratified_group_split
 from hf_inspect.data.published import MVTEC_LICENCE, mvtec_columns, read_mvtec, what_is_missing
 from hf_inspect.errors import DataError
-from hf_inspect.schema import LABELS, Sample
+from hf_inspect.schema import DEFECT, GOOD, Sample
 
 VALIDATION = 0.1  # of what `sft` holds
 
 
 @dataclass(frozen=True)
 class Options:
-    """Seed, size of the holdout by label, and the share of the official test defects that is learnt from.
+    """Seed, size of the holdout by class, and the share of the official test defects that is learnt from.
 
     `calibration_share` of what `sft` holds is kept for a cascade's thresholds: its good parts are official training
     images, which an official test need not resemble.
@@ -43,7 +43,7 @@ class Options:
 
 
 class MvtecInspect(InspectionBuilder):
-    """Deals whole groups: what lies near a training image is learnt from or left out, never tested on."""
+    """Keeps groups whole: what lies near a training image is learnt from or left out, never tested on."""
 
     VERSION = datasets.Version("1.0.0")
     LICENCE = MVTEC_LICENCE
@@ -59,22 +59,22 @@ class MvtecInspect(InspectionBuilder):
 
     @classmethod
     def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Options) -> Placement:
-        """Groups of training images and of the defects to learn from to `sft`; `holdout` is drawn from the rest."""
+        """Groups of training images and of the defects to learn from to `sft`; `holdout` is sampled from the rest."""
         official = {g for image, g in zip(examined, groups, strict=True) if _is_training(image)}
         learnt = _learnt(examined, groups, official, options)
         sft = [
             i
             for i, image in enumerate(examined)
-            if _is_training(image) or (image.sample.label == "defect" and groups[i] in learnt)
+            if _is_training(image) or (image.sample.class_name == DEFECT and groups[i] in learnt)
         ]
         free = [i for i, g in enumerate(groups) if g not in official and g not in learnt]
         holdout, notes = _holdout(examined, free, options)
-        strata = [f"{examined[i].sample.columns['category']} {examined[i].sample.label}" for i in sft]
+        strata = [f"{examined[i].sample.columns['category']} {examined[i].sample.class_name}" for i in sft]
         shares = {"validation": VALIDATION, "calibration": options.calibration_share}
         shares = {"train": 1 - sum(shares.values())} | {name: share for name, share in shares.items() if share}
-        split = deal(strata, [groups[i] for i in sft], shares, options.seed)
+        split = stratified_group_split(strata, [groups[i] for i in sft], shares, options.seed)
         place = {i: (split[groups[i]], "sft") for i in sft} | dict.fromkeys(holdout, ("test", "holdout"))
-        rows = [placed(examined[i], groups[i], *place[i]) for i in sorted(place)]
+        rows = [row_of(examined[i], groups[i], *place[i]) for i in sorted(place)]
         aside = set(range(len(examined))) - set(place)
         return Placement(rows, what_is_missing(examined) + notes + _left_out(aside, groups, official, learnt))
 
@@ -90,7 +90,7 @@ def _learnt(examined: Sequence[Examined], groups: Sequence[int], official: set[i
     """
     defects: dict[int, Counter[str]] = defaultdict(Counter)
     for image, g in zip(examined, groups, strict=True):
-        if image.sample.label == "defect":
+        if image.sample.class_name == DEFECT:
             defects[g][image.sample.stratum] += 1
     by_type: dict[str, list[int]] = defaultdict(list)
     for g, counted in defects.items():  # a group of several types goes with its majority
@@ -107,21 +107,21 @@ def _learnt(examined: Sequence[Examined], groups: Sequence[int], official: set[i
 
 
 def _holdout(examined: Sequence[Examined], free: Sequence[int], options: Options) -> tuple[list[int], list[str]]:
-    """Indices of the holdout, drawn from the `free` ones, and a note for each label that falls short."""
-    drawn: list[int] = []
+    """Indices of the holdout, sampled from the `free` ones, and a note for each class that falls short."""
+    sampled: list[int] = []
     notes = []
-    for label, asked in zip(LABELS, (options.n_good, options.n_defect), strict=True):
+    for name, asked in ((GOOD, options.n_good), (DEFECT, options.n_defect)):
         strata: dict[str, list[int]] = defaultdict(list)
         for i in free:
-            if examined[i].sample.label == label:
+            if examined[i].sample.class_name == name:
                 strata[examined[i].sample.stratum].append(i)
-        found = _in_turn(strata, random.Random(f"{options.seed} {label}"))[:asked]
+        found = _in_turn(strata, random.Random(f"{options.seed} {name}"))[:asked]
         if not found:
-            raise DataError(f"no {label} test image is left for the holdout; give more images or learn from fewer.")
+            raise DataError(f"no {name} test image is left for the holdout; give more images or learn from fewer.")
         if len(found) < asked:
-            notes.append(f"The holdout has {len(found)} {label} images, {asked} were asked for: there are no more.")
-        drawn += found
-    return drawn, notes
+            notes.append(f"The holdout has {len(found)} {name} images, {asked} were asked for: there are no more.")
+        sampled += found
+    return sampled, notes
 
 
 def _in_turn(strata: Mapping[str, Sequence[int]], shuffled: random.Random) -> list[int]:

@@ -2,10 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import datasets
 
@@ -15,10 +14,10 @@ from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import Placement, partition
 from hf_inspect.data.sources import images_in, relative
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Sample
+from hf_inspect.schema import Sample, TaskSpec
 
 CLASSES = ("Bird-drop", "Clean", "Dusty", "Electrical-damage", "Physical-Damage", "Snow-Covered")
-GOOD = "Clean"
+CLEAN = "Clean"
 WILD = {"dust": "Dusty", "electrical": "Electrical-damage", "physical": "Physical-Damage"}  # copies of it in the wild
 SHARES = {"train": 0.70, "validation": 0.10, "test": 0.20}
 HANDLE = "pythonafroz/solar-panel-images"
@@ -39,7 +38,6 @@ class SolarPanels(InspectionBuilder):
     VERSION = datasets.Version("1.0.0")
     LICENCE = Licence("unknown", False, f"https://www.kaggle.com/datasets/{HANDLE}", f"Kaggle data set {HANDLE}")
     OPTIONS = Options
-    COLUMNS: ClassVar[Mapping[str, Any]] = {"class_name": datasets.ClassLabel(names=list(CLASSES))}
 
     @classmethod
     def read(cls, src: Path | None, options: Options) -> list[Sample]:
@@ -52,6 +50,11 @@ class SolarPanels(InspectionBuilder):
                 f"{root} has no images of {', '.join(missing)}; give the folder that holds all six classes."
             )
         return samples
+
+    @classmethod
+    def task(cls, samples: Sequence[Sample], options: Options) -> TaskSpec:
+        """Six classes, of which the clean panels are good."""
+        return TaskSpec.of(CLASSES, [CLEAN])
 
     @classmethod
     def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Options) -> Placement:
@@ -74,7 +77,7 @@ def _sample(path: Path, root: Path) -> Sample:
     above = [name for name in map(class_of, source.split("/")[-2::-1]) if name]  # the nearest folder first
     if not above:
         raise DataError(f"{source} is in none of the class folders {', '.join(CLASSES)}; move it to one, or out.")
-    return Sample(source, path, "good" if above[0] == GOOD else "defect", above[0], {"class_name": above[0]})
+    return Sample(source, path, above[0], above[0])
 
 
 def _download(options: Options) -> Path:

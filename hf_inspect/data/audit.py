@@ -1,9 +1,7 @@
 """Built data sets -> which images are, exactly or nearly, in two places, by name; and a contact sheet of the pairs."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect.data.build import shards
-from hf_inspect.data.hashing import Signature, near_pairs, sign
-from hf_inspect.data.load import read_manifest
+from hf_inspect.data.hashing import Signature, duplicates, sign_all
+from hf_inspect.data.load import read_manifest, shard_rows
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.data.sheet import of_pairs, thumbnail
 from hf_inspect.errors import DataError
@@ -94,10 +92,10 @@ class Audit:
         head = ("place A", "place B", "exact", "near", "")
         rows = [(str(o.a), str(o.b), f"{o.exact:,}", f"{o.near:,}", _SAID[o.kind]) for o in self.overlaps]
         a, b, exact, near = (max(len(row[n]) for row in [head, *rows]) for n in range(4))
-        shown = [f"{r[0]:{a}}  {r[1]:{b}}  {r[2]:>{exact}}  {r[3]:>{near}}  {r[4]}".rstrip() for r in [head, *rows]]
+        table = [f"{r[0]:{a}}  {r[1]:{b}}  {r[2]:>{exact}}  {r[3]:>{near}}  {r[4]}".rstrip() for r in [head, *rows]]
         count = {kind: sum(o.exact + o.near for o in self.overlaps if o.kind == kind) for kind in _SAID}
         lines = [f"{self.images:,} images in {self.places} places: {count['crossing']:,} pairs cross a split or a set."]
-        lines += shown if rows else []
+        lines += table if rows else []
         for kind, said in _SAID.items():
             named = self._of(kind)[:_PRINTED]
             lines += [f"{said}:", *(f"  {pair}" for pair in named)] if named else []
@@ -116,7 +114,7 @@ def audit(folders: Sequence[Path], sheet: Path | None = None, progress: Progress
     manifests = {str(folder): read_manifest(folder) for folder in folders}
     places = [place for folder, manifest in manifests.items() for place in _places(folder, manifest)]
     signatures, sources, at = _signed(places, manifests, progress)
-    i, j = near_pairs(signatures).T
+    i, j = duplicates(signatures).T
     exact = np.array([s.sha256 for s in signatures], "S64")
     same = exact[i] == exact[j]
     kinds = [[_kind(a, b, manifests) for b in places] for a in places]
@@ -144,28 +142,24 @@ def _signed(
     sources: list[str] = []
     at: list[int] = []
     total = sum(len(manifest["images"]) for manifest in manifests.values())
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for number, place in enumerate(places):
-            listed = _listed(place, manifests[place.folder])
-            for contents in _batches(place):
-                signed = list(threads.map(sign, contents))
-                sources += [_name(listed, signature, place) for signature in signed]
-                signatures += signed
-                at += [number] * len(signed)
-                progress("read and sign", len(signatures), total)
-            if any(listed.values()):
-                raise _stale(place)
+    for number, place in enumerate(places):
+        listed = _listed(place, manifests[place.folder])
+        for contents in _batches(place):
+            signed = sign_all(contents)
+            sources += [_name(listed, signature, place) for signature in signed]
+            signatures += signed
+            at += [number] * len(signed)
+            progress("read and sign", len(signatures), total)
+        if any(listed.values()):
+            raise _stale(place)
     return signatures, sources, np.array(at, np.int64)
 
 
 def _batches(place: Place) -> Iterator[list[bytes]]:
     """The files of a place's images, some at a time."""
-    from pyarrow.parquet import ParquetFile
-
     for path in shards(Path(place.folder), place.config, place.split):
-        with ParquetFile(path) as shard:
-            for batch in shard.iter_batches(_ROWS_AT_ONCE, columns=["image"]):
-                yield batch.column("image").field("bytes").to_pylist()
+        for rows in shard_rows(path, ["image"], _ROWS_AT_ONCE):
+            yield [row["image"]["bytes"] for row in rows]
 
 
 def _listed(place: Place, manifest: Mapping[str, Any]) -> dict[str, list[str]]:

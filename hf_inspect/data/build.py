@@ -7,9 +7,10 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row
 from hf_inspect.data.sources import opened
 from hf_inspect.errors import DataError, InspectError
-from hf_inspect.schema import Progress, Sample, no_progress
+from hf_inspect.schema import Progress, Sample, TaskSpec, no_progress
 
 if TYPE_CHECKING:
     from hf_inspect.data.builder import InspectionBuilder
@@ -88,11 +89,11 @@ def options_from(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 def described(manifest: Mapping[str, Any]) -> str:
     """What was built, for the terminal: counts, groups, what was left out, notes, fingerprint."""
     groups, several = manifest["groups"], len(manifest["counts"]) > 1
-    lines = []
+    lines = [str(TaskSpec.from_dict(manifest["task"], MANIFEST))]
     for config, splits in manifest["counts"].items():
         for split, counts in splits.items():
             place = f"{config} {split}" if several else split
-            lines.append(f"{place:24} " + "  ".join(f"{label} {n}" for label, n in counts.items()))
+            lines.append(f"{place:24} " + "  ".join(f"{name} {n}" for name, n in counts.items()))
     lines.append(f"{groups['n']} groups, the largest of {groups['largest']} images ({groups['largest_share']:.2%})")
     if manifest["rejected"]:
         first = manifest["rejected"][0]
@@ -109,6 +110,12 @@ def shards(folder: Path, config: str, split: str) -> list[Path]:
     """The Parquet files of a built folder's split, in order."""
     inside = folder / "data" if config == DEFAULT else folder / "data" / config
     return sorted(inside.glob(f"*-{split}*.parquet"))
+
+
+def fingerprint(task: TaskSpec, images: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 (hex) of a data set: its task, and the contents and places of the images, as its manifest has them."""
+    content = {"task": task.to_dict(), "images": list(images)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def script_named(name: str) -> "type[InspectionBuilder]":
@@ -172,15 +179,17 @@ def _arguments(name: str, script: "type[InspectionBuilder]", options: Any, sampl
     listing = hashlib.sha256()
     for sample in samples:
         sizes = [path.stat().st_size for path in (sample.path, sample.mask) if path is not None and path.exists()]
-        said = [sample.source, sizes, sample.label, dict(sample.columns)]
+        said = [sample.source, sizes, sample.class_name, dict(sample.columns)]
         listing.update(json.dumps(said, sort_keys=True, default=str).encode())
     stated = {"name": name, "version": str(script.VERSION), "options": asdict(options)}
     return stated | {"files": len(samples), "listing_sha256": listing.hexdigest()}
 
 
 def _built_already(out: Path, arguments: Mapping[str, Any], folders: bool) -> bool:
-    manifest = out / MANIFEST
-    return manifest.exists() and files.read_json(manifest)["builder"] == arguments and (out / "val").exists() == folders
+    """Whether `out` holds what these arguments build, and by a version that states the task."""
+    manifest = files.read_json(out / MANIFEST) if (out / MANIFEST).exists() else {}
+    same = "task" in manifest and manifest["builder"] == arguments
+    return same and (out / "val").exists() == folders
 
 
 def _write(
@@ -200,13 +209,14 @@ def _write(
     taken = [image.sample for image in examined]
     groups = group([image.signature for image in examined], script.keys(taken, options)).tolist()
     placement = script.place(examined, groups, options)
-    columns = script.columns_of(taken, options)
-    _write_parquet(script, columns, placement.rows, stage, str(arguments["name"]), num_proc, progress)
+    task, columns = script.task(taken, options), script.columns_of(taken, options)
+    write = partial(script, spec=task, columns=columns, dataset_name=str(arguments["name"]))
+    _write_parquet(write, placement.rows, stage, num_proc, progress)
     if folders:
         config, split = script.EVALUATION
         evaluated = [row for row in placement.rows if row.config in script.CONFIGS[config] and row.split == split]
-        write_folders(stage, str(arguments["name"]), evaluated)
-    manifest = _manifest(script, options, placement, rejected, arguments)
+        write_folders(stage, str(arguments["name"]), evaluated, task)
+    manifest = _manifest(script, options, task, placement, rejected, arguments)
     write_sheet(stage, placement.rows)
     files.write_text(stage / "README.md", data_card(script, manifest))
     head = {key: value for key, value in manifest.items() if key != "images"}
@@ -215,13 +225,7 @@ def _write(
 
 
 def _write_parquet(
-    script: "type[InspectionBuilder]",
-    columns: Mapping[str, Any],
-    rows: Sequence[Row],
-    stage: Path,
-    name: str,
-    num_proc: int,
-    progress: Progress,
+    builder_of: "Callable[..., InspectionBuilder]", rows: Sequence[Row], stage: Path, num_proc: int, progress: Progress
 ) -> None:
     """Each config's rows as Parquet under data/, images embedded as they are; a config has one writer."""
     import datasets
@@ -231,8 +235,8 @@ def _write_parquet(
 
     def write(config: str) -> None:
         own = [row for row in rows if row.config == config]
-        where = {"cache_dir": str(stage / "cache"), "dataset_name": name, "config_name": config}
-        builder = script(rows=own, columns=columns, on_row=step, writer_batch_size=_row_group(own), **where)
+        where = {"cache_dir": str(stage / "cache"), "config_name": config}
+        builder = builder_of(rows=own, on_row=step, writer_batch_size=_row_group(own), **where)
         target = stage / "data" if config == DEFAULT else stage / "data" / config
         try:
             builder.download_and_prepare(str(target), file_format="parquet", max_shard_size=MAX_SHARD_SIZE)
@@ -255,6 +259,7 @@ def _row_group(rows: Sequence[Row]) -> int:
 def _manifest(
     script: "type[InspectionBuilder]",
     options: Any,
+    task: TaskSpec,
     placement: Placement,
     rejected: Sequence[Rejected],
     arguments: Mapping[str, Any],
@@ -265,32 +270,32 @@ def _manifest(
     largest = Counter(once.values()).most_common(1)[0][1]
     return {
         "builder": dict(arguments),
+        "task": task.to_dict(),
         "licence": script.LICENCE.spdx if script.LICENCE else options.license,
         "commercial": script.LICENCE.commercial if script.LICENCE else None,
         "views": script.VIEWS,
         "notes": placement.notes,
-        "fingerprint": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest(),
-        "counts": _counts(rows),
-        "classes": _classes(rows),
+        "fingerprint": fingerprint(task, kept),
+        "counts": _counts(rows, task),
+        "strata": _strata(rows),
         "groups": {"n": len(set(once.values())), "largest": largest, "largest_share": largest / len(once)},
         "rejected": [asdict(one) for one in rejected],
         "images": kept,
     }
 
 
-def _counts(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, int]]]:
-    """Images by config, split and label."""
-    counts: dict[str, dict[str, dict[str, int]]] = {}
+def _counts(rows: Sequence[Row], task: TaskSpec) -> dict[str, dict[str, dict[str, int]]]:
+    """Images by config, split and class, in the order of the task."""
+    counts: dict[str, dict[str, Counter[str]]] = {}
     for row in rows:
-        of_split = counts.setdefault(row.config, {}).setdefault(row.split, {})
-        of_split[str(row.sample.label)] = of_split.get(str(row.sample.label), 0) + 1
+        counts.setdefault(row.config, {}).setdefault(row.split, Counter())[str(row.sample.class_name)] += 1
     return {
-        config: {split: dict(sorted(splits[split].items())) for split in sorted(splits)}
+        config: {split: {name: n for name in task.classes if (n := splits[split][name])} for split in sorted(splits)}
         for config, splits in counts.items()
     }
 
 
-def _classes(rows: Sequence[Row]) -> dict[str, int]:
+def _strata(rows: Sequence[Row]) -> dict[str, int]:
     """Images by stratum, each counted once in however many configs it is shown."""
     strata = {row.sample.source: row.sample.stratum for row in rows}.values()
     return dict(sorted(Counter(strata).items()))

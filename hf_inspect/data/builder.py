@@ -2,19 +2,20 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
 
+from hf_inspect.data.classes import CLASS_NAME, LABEL, class_column
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import DEFAULT, Placement, Row
 from hf_inspect.data.sources import keys_by_rule
 from hf_inspect.errors import DataError
-from hf_inspect.schema import LABELS, Sample
+from hf_inspect.prefetch import prefetched
+from hf_inspect.schema import BINARY, DEFECT, GOOD, Sample, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class SeedOnly:
 class InspectionBuilder(datasets.GeneratorBasedBuilder):
     """Writes the rows of one config as Parquet with the images' own bytes; scripts say the rest.
 
-    `OPTIONS` is a frozen dataclass of the data set's own arguments; `COLUMNS` the features beside image, label and
-    group; `CONFIGS` the configs a reader loads, each a union of those that `place` names; `EVALUATION` the config
+    `OPTIONS` is a frozen dataclass of the data set's own arguments; `COLUMNS` the features beside image, label, class
+    and group; `CONFIGS` the configs a reader loads, each a union of those that `place` names; `EVALUATION` the config
     and split that `--layout folders` writes as val/. `VIEWS` says that configs show the same images on purpose.
     """
 
@@ -41,9 +42,15 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIG_CLASS = datasets.BuilderConfig
 
     def __init__(
-        self, *, rows: Sequence[Row], columns: Mapping[str, Any], on_row: Callable[[], None], **kwargs: Any
+        self,
+        *,
+        rows: Sequence[Row],
+        spec: TaskSpec,
+        columns: Mapping[str, Any],
+        on_row: Callable[[], None],
+        **kwargs: Any,
     ) -> None:
-        self.rows, self.columns, self.on_row = rows, columns, on_row
+        self.rows, self.spec, self.columns, self.on_row = rows, spec, columns, on_row
         super().__init__(**kwargs)
 
     @classmethod
@@ -57,8 +64,13 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
         raise NotImplementedError
 
     @classmethod
+    def task(cls, samples: Sequence[Sample], options: Any) -> TaskSpec:
+        """The classes of the samples that are taken, and which of them are good."""
+        return BINARY
+
+    @classmethod
     def columns_of(cls, samples: Sequence[Sample], options: Any) -> Mapping[str, Any]:
-        """Features beside image, label and group; override where class names come from the data."""
+        """Features beside image, label, class and group; override where their names come from the data."""
         return cls.COLUMNS
 
     @classmethod
@@ -83,12 +95,10 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
         return cls.OPTIONS(**given)
 
     def _info(self) -> datasets.DatasetInfo:
-        features = {
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=list(LABELS)),
-            **self.columns,
-            "group": datasets.Value("int32"),
-        }
+        features = {"image": datasets.Image(), LABEL: datasets.ClassLabel(names=[GOOD, DEFECT])}
+        if class_column(self.spec) == CLASS_NAME:
+            features[CLASS_NAME] = datasets.ClassLabel(names=list(self.spec.classes))
+        features |= {**self.columns, "group": datasets.Value("int32")}
         return datasets.DatasetInfo(features=datasets.Features(features))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -97,21 +107,18 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         own = [row for row in self.rows if row.split == split]
-        with ThreadPoolExecutor(1) as reader:  # one row ahead of the writer
-            ahead = reader.submit(self._example, own[0])
-            for i, following in enumerate([*own[1:], None]):
-                example = ahead.result()
-                if following:
-                    ahead = reader.submit(self._example, following)
-                yield i, example
-                self.on_row()
+        for i, example in enumerate(prefetched(self._example, own)):
+            yield i, example
+            self.on_row()
 
     def _example(self, row: Row) -> dict[str, Any]:
         content = row.sample.read()
         if hashlib.sha256(content).hexdigest() != row.signature.sha256:
             raise DataError(f"{row.sample.source} changed while the data set was built; build it again.")
         image = {"bytes": content, "path": row.sample.path.name}
-        example = {"image": image, "label": row.sample.label, "group": row.group, **row.sample.columns}
+        name = str(row.sample.class_name)
+        example = {"image": image, LABEL: self.spec.disposition(name), "group": row.group, **row.sample.columns}
+        example[class_column(self.spec)] = name
         if "mask" in self.columns:
             mask = row.sample.mask
             example["mask"] = mask and {"bytes": mask.read_bytes(), "path": mask.name}

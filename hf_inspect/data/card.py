@@ -1,6 +1,7 @@
 """The card of a built data set: YAML that makes `load_dataset` work, the script's text, and what its manifest holds."""
 
 import random
+import re
 import shlex
 import sys
 from collections import defaultdict
@@ -10,27 +11,48 @@ from typing import TYPE_CHECKING, Any
 
 from hf_inspect.data.partition import DEFAULT, SPLITS, Row
 from hf_inspect.data.sheet import of_images
-from hf_inspect.schema import LABELS
+from hf_inspect.schema import TaskSpec
 
 if TYPE_CHECKING:
     from hf_inspect.data.builder import InspectionBuilder
 
 SHEET = "contact_sheet.png"
-_SHOWN = 24  # images on the contact sheet
-_REJECTED_SHOWN = 20
+_MARKDOWN = frozenset("\\`*_[]<>&|~$")  # what Markdown would read as its own
+_ON_SHEET = 24  # images on the contact sheet
+_REJECTED_NAMED = 20
 
 
 def write_sheet(folder: Path, rows: Sequence[Row]) -> None:
     """Write the contact sheet that the card shows into a built data set's folder."""
-    of_images([(row.sample.read(), _caption(row)) for row in _drawn(rows)], folder / SHEET)
+    of_images([(row.sample.read(), _caption(row)) for row in _sampled(rows)], folder / SHEET)
 
 
 def data_card(script: "type[InspectionBuilder]", manifest: Mapping[str, Any], notes: str = "") -> str:
     """The card's text; `notes` are added to the letter."""
     text = Path(sys.modules[script.__module__].__file__ or "").with_name("card.md").read_text().rstrip()
-    parts = [_yaml(script, manifest), text, f"![{_SHOWN} of the images]({SHEET})", _usage(script, manifest)]
-    parts += ["## Splits\n\n" + _table(manifest) + "\n\n" + _grouped(manifest), *_sections(manifest)]
+    parts = [_yaml(script, manifest), text, f"![{_ON_SHEET} of the images]({SHEET})", _usage(script, manifest)]
+    task = TaskSpec.from_dict(manifest["task"], f"the manifest of {manifest['builder']['name']}")
+    parts += [f"## Classes\n\n{task_table(task)}"]
+    parts += ["## Splits\n\n" + _table(manifest, task) + "\n\n" + _grouped(manifest), *_sections(manifest, task)]
     return "\n\n".join([*parts, *([notes] if notes else []), _origin(script, manifest)]) + "\n"
+
+
+def task_table(task: TaskSpec) -> str:
+    """Each class and whether it is good or a defect, as a Markdown table."""
+    lines = [f"| {cell(name)} | {one} |" for name, one in zip(task.classes, task.dispositions, strict=True)]
+    return "\n".join(["| class | is |", "|---|---|", *lines])
+
+
+def cell(text: str) -> str:
+    """A text of any characters as the content of one cell of a Markdown table, shown as it is."""
+    return "".join(f"\\{c}" if c in _MARKDOWN else c for c in " ".join(text.split()))
+
+
+def head(values: Mapping[str, Any]) -> str:
+    """The YAML at the head of a card."""
+    import yaml
+
+    return f"---\n{yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)}---"
 
 
 def usage(config: str) -> str:
@@ -47,15 +69,25 @@ def _usage(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> st
 
 
 def _yaml(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:
-    name, counts = manifest["builder"]["name"], manifest["counts"]
-    lines = ["---", f"license: {manifest['licence'].lower()}", "task_categories:", "- image-classification", "configs:"]
+    values = {"license": manifest["licence"].lower(), "task_categories": ["image-classification"]}
+    return head(values | {"configs": configs(script, manifest["builder"]["name"], manifest["counts"])})
+
+
+def configs(
+    script: "type[InspectionBuilder]", name: str, places: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What `load_dataset` reads from a card's head: each config's Parquet files by split.
+
+    `places` are the configs and splits that were written, `name` is what their files begin with.
+    """
+    found = []
     for config, united in script.CONFIGS.items():
-        parts = [part for part in united if part in counts]
-        lines += [f"- config_name: {config}", "  data_files:"] if parts else []
-        for split in (split for split in SPLITS if any(split in counts[part] for part in parts)):
-            lines += [f"  - split: {split}", "    path:"]
-            lines += [f"    - {_glob(name, part, split)}" for part in parts if split in counts[part]]
-    return "\n".join([*lines, "---"])
+        by_split = {
+            split: [_glob(name, part, split) for part in united if split in places.get(part, {})] for split in SPLITS
+        }
+        data_files = [{"split": split, "path": paths} for split, paths in by_split.items() if paths]
+        found += [{"config_name": config, "data_files": data_files}] if data_files else []
+    return found
 
 
 def _glob(name: str, config: str, split: str) -> str:
@@ -63,13 +95,23 @@ def _glob(name: str, config: str, split: str) -> str:
     return f"{inside}/{name}-{split}*.parquet"
 
 
-def _table(manifest: Mapping[str, Any]) -> str:
-    lines = ["| config | split | good | defect |", "|---|---|---|---|"]
+def _table(manifest: Mapping[str, Any], task: TaskSpec) -> str:
+    lines = [_row("config", "split", *map(cell, task.classes)), _row(*["---"] * (2 + len(task.classes)))]
     for config, splits in manifest["counts"].items():
         for split in (split for split in SPLITS if split in splits):
-            good, defect = (splits[split].get(label, 0) for label in LABELS)
-            lines.append(f"| {config} | {split} | {good} | {defect} |")
+            lines.append(_row(config, split, *(splits[split].get(name, 0) for name in task.classes)))
     return "\n".join(lines)
+
+
+def _code(text: str) -> str:
+    """A text of any characters as a span of code."""
+    plain = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
+    return f"{fence}{plain}{fence}" if len(fence) == 1 else f"{fence} {plain} {fence}"
+
+
+def _row(*values: Any) -> str:
+    return f"| {' | '.join(map(str, values))} |"
 
 
 def _grouped(manifest: Mapping[str, Any]) -> str:
@@ -80,19 +122,21 @@ def _grouped(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _sections(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Notes, classes and rejected images, each where there are any."""
+def _sections(manifest: Mapping[str, Any], task: TaskSpec) -> Iterator[str]:
+    """Notes, strata and rejected images, each where there are any, and strata where they say more than classes."""
     if manifest["notes"]:
         yield "## What to know of this build\n\n" + "\n".join(f"- **{note}**" for note in manifest["notes"])
-    classes = manifest["classes"]
-    if len(classes) > 1:
-        lines = [f"| {name} | {n} |" for name, n in classes.items()]
-        yield "## By class\n\n| class | images |\n|---|---|\n" + "\n".join(lines)
+    strata = manifest["strata"]
+    if len(strata) > 1 and not set(strata) <= set(task.classes):
+        lines = [_row(cell(name), n) for name, n in strata.items()]
+        yield "## By stratum\n\nWhat the split keeps in proportion.\n\n" + "\n".join(
+            ["| stratum | images |", "|---|---|", *lines]
+        )
     rejected = manifest["rejected"]
     if rejected:
-        lines = [f"- `{one['source']}`: {one['reason']}" for one in rejected[:_REJECTED_SHOWN]]
-        more = [f"- ... and {len(rejected) - _REJECTED_SHOWN} more, in manifest.json"]
-        lines += more if len(rejected) > _REJECTED_SHOWN else []
+        lines = [f"- {_code(one['source'])}: {cell(one['reason'])}" for one in rejected[:_REJECTED_NAMED]]
+        more = [f"- ... and {len(rejected) - _REJECTED_NAMED} more, in manifest.json"]
+        lines += more if len(rejected) > _REJECTED_NAMED else []
         yield f"## Left out: {len(rejected)} images\n\n" + "\n".join(lines)
 
 
@@ -116,15 +160,15 @@ def _option(named: tuple[str, Any]) -> str:
 
 
 def _caption(row: Row) -> str:
-    return f"{row.sample.label} {row.split}"
+    return f"{' '.join(str(row.sample.class_name).split())} {row.split}"
 
 
-def _drawn(rows: Sequence[Row]) -> list[Row]:
+def _sampled(rows: Sequence[Row]) -> list[Row]:
     """Up to 24 rows, evenly over strata, the same for the same rows."""
     by_stratum: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_stratum[row.sample.stratum].append(row)
-    deal = random.Random(0)
-    piles = [deal.sample(pile, len(pile)) for _, pile in sorted(by_stratum.items())]
-    turns = (pile[turn] for turn in range(_SHOWN) for pile in piles if turn < len(pile))
-    return [row for row, _ in zip(turns, range(_SHOWN), strict=False)]
+    shuffled = random.Random(0)
+    piles = [shuffled.sample(pile, len(pile)) for _, pile in sorted(by_stratum.items())]
+    turns = (pile[turn] for turn in range(_ON_SHEET) for pile in piles if turn < len(pile))
+    return [row for row, _ in zip(turns, range(_ON_SHEET), strict=False)]

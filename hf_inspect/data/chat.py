@@ -13,46 +13,54 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from hf_inspect import files, prompts
 from hf_inspect.data.build import MANIFEST, script_named, shards
-from hf_inspect.data.card import data_card, usage
-from hf_inspect.data.load import read_manifest
+from hf_inspect.data.card import cell, configs, data_card, head, task_table, usage
+from hf_inspect.data.classes import class_column
+from hf_inspect.data.load import read_manifest, read_task, shard_rows
 from hf_inspect.data.partition import DEFAULT, SPLITS
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Progress, no_progress
+from hf_inspect.schema import Progress, TaskSpec, no_progress
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 QUESTIONS = "questions.yaml"
 _CHAT = "-chat"  # what a chat data set's name ends in
 _IMAGES_AT_ONCE = 16  # of one Parquet row group, whose dictionary holds the bytes of each once, whatever is asked of it
-_Image = tuple[dict[str, Any], str, int]  # {"bytes", "path"}, source, class id
+_Image = tuple[dict[str, Any], str, str]  # {"bytes", "path"}, source, class name
 _DICTIONARY_BYTES = 2**30  # room for them: a smaller limit would write the image again with each question
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What is asked of an image and answered, by class; `column` is the data set's column that holds the class."""
+    """What is asked of an image and answered, by class; `good` are the classes that may ship."""
 
-    column: str
     classes: Mapping[str, Sequence[str]]
+    good: Sequence[str]
     templates: Sequence[str]
     direct: str
     system: str = ""
 
-    def task(self) -> prompts.Task:
+    def task(self) -> TaskSpec:
+        """The classes in the order of the questions, and which are good."""
+        return TaskSpec.of(self.classes, self.good)
+
+    def question(self) -> prompts.Question:
         """The direct question, answered by a class's name alone."""
-        return prompts.Task(self.system, self.direct, tuple(self.classes))
+        return prompts.Question(self.system, self.direct, self.task())
 
     def about(self, name: str) -> list[dict[str, list[prompts.Message]]]:
         """Prompt and completion of each row of an image of class `name`: templates x descriptions, then the direct."""
-        every = [text for of_class in self.classes.values() for text in of_class]
         described = [
-            prompts.render(prompts.Task(self.system, template, tuple(every)), every.index(text))
+            prompts.render(prompts.Question(self.system, template, self._descriptions()), at)
             for template in self.templates
-            for text in self.classes[name]
+            for at in map(self._descriptions().index, self.classes[name])
         ]
-        return [*described, prompts.render(self.task(), list(self.classes).index(name))]
+        return [*described, prompts.render(self.question(), self.task().index(name))]
+
+    def _descriptions(self) -> TaskSpec:
+        """Every description as an answer of its own."""
+        good = [text for name in self.good for text in self.classes[name]]
+        return TaskSpec.of([text for texts in self.classes.values() for text in texts], good)
 
 
 def read_questions(path: Path) -> Questions:
@@ -76,7 +84,7 @@ def read_questions(path: Path) -> Questions:
 def dataset_card(manifest: Mapping[str, Any], notes: str = "") -> str:
     """The card of a built data set or of its chat rows, from its manifest; `notes` are added to the letter."""
     name = manifest["builder"]["name"]
-    if "classes" not in manifest:
+    if not {"task", "strata"} <= set(manifest):
         raise DataError(f"this {name} was built before its manifest held what a card needs; build it again.")
     if "rows" in manifest:
         return _card(name.removesuffix(_CHAT), manifest, Questions(**manifest["questions"]), notes)
@@ -84,16 +92,26 @@ def dataset_card(manifest: Mapping[str, Any], notes: str = "") -> str:
 
 
 def questions_of(folder: Path, questions: Path | None = None) -> Questions:
-    """What is asked of a built data set: of the YAML file given, else of the one beside the data set's script."""
-    name = read_manifest(folder)["builder"]["name"]
-    return read_questions(questions or files.shipped("dataset_scripts") / name / QUESTIONS)
+    """What is asked of a built data set: of the YAML file given, else of the one beside its script, else the default.
+
+    DataError, with both printed, when the questions have other classes than the data set, or call others good; their
+    order is the questions' own.
+    """
+    path = questions or _shipped_questions(read_manifest(folder)["builder"]["name"])
+    own = read_task(folder)
+    if path is None:
+        return default_questions(own)
+    asked = read_questions(path)
+    own.refuse_other(asked.task(), f"The data set {folder}", f"the questions {path}")
+    return asked
 
 
-def answers_of(rows: "datasets.Dataset", asked: Questions) -> list[int]:
-    """Index among the options of `asked.task()` of each row's class; DataError where the classes differ."""
-    names = _class_names(rows.features, asked)
-    index = [list(asked.classes).index(name) for name in names]
-    return [index[label] for label in rows[asked.column]]
+def default_questions(task: TaskSpec) -> Questions:
+    """Which of its classes a part is of, asked once, for data sets that bring no questions."""
+    *others, last = task.classes
+    named = f"{', '.join(others)} and {last}" if others else last
+    direct = f"Which of {named} is this part? Answer with the class name only."
+    return Questions({name: () for name in task.classes}, task.good, (), direct)
 
 
 def chat(folder: Path, out: Path, questions: Path | None = None, progress: Progress = no_progress) -> dict[str, Any]:
@@ -102,13 +120,13 @@ def chat(folder: Path, out: Path, questions: Path | None = None, progress: Progr
     `questions` is a YAML file; by default the one beside the data set's script. Images are embedded in the Parquet
     as they are, and lie in images/ under their SHA-256 for the JSON lines.
     """
-    manifest = read_manifest(folder)
+    manifest, task = read_manifest(folder), read_task(folder)
     name, counts = manifest["builder"]["name"], manifest["counts"]
     if out.absolute() == folder.absolute():
         raise DataError(f"{out} is the data set itself; give another folder for its chat rows.")
     asked = questions_of(folder, questions)
     with files.staged_folder(out) as stage:
-        writer = _Writer(folder, stage, manifest, asked, progress)
+        writer = _Writer(folder, stage, manifest, task, asked, progress)
         rows = {config: {split: writer.write(config, split) for split in splits} for config, splits in counts.items()}
         made = _manifest(manifest, asked, rows)
         files.write_text(stage / "README.md", _card(name, made, asked))
@@ -118,14 +136,22 @@ def chat(folder: Path, out: Path, questions: Path | None = None, progress: Progr
 
 def _check(name: str, value: Mapping[str, Any]) -> None:
     """DataError unless the YAML's values are texts, lists of texts, and lists of texts by class."""
-    for key in ("column", "direct", "system"):
+    for key in ("direct", "system"):
         if not isinstance(value.get(key, ""), str):
             raise DataError(f"{name}: {key} is {value[key]!r}; give a text, in quotes if need be.")
     if not _texts(value["templates"]) or not isinstance(value["classes"], dict):
         raise DataError(f"{name}: templates is a list of questions, classes a list of descriptions for each class.")
+    if not _texts(value["good"]):
+        raise DataError(f"{name}: good is {value['good']!r}; give the list of those classes that may ship.")
     for of_class, descriptions in value["classes"].items():
         if not isinstance(of_class, str) or not _texts(descriptions):
             raise DataError(f"{name}: class {of_class!r} needs a name and a list of one or more descriptions.")
+
+
+def _shipped_questions(name: str) -> Path | None:
+    """The questions beside a data set's script."""
+    path = files.shipped("dataset_scripts") / name / QUESTIONS
+    return path if path.is_file() else None
 
 
 def _texts(value: Any) -> bool:
@@ -139,6 +165,7 @@ class _Writer:
     folder: Path
     stage: Path
     manifest: Mapping[str, Any]
+    task: TaskSpec
     asked: Questions
     progress: Progress
     done: int = 0
@@ -156,70 +183,59 @@ class _Writer:
         return n
 
     def _shard(self, path: Path, pending: Iterator[Mapping[str, Any]], lines: TextIO) -> int:
-        import datasets
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        names = _class_names(datasets.Features.from_arrow_schema(pq.read_schema(path)), self.asked)
-        schema, about = _features(names).arrow_schema, [self.asked.about(name) for name in names]
+        schema, about = _features(self.task).arrow_schema, {name: self.asked.about(name) for name in self.task.classes}
         name = self.manifest["builder"]["name"]
         target = self.stage / path.relative_to(self.folder).with_name(path.name.replace(name, f"{name}-chat", 1))
         target.parent.mkdir(parents=True, exist_ok=True)
         n = 0
         with pq.ParquetWriter(target, schema, dictionary_pagesize_limit=_DICTIONARY_BYTES) as writer:
-            for batch in pq.ParquetFile(path).iter_batches(_IMAGES_AT_ONCE, columns=["image", self.asked.column]):
-                rows = [row for one in self._checked(batch, pending, path) for row in _rows(one, about[one[2]])]
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-                lines.writelines(self._line(row, names) for row in rows)
+            for batch in shard_rows(path, ["image", class_column(self.task)], _IMAGES_AT_ONCE):
+                images = self._checked(batch, pending, path)
+                rows = [_row(one, messages) for one in images for messages in about[one[2]]]
+                lines.writelines(self._line(row) for row in rows)
+                writer.write_table(pa.Table.from_pylist([self._with_id(row) for row in rows], schema))
                 n += len(rows)
         return n
 
-    def _checked(self, batch: "pa.RecordBatch", pending: Iterator[Mapping[str, Any]], path: Path) -> Iterator[_Image]:
+    def _checked(
+        self, batch: Sequence[Mapping[str, Any]], pending: Iterator[Mapping[str, Any]], path: Path
+    ) -> Iterator[_Image]:
         """The batch's images with their sources; DataError where manifest.json says another."""
-        for row in batch.to_pylist():
+        for row in batch:
             entry = next(pending, None)
             if entry is None or hashlib.sha256(row["image"]["bytes"]).hexdigest() != entry["sha256"]:
                 raise DataError(f"{path} holds other images than manifest.json says; build the data set again.")
             self.done += 1
             self.progress("write chat rows", self.done, len(self.manifest["images"]))
-            yield row["image"], entry["source"], row[self.asked.column]
+            yield row["image"], entry["source"], row[class_column(self.task)]
 
-    def _line(self, row: Mapping[str, Any], names: Sequence[str]) -> str:
+    def _with_id(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row as Parquet has it, whose column `class` holds the class's id."""
+        return {**row, "class": self.task.index(row["class"])}
+
+    def _line(self, row: Mapping[str, Any]) -> str:
         """The row as a JSON line; its image is written to images/ with the first row that needs it."""
         image = row["images"][0]
         name = hashlib.sha256(image["bytes"]).hexdigest() + Path(image["path"]).suffix.lower()
         path = self.stage / "images" / name
         if not path.exists():
             files.write_bytes(path, image["bytes"])
-        shown = {"images": [f"images/{name}"], "class": names[row["class"]]}
-        return json.dumps({**row, **shown}, ensure_ascii=False) + "\n"
+        return json.dumps({**row, "images": [f"images/{name}"]}, ensure_ascii=False) + "\n"
 
 
 def _place(image: Mapping[str, Any]) -> tuple[str, str]:
     return image.get("config", DEFAULT), image["split"]
 
 
-def _rows(image: _Image, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    content, source, of_class = image
-    return [{"images": [content], **message, "source": source, "class": of_class} for message in messages]
+def _row(image: _Image, messages: Mapping[str, Any]) -> dict[str, Any]:
+    content, source, class_name = image
+    return {"images": [content], **messages, "source": source, "class": class_name}
 
 
-def _class_names(features: "datasets.Features", asked: Questions) -> list[str]:
-    """The classes of the asked column; DataError unless the questions know these and no others."""
-    import datasets
-
-    classes = {name: one.names for name, one in features.items() if isinstance(one, datasets.ClassLabel)}
-    if asked.column not in classes:
-        raise DataError(f"the data set has no class column {asked.column!r}; it has {', '.join(classes)}.")
-    if wrong := set(classes[asked.column]) ^ set(asked.classes):
-        raise DataError(
-            f"the questions describe {', '.join(asked.classes)}, but {asked.column} has the classes "
-            f"{', '.join(classes[asked.column])}; the difference is {', '.join(sorted(wrong))}."
-        )
-    return classes[asked.column]
-
-
-def _features(names: Sequence[str]) -> "datasets.Features":
+def _features(task: TaskSpec) -> "datasets.Features":
     import datasets
 
     text = datasets.Value("string")
@@ -230,13 +246,13 @@ def _features(names: Sequence[str]) -> "datasets.Features":
             "prompt": messages,
             "completion": messages,
             "source": text,
-            "class": datasets.ClassLabel(names=list(names)),
+            "class": datasets.ClassLabel(names=list(task.classes)),
         }
     )
 
 
 def _manifest(source: Mapping[str, Any], asked: Questions, rows: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    """The source's manifest with the rows that were made of it; `counts` stays the images by label."""
+    """The source's manifest with the rows that were made of it; `counts` stays the images by class."""
     builder = source["builder"]
     content = json.dumps([source["fingerprint"], asdict(asked)])
     made = {
@@ -250,28 +266,21 @@ def _manifest(source: Mapping[str, Any], asked: Questions, rows: Mapping[str, Ma
 
 def _card(name: str, manifest: Mapping[str, Any], asked: Questions, notes: str = "") -> str:
     """The card: YAML that makes `load_dataset` work, counts, the direct question and where it all comes from."""
-    import yaml
-
-    head = {"license": manifest["licence"].lower(), "task_categories": ["visual-question-answering"]}
-    head["configs"] = [
-        {"config_name": config, "data_files": data_files}
-        for config, united in script_named(name).CONFIGS.items()
-        if (data_files := list(_data_files(manifest, united)))
-    ]
+    loaded = configs(script_named(name), manifest["builder"]["name"], manifest["rows"])
+    stated = {"license": manifest["licence"].lower(), "task_categories": ["visual-question-answering"]}
     table = ["| config | split | images | rows |", "|---|---|---|---|"]
     for config, splits in manifest["rows"].items():
         for split in (split for split in SPLITS if split in splits):
             images = sum(manifest["counts"][config][split].values())
             table.append(f"| {config} | {split} | {images} | {splits[split]} |")
-    answers = ", ".join(f"`{of_class}`" for of_class in asked.classes)
     return "\n".join(
         [
-            "---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# Questions and answers on {name}", "",
-            usage(head["configs"][0]["config_name"]), "",
+            head(stated | {"configs": loaded}), "", f"# Questions and answers on {name}", "",
+            usage(loaded[0]["config_name"]), "",
             f"Rows `images`, `prompt`, `completion` for supervised fine-tuning, made of the data set `{name}` after",
             "its split: all questions on an image lie where the image lies, so none is answered in another split.",
-            f"{len(asked.templates)} questions are answered with each description of the image's class, and one",
-            f"(\"{asked.direct}\") with the class alone: {answers}.",
+            f"{len(asked.templates)} questions are answered with each description of the image's class, and one with",
+            "the class alone:", "", f"> {cell(asked.direct)}", "", task_table(asked.task()),
             "", *table, "",
             "The JSON lines hold the same rows; their images lie in `images/`, called by their SHA-256.", "",
             *([notes, ""] if notes else []),
@@ -280,14 +289,3 @@ def _card(name: str, manifest: Mapping[str, Any], asked: Questions, notes: str =
             f"whose card says where the images come from. Licence: {manifest['licence']}.", "",
         ]
     )  # fmt: skip
-
-
-def _data_files(manifest: Mapping[str, Any], united: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The files of each split of a config that unites these written ones."""
-    name = manifest["builder"]["name"]
-    for split in SPLITS:
-        inside = [
-            "data" if part == DEFAULT else f"data/{part}" for part in united if split in manifest["rows"].get(part, {})
-        ]
-        if inside:
-            yield {"split": split, "path": [f"{folder}/{name}-{split}*.parquet" for folder in inside]}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from hf_inspect.data.hashing import Signature, sign
 from hf_inspect.errors import DataError
-from hf_inspect.schema import LABELS, Progress, Sample, no_progress
+from hf_inspect.schema import DEFECT, GOOD, Progress, Sample, no_progress
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A sample whose image and mask decode: its label is decided, `width` and `height` are pixels."""
+    """A sample whose image and mask decode: its class is decided, `width` and `height` are pixels."""
 
     sample: Sample
     signature: Signature
@@ -54,8 +54,8 @@ def _examine(sample: Sample) -> Examined | Rejected:
         return Rejected(sample.source, str(error))
     except OSError as error:
         return Rejected(sample.source, f"cannot be read ({error.strerror}).")
-    label = sample.label or LABELS[marked]
-    return Examined(replace(sample, label=label), signature, width, height, mask)
+    class_name = sample.class_name or (DEFECT if marked else GOOD)
+    return Examined(replace(sample, class_name=class_name), signature, width, height, mask)
 
 
 def _size(content: bytes) -> tuple[int, int]:

@@ -1,12 +1,17 @@
 """Images -> signatures (SHA-256, 256-bit pHash, 16 x 16 thumbnail) -> groups of copies and near-duplicates.
 
-A perceptual hash alone joins what only looks alike: a near-duplicate is a close hash confirmed on pixels.
+A perceptual hash alone joins what only looks alike: a near-duplicate is a close hash confirmed on pixels, or, where
+pixels may not be kept, on 64 check bits of them.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +24,16 @@ MIN_CORRELATION = 0.95  # Pearson correlation of the thumbnails' pixels: blind t
 SIGNED_SIDE = 256  # pixels: a larger picture is averaged down to less than twice that first, six times as fast
 THUMB_SIDE = 16
 THUMB_BYTES = THUMB_SIDE * THUMB_SIDE
+CHECK_BITS = 64
+MAX_CHECK_DISTANCE = 10  # check bits that may differ
+_CHECK_SEED = b"hf_inspect check bits"  # SHAKE-256 of it is the same for ever, as a generator's normals are not
 _WORDS = HASH_SIDE * HASH_SIDE // 64
 _SIEVE = 1  # the word of 64 bits compared first: it lets 1 % of real pictures' pairs pass
 _TILE = (32, 8192)  # rows and columns compared in one step: 2 MB of differences, which stay in the cache
 _PAIRS_AT_ONCE = 16384  # pairs confirmed in one step: 16 MB of thumbnails a side
+
+
+Record = tuple[str, str, str]  # SHA-256, pHash and check bits of an image, as hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +44,21 @@ class Signature:
     phash: str
     thumb: bytes
 
+    def record(self) -> Record:
+        """What may be kept with a model: check bits stand for the thumbnail, on which the image could be recognised."""
+        return self.sha256, self.phash, check_bits([self])[0].tobytes().hex()
+
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
-    """Signatures as arrays: hashes (n, 4), thumbnails (n, 256) of zero mean and unit length, SHA-256 (n,)."""
+class Packed:
+    """Signatures as arrays: pHash (n, 4), SHA-256 (n,), and what confirms a near hash.
+
+    That is the thumbnails (n, 256) of zero mean and unit length, or their check bits (n,).
+    """
 
     words: NDArray[np.uint64]
-    pixels: NDArray[np.float32]
     sha256: NDArray[np.bytes_]
+    confirms: NDArray[np.float32] | NDArray[np.uint64]
 
 
 def sign(content: bytes) -> Signature:
@@ -60,20 +78,46 @@ def sign(content: bytes) -> Signature:
     return Signature(hashlib.sha256(content).hexdigest(), np.packbits(bits).tobytes().hex(), thumb)
 
 
-def near_pairs(a: Sequence[Signature], b: Sequence[Signature] | None = None) -> NDArray[np.int64]:
+def sign_all(contents: Sequence[bytes]) -> list[Signature]:
+    """Signatures of some image files' bytes, in order, made in threads."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(sign, contents))
+
+
+def check_bits(signatures: Sequence[Signature]) -> NDArray[np.uint64]:
+    """Check bits of each image -> (n,): on which side of 64 fixed planes its thumbnail lies, its mean taken off.
+
+    All zero for a flat one, which is like no other. Whole numbers throughout, so that every machine finds the same.
+    """
+    thumbs = np.frombuffer(b"".join(s.thumb for s in signatures), np.uint8).reshape(-1, THUMB_BYTES).astype(np.int64)
+    centred = thumbs * THUMB_BYTES - thumbs.sum(axis=1, keepdims=True)
+    return np.packbits(centred @ _planes() > 0, axis=1).view(np.uint64)[:, 0]
+
+
+def duplicates(a: Sequence[Signature], b: Sequence[Signature] | None = None) -> NDArray[np.int64]:
     """Every (i, j) with a[i] and b[j] the same picture: equal bytes, or a near hash confirmed on pixels.
 
     -> (n, 2), in order; without `b`, those of `a` with itself, i < j.
     """
     left = _packed(a)
     right = left if b is None else _packed(b)
-    found = [np.empty((0, 2), np.int64)]
-    for rows, columns in _tiles(len(a), len(right.words), upper=b is None):
-        for i, j in _sieved(left, right, rows, columns):
-            i, j = (i[i < j], j[i < j]) if b is None else (i, j)
-            found.append(np.stack(_same_picture(left, right, i, j), axis=1))
-    pairs = np.concatenate(found)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    return _pairs(left, right, upper=b is None)
+
+
+def packed_records(records: Sequence[Record]) -> Packed:
+    """Records of `Signature.record` as arrays, for `repeats`; ValueError where one is not of their lengths."""
+    words = _words([phash for _, phash, _ in records])
+    checks = np.frombuffer(bytes.fromhex("".join(check for _, _, check in records)), np.uint64)
+    if not len(words) == len(checks) == len(records) or any(len(sha256) != 64 for sha256, _, _ in records):
+        raise ValueError("an image's record is no SHA-256, pHash and check bits")
+    return Packed(words, np.array([sha256 for sha256, _, _ in records], "S64"), checks)
+
+
+def repeats(signatures: Sequence[Signature], known: Packed) -> NDArray[np.int64]:
+    """Which of the signatures are, or nearly repeat, one that is known -> their indices, in order."""
+    own = Packed(*_hashes(signatures), check_bits(signatures))
+    same = np.flatnonzero(np.isin(own.sha256, known.sha256))  # whatever another version's hash says of a flat image
+    return np.union1d(same, _pairs(own, known, upper=False)[:, 0])
 
 
 def group(signatures: Sequence[Signature], keys: Sequence[str | None] | None = None) -> NDArray[np.int64]:
@@ -92,6 +136,17 @@ def group(signatures: Sequence[Signature], keys: Sequence[str | None] | None = N
     return np.unique(label, return_inverse=True)[1]
 
 
+def _pairs(left: Packed, right: Packed, upper: bool) -> NDArray[np.int64]:
+    """Every (i, j) with left[i] and right[j] the same picture -> (n, 2), in order; with `upper`, i < j alone."""
+    found = [np.empty((0, 2), np.int64)]
+    for rows, columns in _tiles(len(left.words), len(right.words), upper):
+        for i, j in _sieved(left, right, rows, columns):
+            i, j = (i[i < j], j[i < j]) if upper else (i, j)
+            found.append(np.stack(_same_picture(left, right, i, j), axis=1))
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
 def _tiles(n: int, m: int, upper: bool) -> Iterator[tuple[slice, slice]]:
     """Rows and columns that cover n x m, or (`upper`) at least what lies above its diagonal."""
     for top in range(0, n, _TILE[0]):
@@ -99,9 +154,7 @@ def _tiles(n: int, m: int, upper: bool) -> Iterator[tuple[slice, slice]]:
             yield slice(top, min(top + _TILE[0], n)), slice(left, min(left + _TILE[1], m))
 
 
-def _sieved(
-    a: _Packed, b: _Packed, rows: slice, columns: slice
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _sieved(a: Packed, b: Packed, rows: slice, columns: slice) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """The tile's pairs whose hashes are not too far apart in one word alone, some at a time."""
     difference = a.words[rows, None, _SIEVE] ^ b.words[None, columns, _SIEVE]
     i, j = np.nonzero(np.bitwise_count(difference) <= MAX_DISTANCE)
@@ -111,14 +164,20 @@ def _sieved(
 
 
 def _same_picture(
-    a: _Packed, b: _Packed, i: NDArray[np.int64], j: NDArray[np.int64]
+    a: Packed, b: Packed, i: NDArray[np.int64], j: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Those of the pairs that are near by the whole hash, and alike in pixels or of equal bytes."""
     near = np.bitwise_count(a.words[i] ^ b.words[j]).sum(axis=1) <= MAX_DISTANCE
     i, j = i[near], j[near]
-    alike = (a.pixels[i] * b.pixels[j]).sum(axis=1) >= MIN_CORRELATION
-    keep = alike | (a.sha256[i] == b.sha256[j])
+    keep = _confirmed(a.confirms[i], b.confirms[j]) | (a.sha256[i] == b.sha256[j])
     return i[keep], j[keep]
+
+
+def _confirmed(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether thumbnails (n, 256) correlate, or check bits (n,) are near and of no flat image -> (n,)."""
+    if a.ndim == 2:
+        return np.asarray((a * b).sum(axis=1) >= MIN_CORRELATION)
+    return np.asarray((np.bitwise_count(a ^ b) <= MAX_CHECK_DISTANCE) & (a != 0) & (b != 0))
 
 
 def _by_key(keys: Sequence[str | None], n: int) -> NDArray[np.int64]:
@@ -144,9 +203,24 @@ def _joined(label: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64]
     return renamed[label]
 
 
-def _packed(signatures: Sequence[Signature]) -> _Packed:
-    words = np.frombuffer(bytes.fromhex("".join(s.phash for s in signatures)), np.uint64).reshape(-1, _WORDS)
-    return _Packed(words, _pixels(signatures), np.array([s.sha256 for s in signatures], "S64"))
+def _packed(signatures: Sequence[Signature]) -> Packed:
+    return Packed(*_hashes(signatures), _pixels(signatures))
+
+
+def _hashes(signatures: Sequence[Signature]) -> tuple[NDArray[np.uint64], NDArray[np.bytes_]]:
+    """pHash (n, 4) and SHA-256 (n,)."""
+    return _words([s.phash for s in signatures]), np.array([s.sha256 for s in signatures], "S64")
+
+
+def _words(hashes: Sequence[str]) -> NDArray[np.uint64]:
+    return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(-1, _WORDS)
+
+
+@cache
+def _planes() -> NDArray[np.int64]:
+    """The fixed planes' normals (256, 64), each number -1 or 1."""
+    bits = hashlib.shake_256(_CHECK_SEED).digest(THUMB_BYTES * CHECK_BITS // 8)
+    return np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(THUMB_BYTES, CHECK_BITS).astype(np.int64) * 2 - 1
 
 
 def _pixels(signatures: Iterable[Signature]) -> NDArray[np.float32]:

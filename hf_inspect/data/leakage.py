@@ -1,56 +1,92 @@
-"""What a model was trained on, kept beside it as trained_on.json, and the refusal to evaluate on any of it."""
+"""What a model and its ancestors were trained on, kept beside it, and the refusal to evaluate on any of it."""
 
-import lzma
-from base64 import b85decode, b85encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hf_inspect import files
-from hf_inspect.data.hashing import THUMB_BYTES, Signature, near_pairs, sign
+from hf_inspect.data.hashing import Packed, packed_records, repeats, sign_all
+from hf_inspect.data.load import read_manifest, stream
 from hf_inspect.errors import DataError, LeakageError
+from hf_inspect.schema import History, Source
 
+if TYPE_CHECKING:
+    import datasets
+
+TRAINED_ON = "trained_on.json"
+_AT_ONCE = 64  # images in memory
 _NAMED = 3  # offenders a refusal names
 
 
-def trained_on(manifest: Mapping[str, Any], contents: Iterable[bytes]) -> dict[str, Any]:
-    """The record of a training: the data's fingerprint and licence, and each image's [SHA-256, pHash].
+def record_history(
+    data: Path, splits: Mapping[str, "datasets.Dataset | None"], parents: Sequence[History] = ()
+) -> History:
+    """What a training on a built data set saw, united with what its `parents` saw.
 
-    `thumbs` holds the thumbnails that confirm near-duplicates, packed: 256 grey bytes an image, xz, base85.
-    `contents` are the image files' bytes of every split that touched the weights or chose a checkpoint.
+    `splits` are all that touched the weights or chose a checkpoint: name -> those of its rows that were used (as
+    `load_split` gives them, selected and shuffled at will), or None for all, which are then read from Parquet. Some
+    images are in memory at a time.
     """
-    signatures = [sign(content) for content in contents]
-    return {
-        "fingerprint": manifest["fingerprint"],
-        "licence": manifest["licence"],
-        "thumbs": b85encode(lzma.compress(b"".join(s.thumb for s in signatures))).decode(),
-        "images": [[s.sha256, s.phash] for s in signatures],
-    }
+    manifest = read_manifest(data)
+    records = [
+        signature.record()
+        for split, rows in splits.items()
+        for contents in _contents(data, split, rows)
+        for signature in sign_all(contents)
+    ]
+    own = Source(manifest["builder"]["name"], manifest["fingerprint"], manifest["licence"], len(records))
+    return History((own,), tuple(records)).union(*parents)
 
 
-def write_trained_on(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record of `trained_on`, an image a line."""
-    files.write_table(path, {k: v for k, v in record.items() if k != "images"}, "images", record["images"])
+def write_history(folder: Path, history: History) -> None:
+    """Write trained_on.json into a model's folder, an image a line."""
+    head = history.to_dict()
+    files.write_table(folder / TRAINED_ON, head, "images", head.pop("images"))
 
 
-def refuse_seen(record: Mapping[str, Any], contents: Sequence[bytes], names: Sequence[str]) -> None:
-    """LeakageError when any of the images (n files' bytes, n names) or a near-duplicate is in a trained_on record."""
-    pairs = near_pairs([sign(content) for content in contents], _seen(record))
-    found = sorted({int(i) for i, _ in pairs})
-    if found:
-        named = ", ".join(names[i] for i in found[:_NAMED])
+def read_history(folder: Path, name: str) -> History:
+    """What the model in `folder` and its ancestors were trained on, by its trained_on.json.
+
+    Without one it is `unknown`, by its `name`; DataError for a broken one and for one of an older version.
+    """
+    path = folder / TRAINED_ON
+    if not path.exists():
+        return History(unknown=(name,))
+    history = History.from_dict(files.read_json(path), path)
+    _packed(history, path)
+    return history
+
+
+def refuse_seen(history: History, data: Path, split: str, what: str) -> None:
+    """LeakageError when `what` (a model) has seen an image of the split, or a near-duplicate of one.
+
+    The split is read from Parquet, some images at a time. Near is what `data.hashing` finds by pHash and check bits.
+    """
+    known, n, seen = _packed(history, what), 0, []
+    for rows in stream(data, split, ["image"], _AT_ONCE):
+        images = [row["image"] for row in rows]
+        seen += [images[i]["path"] for i in repeats(sign_all([image["bytes"] for image in images]), known)]
+        n += len(rows)
+    if seen:
+        named = ", ".join(seen[:_NAMED]) + (", ..." if len(seen) > _NAMED else "")
         raise LeakageError(
-            f"{len(found)} of {len(contents)} images are, or nearly repeat, images this model was trained on "
-            f"({named}{', ...' if len(found) > _NAMED else ''}); evaluate on a split it has not seen."
+            f"{len(seen)} of {n} images are, or nearly repeat, images that {what} or an ancestor of it was trained on "
+            f"({named}); evaluate on a split it has not seen."
         )
 
 
-def _seen(record: Mapping[str, Any]) -> list[Signature]:
-    """The signatures of a record of `trained_on`."""
+def _contents(data: Path, split: str, rows: "datasets.Dataset | None") -> Iterator[list[bytes]]:
+    """The files of a split's images, or of the rows given, some at a time."""
+    if rows is None:
+        for batch in stream(data, split, ["image"], _AT_ONCE):
+            yield [row["image"]["bytes"] for row in batch]
+    else:
+        for batch in rows.with_format(None).select_columns(["image"]).iter(_AT_ONCE):
+            yield [image["bytes"] for image in batch["image"]]
+
+
+def _packed(history: History, where: str | Path) -> Packed:
     try:
-        thumbs = lzma.decompress(b85decode(record["thumbs"]))
-        pieces = [thumbs[at : at + THUMB_BYTES] for at in range(0, len(thumbs), THUMB_BYTES)]
-        rows = zip(record["images"], pieces, strict=True)
-        return [Signature(sha256, phash, thumb) for (sha256, phash), thumb in rows]
-    except (KeyError, TypeError, ValueError, lzma.LZMAError) as error:
-        raise DataError(f"trained_on.json is incomplete ({error!r}); train the model again.") from None
+        return packed_records(history.signatures)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the record of {where} is broken ({error}); train the model again.") from None

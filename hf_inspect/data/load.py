@@ -1,5 +1,7 @@
-"""A built data folder -> its rows and its manifest."""
+"""A built data folder -> its manifest, its task, and its rows: all of a split for a trainer, or some at a time."""
 
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,14 +9,22 @@ from hf_inspect import files
 from hf_inspect.data.build import MANIFEST, shards
 from hf_inspect.data.partition import SPLITS
 from hf_inspect.errors import DataError
+from hf_inspect.schema import TaskSpec
 
 if TYPE_CHECKING:
     import datasets
+
+_AT_ONCE = 64  # rows in memory
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """manifest.json of a built data folder."""
     return files.read_json(folder / MANIFEST)
+
+
+def read_task(folder: Path) -> TaskSpec:
+    """The classes of a built data folder and which are good; DataError where it was built before it said so."""
+    return TaskSpec.from_dict(read_manifest(folder).get("task"), folder / MANIFEST)
 
 
 def place_of(manifest: dict[str, Any], split: str) -> tuple[str, str]:
@@ -33,6 +43,13 @@ def place_of(manifest: dict[str, Any], split: str) -> tuple[str, str]:
     raise DataError(f"there is no split {split!r}; there is {', '.join(known)}.")
 
 
+def count(folder: Path, split: str) -> int:
+    """How many images a split (see `place_of`) of a built data folder has, by its manifest."""
+    manifest = read_manifest(folder)
+    config, name = place_of(manifest, split)
+    return sum(manifest["counts"][config][name].values())
+
+
 def load_split(folder: Path, split: str) -> "datasets.Dataset":
     """One split (see `place_of`) of a built data folder; its image column holds undecoded files: {"bytes", "path"}."""
     import datasets
@@ -41,7 +58,45 @@ def load_split(folder: Path, split: str) -> "datasets.Dataset":
     config, name = place_of(manifest, split)
     paths = [str(path) for path in shards(folder, config, name)]
     rows = datasets.load_dataset("parquet", data_files={name: paths}, split=name)
-    stated = manifest["counts"][config][name]
-    if len(rows) != sum(stated.values()):
-        raise DataError(f"{folder}: {split} holds {len(rows)} rows, its manifest {stated}; build it again.")
+    _check_count(folder, split, len(rows), manifest["counts"][config][name])
     return rows.cast_column("image", datasets.Image(decode=False))
+
+
+def stream(folder: Path, split: str, columns: Sequence[str], batch: int = _AT_ONCE) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a split (see `place_of`), up to `batch` at a time, straight from Parquet: nothing is kept.
+
+    Images are {"bytes", "path"}, classes are names. DataError for a column that is not there, or more or fewer rows
+    than the manifest says.
+    """
+    import pyarrow.parquet as pq
+
+    manifest = read_manifest(folder)
+    config, name = place_of(manifest, split)
+    paths = shards(folder, config, name)
+    n = sum(pq.read_metadata(path).num_rows for path in paths)
+    _check_count(folder, split, n, manifest["counts"][config][name])
+    for path in paths:
+        yield from shard_rows(path, columns, batch)
+
+
+def shard_rows(path: Path, columns: Sequence[str], batch: int = _AT_ONCE) -> Iterator[list[dict[str, Any]]]:
+    """The rows of one Parquet file of a built data set, as `stream` gives them."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as shard:
+        there = shard.schema_arrow
+        if missing := [name for name in columns if name not in there.names]:
+            raise DataError(f"{path.name} has no column {missing[0]!r}; it has {', '.join(there.names)}.")
+        features = json.loads(there.metadata[b"huggingface"])["info"]["features"]
+        classes = {name: features[name]["names"] for name in columns if features[name].get("_type") == "ClassLabel"}
+        for part in shard.iter_batches(batch, columns=list(columns)):
+            yield [_named(row, classes) for row in part.to_pylist()]
+
+
+def _named(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
+    return row | {column: names[row[column]] for column, names in classes.items()}
+
+
+def _check_count(folder: Path, split: str, n: int, stated: dict[str, int]) -> None:
+    if n != sum(stated.values()):
+        raise DataError(f"{folder}: {split} holds {n} rows, its manifest {stated}; build it again.")

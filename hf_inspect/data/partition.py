@@ -30,7 +30,7 @@ class Row:
     def to_manifest(self) -> dict[str, Any]:
         """The row as manifest.json keeps it; a default config and a missing mask are left out."""
         content = {"source": self.sample.source, "sha256": self.signature.sha256, "phash": self.signature.phash}
-        place = {"group": self.group, "split": self.split, "label": self.sample.label}
+        place = {"group": self.group, "split": self.split, "class": self.sample.class_name}
         config = {} if self.config == DEFAULT else {"config": self.config}
         mask = {} if self.mask_sha256 is None else {"mask_sha256": self.mask_sha256}
         return content | place | config | mask
@@ -44,7 +44,7 @@ class Placement:
     notes: list[str]
 
 
-def placed(image: Examined, group: int, split: str, config: str = DEFAULT) -> Row:
+def row_of(image: Examined, group: int, split: str, config: str = DEFAULT) -> Row:
     """The row of an examined image."""
     return Row(image.sample, image.signature, group, split, config, image.mask_sha256)
 
@@ -58,8 +58,8 @@ def partition(examined: Sequence[Examined], groups: Sequence[int], shares: Mappi
     if not examined or abs(sum(shares.values()) - 1) > 1e-9:
         raise DataError(f"{len(examined)} images and shares {dict(shares)}; give images, and shares that sum to 1.")
     check_largest(groups)
-    split = deal([image.sample.stratum for image in examined], groups, shares, seed)
-    return [placed(image, g, split[g]) for image, g in zip(examined, groups, strict=True)]
+    split = stratified_group_split([image.sample.stratum for image in examined], groups, shares, seed)
+    return [row_of(image, g, split[g]) for image, g in zip(examined, groups, strict=True)]
 
 
 def check_largest(groups: Sequence[int]) -> None:
@@ -72,8 +72,10 @@ def check_largest(groups: Sequence[int]) -> None:
         )
 
 
-def deal(strata: Sequence[str], groups: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[int, str]:
-    """Deal whole groups to splits, stratum by stratum, always to the split that lacks most of its share.
+def stratified_group_split(
+    strata: Sequence[str], groups: Sequence[int], shares: Mapping[str, float], seed: int
+) -> dict[int, str]:
+    """Give whole groups to splits, stratum by stratum, always to the split that lacks most of its share.
 
     `strata` and `groups` are of the same n images; returns each group's split.
     """

@@ -10,7 +10,7 @@ from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import Row
 from hf_inspect.data.sources import images_in, relative
 from hf_inspect.errors import DataError
-from hf_inspect.schema import LABELS, Sample
+from hf_inspect.schema import DEFECT, GOOD, Sample
 
 MVTEC_CATEGORIES = (
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
@@ -127,4 +127,5 @@ def _sample(path: Path, folder: Path) -> Sample:
     kind, category = between[0], folder.name
     mask = None if kind == "good" else folder / "ground_truth" / kind / f"{path.stem}_mask.png"
     columns = {"category": category, "defect_type": kind, "original_split": split}
-    return Sample(relative(path, folder.parent), path, LABELS[kind != "good"], f"{category} {kind}", columns, mask)
+    class_name = GOOD if kind == "good" else DEFECT
+    return Sample(relative(path, folder.parent), path, class_name, f"{category} {kind}", columns, mask)

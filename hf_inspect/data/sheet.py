@@ -53,8 +53,8 @@ def _write(cells: Sequence[tuple[bytes, str]], path: Path, columns: int, side: i
     for at, (content, caption) in enumerate(cells):
         row, column = divmod(at, columns)
         x, y = _GAP + column * step_x + column // together * _GAP, _GAP + row * step_y
-        shown = _shrunk(content, side)
-        sheet.paste(shown, (x + (side - shown.width) // 2, y + (side - shown.height) // 2))
+        small = _shrunk(content, side)
+        sheet.paste(small, (x + (side - small.width) // 2, y + (side - small.height) // 2))
         for line, text in enumerate(caption.split("\n")):
             draw.text((x, y + side + line * _LINE), _cut(text, side, font), _INK, font)
     files.write_bytes(path, _png(sheet.quantize(_COLOURS, dither=Image.Dither.NONE)))
@@ -64,11 +64,11 @@ def _shrunk(content: bytes, side: int) -> "Image.Image":
     from PIL import Image
 
     try:
-        shown = Image.fromarray(images.load(content).rgb)
+        small = Image.fromarray(images.load(content).rgb)
     except DataError:
         return Image.new("RGB", (side, side), _EMPTY)
-    shown.thumbnail((side, side))
-    return shown
+    small.thumbnail((side, side))
+    return small
 
 
 def _cut(text: str, width: int, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:
