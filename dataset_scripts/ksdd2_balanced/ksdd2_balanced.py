@@ -101,11 +101,8 @@ def _chosen(examined: Sequence[Examined], seed: int) -> tuple[list[int], list[st
     if not defects or not goods:
         raise DataError(f"{len(goods)} good and {len(defects)} defect images; `balanced` needs some of each.")
     sampled = random.Random(seed).sample(goods, min(len(goods), len(defects)))
-    short = len(sampled) < len(defects)
-    notes = (
-        [f"`balanced` has {len(sampled)} good images for {len(defects)} defects: there are no more."] if short else []
-    )
-    return sorted(defects + sampled), notes
+    few = f"`balanced` has {len(sampled)} good images for {len(defects)} defects: there are no more."
+    return sorted(defects + sampled), [few] if len(sampled) < len(defects) else []
 
 
 BUILDER = Ksdd2Balanced

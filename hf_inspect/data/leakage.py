@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hf_inspect import files
 from hf_inspect.data.hashing import Packed, packed_records, repeats, sign_all
-from hf_inspect.data.load import read_manifest, stream
+from hf_inspect.data.load import read_head, stream
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.schema import History, Source
 
@@ -27,7 +27,7 @@ def record_history(
     `load_split` gives them, selected and shuffled at will), or None for all, which are then read from Parquet. Some
     images are in memory at a time.
     """
-    manifest = read_manifest(data)
+    manifest = read_head(data)
     records = [
         signature.record()
         for split, rows in splits.items()

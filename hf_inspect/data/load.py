@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import datasets
 
 _AT_ONCE = 64  # rows in memory
+_IMAGES = '  "images": [\n'  # the line of manifest.json that its images follow
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -22,9 +24,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return files.read_json(folder / MANIFEST)
 
 
+def read_head(folder: Path) -> dict[str, Any]:
+    """manifest.json of a built data folder without its `images`, which are not read: there may be a million."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return files.read_json(path)
+    with path.open(encoding="utf-8") as lines:
+        head = "".join(takewhile(lambda line: line != _IMAGES, lines))
+    try:
+        return json.loads(head.rstrip().removesuffix(",") + "}")
+    except ValueError:  # not as `files.write_table` lays it out
+        return {key: value for key, value in read_manifest(folder).items() if key != "images"}
+
+
 def read_task(folder: Path) -> TaskSpec:
     """The classes of a built data folder and which are good; DataError where it was built before it said so."""
-    return TaskSpec.from_dict(read_manifest(folder).get("task"), folder / MANIFEST)
+    return TaskSpec.from_dict(read_head(folder).get("task"), folder / MANIFEST)
 
 
 def place_of(manifest: dict[str, Any], split: str) -> tuple[str, str]:
@@ -45,7 +60,7 @@ def place_of(manifest: dict[str, Any], split: str) -> tuple[str, str]:
 
 def count(folder: Path, split: str) -> int:
     """How many images a split (see `place_of`) of a built data folder has, by its manifest."""
-    manifest = read_manifest(folder)
+    manifest = read_head(folder)
     config, name = place_of(manifest, split)
     return sum(manifest["counts"][config][name].values())
 
@@ -54,7 +69,7 @@ def load_split(folder: Path, split: str) -> "datasets.Dataset":
     """One split (see `place_of`) of a built data folder; its image column holds undecoded files: {"bytes", "path"}."""
     import datasets
 
-    manifest = read_manifest(folder)
+    manifest = read_head(folder)
     config, name = place_of(manifest, split)
     paths = [str(path) for path in shards(folder, config, name)]
     rows = datasets.load_dataset("parquet", data_files={name: paths}, split=name)
@@ -62,24 +77,29 @@ def load_split(folder: Path, split: str) -> "datasets.Dataset":
     return rows.cast_column("image", datasets.Image(decode=False))
 
 
-def stream(folder: Path, split: str, columns: Sequence[str], batch: int = _AT_ONCE) -> Iterator[list[dict[str, Any]]]:
+def stream(
+    folder: Path, split: str, columns: Sequence[str], batch: int = _AT_ONCE, start: int = 0
+) -> Iterator[list[dict[str, Any]]]:
     """The rows of a split (see `place_of`), up to `batch` at a time, straight from Parquet: nothing is kept.
 
-    Images are {"bytes", "path"}, classes are names. DataError for a column that is not there, or more or fewer rows
-    than the manifest says.
+    Those before number `start` are skipped, and hardly read. Images are {"bytes", "path"}, classes are names. DataError
+    for a column that is not there, or more or fewer rows than the manifest says.
     """
     import pyarrow.parquet as pq
 
-    manifest = read_manifest(folder)
+    manifest = read_head(folder)
     config, name = place_of(manifest, split)
     paths = shards(folder, config, name)
-    n = sum(pq.read_metadata(path).num_rows for path in paths)
-    _check_count(folder, split, n, manifest["counts"][config][name])
-    for path in paths:
-        yield from shard_rows(path, columns, batch)
+    sizes = [pq.read_metadata(path).num_rows for path in paths]
+    _check_count(folder, split, sum(sizes), manifest["counts"][config][name])
+    for path, size in zip(paths, sizes, strict=True):
+        yield from shard_rows(path, columns, batch, start)
+        start = max(0, start - size)
 
 
-def shard_rows(path: Path, columns: Sequence[str], batch: int = _AT_ONCE) -> Iterator[list[dict[str, Any]]]:
+def shard_rows(
+    path: Path, columns: Sequence[str], batch: int = _AT_ONCE, start: int = 0
+) -> Iterator[list[dict[str, Any]]]:
     """The rows of one Parquet file of a built data set, as `stream` gives them."""
     from pyarrow.parquet import ParquetFile
 
@@ -89,8 +109,14 @@ def shard_rows(path: Path, columns: Sequence[str], batch: int = _AT_ONCE) -> Ite
             raise DataError(f"{path.name} has no column {missing[0]!r}; it has {', '.join(there.names)}.")
         features = json.loads(there.metadata[b"huggingface"])["info"]["features"]
         classes = {name: features[name]["names"] for name in columns if features[name].get("_type") == "ClassLabel"}
-        for part in shard.iter_batches(batch, columns=list(columns)):
-            yield [_named(row, classes) for row in part.to_pylist()]
+        sizes = [shard.metadata.row_group(number).num_rows for number in range(shard.num_row_groups)]
+        first = sum(end <= start for end in accumulate(sizes))
+        skip = start - sum(sizes[:first])
+        for part in shard.iter_batches(batch, row_groups=range(first, len(sizes)), columns=list(columns)):
+            rows = part.slice(skip).to_pylist()
+            skip = max(0, skip - len(part))
+            if rows:
+                yield [_named(row, classes) for row in rows]
 
 
 def _named(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
