@@ -7,12 +7,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hf_inspect import files, hub
-from hf_inspect.cascade import CASCADE
+from hf_inspect.cascade import CASCADE as CASCADE_JSON
 from hf_inspect.errors import DataError, HubError
-from hf_inspect.hub.kinds import LICENCES, SUMS, deciding, inside
+from hf_inspect.hub.kinds import CASCADE, LICENCES, ROLES, SUMS, all_files
 from hf_inspect.hub.licences import stated_licences
 from hf_inspect.hub.sums import write_sums
-from hf_inspect.schema import Progress, no_progress
+from hf_inspect.schema import Part, Progress, no_progress
 
 FROM = "from"  # cascade.json's key for the repositories that a bundle was gathered from
 
@@ -44,24 +44,21 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
     _refuse_overlap(folder, out)
     stated = hub.read_cascade(folder)
     hub.refuse_changed(folder, stated)
-    parts = {role: _located(folder, stated, role) for role in hub.parts_of(stated)}
-    places = {role: _place(folder, stated, role) for role in parts}
-    wanted = {path: file for path, file in hub.belonging(folder, "cascade").items() if path not in (SUMS, LICENCES)}
-    for role, at in parts.items():
-        wanted |= {f"{places[role]}/{name}": path for name, path in hub.belonging(at, role).items()}
+    parts = hub.parts_of(stated)
+    found = {role: hub.part_of(folder, stated, role, _assembled) for role in parts}
+    places = {role: _place(folder, role, part) for role, part in parts.items()}
+    wanted = {path: file for path, file in hub.own_files(folder, CASCADE).items() if path not in (SUMS, LICENCES)}
+    for role, at in found.items():
+        wanted |= {f"{places[role]}/{name}": path for name, path in hub.own_files(at, ROLES[role]).items()}
     with files.staged_folder(out) as stage:
         sums = dict(_copied(wanted, stage, progress))
-        hashes = {
-            f"{role}/{name}": sums[f"{places[role]}/{name}"]
-            for role, at in parts.items()
-            for name in deciding(at, role)
-        }
         origin = _origin(cascade, folder, stated)
-        files.write_json(stage / CASCADE, _rewritten(stated, places, hashes, origin))
+        inside = hub.stated_parts({role: Part("folder", place) for role, place in places.items()})
+        files.write_json(stage / CASCADE_JSON, {**stated, **inside, FROM: origin})
         files.write_text(stage / LICENCES, _licences(stage, places, origin))
-        sums |= {name: files.sha256(stage / name) for name in (CASCADE, LICENCES)}
+        sums |= {name: files.sha256(stage / name) for name in (CASCADE_JSON, LICENCES)}
         write_sums(stage, sums)
-        size = sum(path.stat().st_size for path in inside(stage).values())
+        size = sum(path.stat().st_size for path in all_files(stage).values())
     return Bundle(out, len(sums), size, files.sha256(out / SUMS), _left(folder, wanted))
 
 
@@ -72,37 +69,25 @@ def _refuse_overlap(folder: Path, out: Path) -> None:
         raise DataError(f"{out} and the cascade's folder {folder} overlap; give an --out beside it.")
 
 
-def _located(folder: Path, stated: Mapping[str, Any], role: str) -> Path:
-    """The folder of a part; a base of ours (`demo-base`) is assembled, which needs torch and transformers."""
-    part = hub.part_of(folder, stated, role)
-    if role == "base":
-        part = _base_folder(part)
-    if not Path(part).is_dir():
-        raise DataError(f"{folder / CASCADE}: its {role} {str(part)!r} is no folder and no org/name; calibrate again.")
-    return Path(part)
-
-
-def _base_folder(part: str | Path) -> str | Path:
-    if isinstance(part, Path):
-        return part
+def _assembled(base: str) -> str | Path:
+    """The folder of a base of ours (`demo-base`), which takes torch and transformers to assemble."""
     try:
         from hf_inspect.vlm.base import base_folder
 
-        return base_folder(part)
+        return base_folder(base)
     except ImportError as error:
         raise DataError(
-            f"assembling {part} needs {error.name}: bundle where hf-inspect[train] is installed, and take the folder "
+            f"assembling {base} needs {error.name}: bundle where hf-inspect[train] is installed, and take the folder "
             "to the plant."
         ) from None
 
 
-def _place(folder: Path, stated: Mapping[str, Any], role: str) -> str:
+def _place(folder: Path, role: str, part: Part) -> str:
     """The subfolder of a part: where it lies in the cascade's folder already, else its role."""
-    part = hub.parts_of(stated)[role]
-    if Path(part).name == part and (folder / part).is_dir():
-        return part
+    if part.kind == "folder":
+        return part.name
     if (folder / role).exists():
-        raise HubError(f"{folder} holds a folder {role}, but its {role} is {part!r}; move that folder out.")
+        raise HubError(f"{folder} holds a folder {role}, but its {role} is {part}; move that folder out.")
     return role
 
 
@@ -122,25 +107,17 @@ def _copied(wanted: Mapping[str, Path], stage: Path, progress: Progress) -> Iter
 
 def _origin(cascade: str | Path, folder: Path, stated: Mapping[str, Any]) -> dict[str, str]:
     """Where cascade and parts came from, as far as they are no folders of this machine."""
-    came = {"cascade": hub.pinned(cascade, folder)} if hub.is_repository(cascade) else {}
-    named = {role: part for role, part in hub.parts_of(stated).items() if not (folder / part).exists()}
+    repository = hub.repository_of(cascade)
+    came = {"cascade": str(hub.pinned(repository, folder))} if repository else {}
+    named = {role: str(part) for role, part in hub.parts_of(stated).items() if part.kind != "folder"}
     return {**stated.get(FROM, {}), **came, **named}
-
-
-def _rewritten(
-    stated: Mapping[str, Any], places: Mapping[str, str], hashes: Mapping[str, str], origin: Mapping[str, str]
-) -> dict[str, Any]:
-    """cascade.json of a bundle: parts by place, hashes of those that had none, and where all came from."""
-    vlm = {role: places[role] for role in ("base", "adapter")} if stated["vlm"] else None
-    known = {**hashes, **stated.get("files", {})}
-    return {**stated, "edge": places["edge"], "vlm": vlm, FROM: dict(origin), "files": known}
 
 
 def _licences(stage: Path, places: Mapping[str, str], origin: Mapping[str, str]) -> str:
     """A table of what each part is licensed under, by whom it is said, and the licence texts that lie in the bundle."""
     rows = []
     for role, place in {"cascade": "", **places}.items():
-        own = {path: stage / path for path in hub.belonging(stage, "cascade") if path.rpartition("/")[0] == place}
+        own = {path: stage / path for path in hub.own_files(stage, CASCADE) if path.rpartition("/")[0] == place}
         stated = stated_licences(own)
         named = sorted({licence.lower() for licence in stated.values()}) or [_of_our_bases(origin.get(role, ""))]
         texts = [path for path in own if PurePosixPath(path).name.startswith("LICENSE")]
@@ -159,5 +136,5 @@ def _of_our_bases(name: str) -> str:
 
 def _left(folder: Path, wanted: Mapping[str, Path]) -> list[str]:
     """Files of the cascade's folder that were not gathered."""
-    kept = {CASCADE, SUMS, LICENCES, ".gitattributes", *wanted}
-    return [path for path in inside(folder) if path not in kept]
+    kept = {CASCADE_JSON, SUMS, LICENCES, ".gitattributes", *wanted}
+    return [path for path in all_files(folder) if path not in kept]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
@@ -15,19 +14,19 @@ from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import HubError, MissingExtraError
+from hf_inspect.hub import kinds
 from hf_inspect.hub.contents import refuse_content, refuse_value
-from hf_inspect.hub.kinds import CARD, CASCADES, DATA_SET, SUMS, kind_of, listed, shards_of
+from hf_inspect.hub.kinds import CARD, ROLES, SUMS, files_to_push, kind_of, shards_of, task_of
 from hf_inspect.hub.licences import head_of, licence_in, refuse_wider, stated_licences
-from hf_inspect.hub.measured import MEASURED, refuse_other_figures
-from hf_inspect.hub.parts import parts_of, read_cascade, refuse_changed
-from hf_inspect.hub.pull import is_pinned
+from hf_inspect.hub.measured import refuse_other_figures
+from hf_inspect.hub.parts import inner_folder, parts_of, read_cascade, refuse_changed
 from hf_inspect.hub.sums import verify
 from hf_inspect.runtime import INSPECT
 from hf_inspect.runtime.folder import read_folder
+from hf_inspect.schema import TaskSpec
 
 _UNFILLED = ("[More Information Needed]", "{{")
 _ROWS_AT_ONCE = 100
-_OUR_BASES = re.compile(r"demo-base|tiny-[\w-]+")
 
 
 def check(folder: Path) -> dict[str, Path]:
@@ -38,22 +37,23 @@ def check(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise HubError(f"{folder} is not a folder; give one that this package wrote.")
-    kind, found = kind_of(folder), listed(folder)
+    kind, found = kind_of(folder), files_to_push(folder)
     for name, path in found.items():
         refuse_content(name, path)
     sources = stated_licences({name: path for name, path in found.items() if name != CARD})
     refuse_wider(licence_of(folder), sources)
+    task_of(folder)
     if MANIFEST in found:
         _check_manifest(folder)
-    if kind == DATA_SET:
+    if kind is kinds.DATA_SET:
         _check_data(folder)
     for path in found.values():
         if path.name == INSPECT:
             read_folder(path.parent)
-    if kind == CASCADES:
+    if kind is kinds.CASCADE:
         _check_cascade(folder)
-    if kind in MEASURED:
-        parts = [path.parent for name, path in found.items() if kind == CASCADES and name.endswith(f"/{CARD}")]
+    if kind.section:
+        parts = [path.parent for name, path in found.items() if kind is kinds.CASCADE and name.endswith(f"/{CARD}")]
         for one in (*parts, folder):
             refuse_other_figures(one, card_head(one).get("model-index"))
     return found
@@ -131,20 +131,21 @@ def _fingerprint(manifest: dict[str, Any]) -> str:
 
 
 def _check_cascade(folder: Path) -> None:
-    """HubError unless every part lies in the folder, or is a repository at a commit or a base that we assemble.
+    """HubError or DataError unless every part in the folder is there, of its role's kind and of the cascade's task.
 
     ParityError when a part is not the one that was calibrated with.
     """
     stated = read_cascade(folder)
+    task = TaskSpec.from_dict(stated["task"], folder / CASCADE)
     refuse_changed(folder, stated)
     for role, part in parts_of(stated).items():
-        if is_pinned(part) or (role == "base" and _OUR_BASES.fullmatch(part)):
+        if part.kind != "folder":
             continue
-        if ".." in Path(part).parts or Path(part).is_absolute() or not (folder / part).is_dir():
-            raise HubError(
-                f"{folder / CASCADE}: the {role} {part!r} does not lie in the folder; gather it with 'hf-inspect "
-                "bundle', or name it as org/name@commit."
-            )
-        refuse_changed(folder / part, stated, role)
+        at = inner_folder(folder, part, role)
+        if (kind := kind_of(at)) is not ROLES[role]:
+            raise HubError(f"{at} is a {kind}, and the {role} of a cascade is a {ROLES[role]}; calibrate again.")
+        refuse_changed(at, stated, role)
+        if own := task_of(at):
+            own.refuse_other(task, str(at), str(folder / CASCADE))
     if (folder / SUMS).is_file() and (different := verify(folder)):
         raise HubError(f"{folder} is not as it was bundled: {different[0]}. Bundle the cascade again.")

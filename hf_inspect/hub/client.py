@@ -26,7 +26,7 @@ def client() -> "HfApi":
     return HfApi(library_name="hf_inspect")
 
 
-def asked(what: str, step: Callable[[], T], again: bool = True) -> T:
+def with_retries(what: str, step: Callable[[], T], again: bool = True) -> T:
     """What `step` returns. A Hub that is busy is asked again for a minute, if `again`; HubError in one sentence.
 
     `what` is the repository, for the sentence.
@@ -41,18 +41,18 @@ def asked(what: str, step: Callable[[], T], again: bool = True) -> T:
         except OfflineModeIsEnabled:
             raise HubError(f"{what}: HF_HUB_OFFLINE is set; unset it to reach the Hub.") from None
         except (HFValidationError, LocalTokenNotFoundError) as error:
-            raise HubError(f"{what}: {_clean(error)}") from None
+            raise HubError(f"{what}: {_one_line(error)}") from None
         except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-            cause = _behind(error)
+            cause = _cause_of(error)
             wait = max(pause, _retry_after(cause))
-            if not (again and _passing(cause)) or time.monotonic() - began + wait > _PATIENCE:
+            if not (again and _is_transient(cause)) or time.monotonic() - began + wait > _PATIENCE:
                 raise HubError(_sentence(what, cause)) from None
         time.sleep(wait)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _behind(error: BaseException) -> BaseException:
-    """The error of the connection or the Hub behind one that an upload's or download's thread wrapped."""
+def _cause_of(error: BaseException) -> BaseException:
+    """The error of the connection or of the Hub that an upload's or download's thread wrapped."""
     import httpx
 
     at: BaseException | None = error
@@ -68,7 +68,7 @@ def _status(error: BaseException) -> int:
     return getattr(getattr(error, "response", None), "status_code", 0)
 
 
-def _passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     import httpx
 
     return isinstance(error, httpx.TransportError) or _status(error) in (*_BUSY, _CHANGED)
@@ -102,9 +102,9 @@ def _sentence(what: str, error: BaseException) -> str:
         return f"{what}: no connection to {ENDPOINT} ({type(error).__name__}); run the command again, it goes on."
     if isinstance(error, LocalEntryNotFoundError):
         return f"{what} is no folder here, not in the cache, and {ENDPOINT} cannot be reached."
-    return f"{what}: {_clean(error)}"
+    return f"{what}: {_one_line(error)}"
 
 
-def _clean(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """The error's text on one line, without a token."""
     return TOKEN.sub("hf_...", " ".join(str(error).split()))

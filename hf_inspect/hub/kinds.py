@@ -1,81 +1,195 @@
 """A folder -> which of six kinds it is, and its files; a file that this kind does not know is refused."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
-from hf_inspect.cascade import CALIBRATION, CASCADE
+from hf_inspect.cascade import CALIBRATION
+from hf_inspect.cascade import CASCADE as CASCADE_JSON
 from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST, shards
 from hf_inspect.errors import DataError, HubError
 from hf_inspect.runtime import INSPECT, MODEL, TRAINED_ON
+from hf_inspect.schema import TaskSpec
 
-CARD, NOTES, RESULTS, ADAPTER = "README.md", "notes.md", "results.json", "adapter_config.json"
-DATA_SET, VLM, ADAPTERS, STUDENT, CASCADES, SPACE = "data set", "vlm", "adapter", "student", "cascade", "Space"
-REPO_TYPES = {DATA_SET: "dataset", SPACE: "space"}  # the others are models
+CARD, NOTES, RESULTS = "README.md", "notes.md", "results.json"
+CONFIG, ADAPTER_CONFIG, PROMPT = "config.json", "adapter_config.json", "prompt.json"
 SUMS, LICENCES = "SHA256SUMS", "LICENCES.md"  # of a bundle; the first as sha256sum writes it
-LEFT = ("evaluations.json", ".DS_Store", "*.pyc")  # stay here: a ledger of this machine, what programs leave behind
-_LEFT_FOLDERS = (".git", ".cache")  # git's, and what `hf download --local-dir` keeps
+WEIGHTS = "openvino_model.bin"
+_STAY = ("evaluations.json", ".DS_Store", "*.pyc")  # a ledger of this machine, what programs leave behind
+_STAY_FOLDERS = (".git", ".cache")  # git's, and what `hf download --local-dir` keeps
 _EVERYWHERE = (
     CARD, NOTES, "LICENSE*", ".gitattributes", RESULTS, "training_log.json", TRAINED_ON, "plots/*.png",
 )  # fmt: skip
-WEIGHTS = "openvino_model.bin"
-_WEIGHTS = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
+_NETWORK = (CONFIG, "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 _PROCESSOR = (
     "tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
-    "video_preprocessor_config.json", "prompt.json",
+    "video_preprocessor_config.json", PROMPT,
 )  # fmt: skip
-_KNOWN = {
-    DATA_SET: (MANIFEST, "contact_sheet.png", "splits/*.txt", "*.jsonl"),
-    VLM: (*_WEIGHTS, *_PROCESSOR),
-    ADAPTERS: (ADAPTER, "adapter_model.safetensors", *_PROCESSOR),
-    STUDENT: (*_WEIGHTS, "preprocessor_config.json", INSPECT, MODEL, WEIGHTS),
-    CASCADES: (CASCADE, CALIBRATION, SUMS, LICENCES, MANIFEST, "seeds.json", "test_scores.jsonl"),
-    SPACE: ("app.py", "requirements.txt", "packages.txt", "*.whl", "examples/*"),
-}
-ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTERS}  # a cascade's parts and what they are
-PART_FILES = sorted({*_EVERYWHERE, *(p for kind in ROLES.values() for p in _KNOWN[kind])} - {".gitattributes"})
 _IMAGES = ("images/*", "val/*/*")  # of a data set, called by its manifest
 _NAMED = 3  # files an error names
 
 
-def kind_of(folder: Path) -> str:
-    """`data set`, `vlm`, `adapter`, `student`, `cascade` or `Space`, by the files there; HubError for anything else."""
-    marks = {"app.py": SPACE, CASCADE: CASCADES, ADAPTER: ADAPTERS, INSPECT: STUDENT, MANIFEST: DATA_SET}
-    marked = [kind for name, kind in marks.items() if (folder / name).is_file()]
-    if marked:
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure of results.json, and the metric's type and name in a card's head."""
+
+    figure: str
+    type: str
+    name: str
+
+
+ACCURACY = Metric("accuracy", "accuracy", "accuracy")
+MACRO_F1 = Metric("macro_f1", "f1", "macro F1")  # of more than two classes: for two, escapes and overkill say more
+AUROC = Metric("auroc", "roc_auc", "AUROC")
+ESCAPES = Metric("escapes", "escape_rate", "escape rate")
+OVERKILL = Metric("overkill", "overkill_rate", "overkill rate")
+METRICS = (ACCURACY, MACRO_F1, AUROC, ESCAPES, OVERKILL)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """All that a kind of folder differs in.
+
+    A folder is of this kind by a file of `marks`, or by the end of its config.json's `architecture`. `files` are
+    patterns of what it may hold, `listed` of what it may hold where its manifest says so; their * stays within a
+    folder. `task` names the records that state its TaskSpec, the first of which counts, each with its key. A kind that
+    is measured has a `section` of results.json, the `metrics` of its card, and the card's `template` and `pipeline`.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    marks: tuple[str, ...] = ()
+    architecture: str | None = None
+    listed: tuple[str, ...] = ()
+    repo_type: str = "model"
+    task: tuple[tuple[str, str], ...] = ()
+    section: str | None = None
+    metrics: tuple[Metric, ...] = ()
+    template: str | None = None
+    pipeline: str | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def knows(self, path: str) -> bool:
+        """Whether a folder of this kind may hold a file at this path."""
+        return _matches(path, (*_EVERYWHERE, *self.files))
+
+    def brings(self, path: str) -> bool:
+        """Whether a file of a repository is one that a folder of this kind may bring, and so may take away."""
+        in_part = self is CASCADE and _matches(path.partition("/")[2], PART_FILES)
+        return path != ".gitattributes" and (self.knows(path) or _matches(path, self.listed) or in_part)
+
+
+SPACE = Kind(
+    "Space",
+    ("app.py", "requirements.txt", "packages.txt", "*.whl", "examples/*"),
+    marks=("app.py",),
+    repo_type="space",
+)
+CASCADE = Kind(
+    "cascade",
+    (CASCADE_JSON, CALIBRATION, SUMS, LICENCES, MANIFEST, "seeds.json", "test_scores.jsonl"),
+    marks=(CASCADE_JSON,),
+    task=((CASCADE_JSON, "task"),),
+    section="cascade",
+    metrics=(ACCURACY, ESCAPES, OVERKILL),
+    template="cascade.md.j2",
+    pipeline="image-classification",
+)
+ADAPTER = Kind(
+    "adapter",
+    (ADAPTER_CONFIG, "adapter_model.safetensors", *_PROCESSOR),
+    marks=(ADAPTER_CONFIG,),
+    task=((PROMPT, "task"),),
+    section="vlm",
+    metrics=METRICS,
+    template="adapter.md.j2",
+    pipeline="image-text-to-text",
+)
+STUDENT = Kind(
+    "student",
+    (*_NETWORK, "preprocessor_config.json", INSPECT, MODEL, WEIGHTS),
+    marks=(INSPECT,),
+    architecture="ForImageClassification",
+    task=((INSPECT, "task"), (CONFIG, "inspection_task")),
+    section="edge",
+    metrics=METRICS,
+    template="student.md.j2",
+    pipeline="image-classification",
+)
+DATA_SET = Kind(
+    "data set",
+    (MANIFEST, "contact_sheet.png", "splits/*.txt", "*.jsonl"),
+    marks=(MANIFEST,),
+    listed=("data/*.parquet", "data/*/*.parquet"),
+    repo_type="dataset",
+    task=((MANIFEST, "task"),),
+)
+VLM = Kind(
+    "vlm",
+    (*_NETWORK, *_PROCESSOR),
+    architecture="ForConditionalGeneration",
+    task=((PROMPT, "task"),),
+    section="vlm",
+    metrics=METRICS,
+    template="vlm.md.j2",
+    pipeline="image-text-to-text",
+)
+KINDS = (SPACE, CASCADE, ADAPTER, STUDENT, DATA_SET, VLM)  # a folder with marks of several is of the first
+ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTER}  # a cascade's parts and what they are
+PART_FILES = sorted({*_EVERYWHERE, *(one for kind in ROLES.values() for one in kind.files)} - {".gitattributes"})
+
+
+def kind_of(folder: Path) -> Kind:
+    """Which of `KINDS` a folder is, by the files there; HubError for anything else."""
+    if marked := [kind for kind in KINDS if any((folder / name).is_file() for name in kind.marks)]:
         return marked[0]
-    config = files.read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = files.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     named = config.get("architectures") if isinstance(config, dict) else None
     architecture = str(next(iter(named or []), ""))
-    if architecture.endswith("ForImageClassification"):
-        return STUDENT
-    if architecture.endswith("ForConditionalGeneration"):
-        return VLM
+    for kind in KINDS:
+        if kind.architecture and architecture.endswith(kind.architecture):
+            return kind
     raise HubError(
-        f"{folder} is none of data set, vlm, adapter, student, cascade and Space: it has none of "
-        f"{', '.join(marks)} and no config.json of a known architecture. Give a folder this package wrote."
+        f"{folder} is none of {', '.join(kind.name for kind in KINDS)}: it has none of "
+        f"{', '.join(name for kind in KINDS for name in kind.marks)} and no config.json of a known architecture. Give "
+        "a folder this package wrote."
     )
 
 
-def listed(folder: Path) -> dict[str, Path]:
+def task_of(folder: Path) -> TaskSpec | None:
+    """What a folder states as its task; None where nothing asks it of such a folder, as of a base model.
+
+    DataError for a record without one.
+    """
+    found = [(folder / name, key) for name, key in kind_of(folder).task if (folder / name).is_file()]
+    if not found:
+        return None
+    path, key = found[0]
+    record = files.read_json(path)
+    return TaskSpec.from_dict(record.get(key) if isinstance(record, dict) else None, path)
+
+
+def files_to_push(folder: Path) -> dict[str, Path]:
     """Every file that goes up, by its path in the repository, in order; HubError for one that the kind does not know.
 
     A cascade's parts lie in folders of its own, each of a kind.
     """
     kind = kind_of(folder)
-    every = inside(folder)
+    every = all_files(folder)
     if link := next((path for path, file in every.items() if file.is_symlink()), None):
         raise HubError(f"{folder}: {link} is a link, which may lead anywhere; put there what it leads to.")
-    names = sorted({path.partition("/")[0] for path in every if "/" in path} - {"plots"}) if kind == CASCADES else []
-    found = {f"{name}/{path}": file for name in names for path, file in _part(folder, folder / name).items()}
+    names = sorted({path.partition("/")[0] for path in every if "/" in path} - {"plots"}) if kind is CASCADE else []
+    found = {f"{name}/{path}": file for name in names for path, file in _of_part(folder, folder / name).items()}
     own = {path: file for path, file in every.items() if path not in found and not _stays(path)}
-    patterns = (*_EVERYWHERE, *_KNOWN[kind])
-    unknown = [path for path in own if not _matches(path, patterns)]
-    if kind == DATA_SET:
+    unknown = [path for path in own if not kind.knows(path)]
+    if kind is DATA_SET:
         unknown = list(_beyond_manifest(folder, unknown))
     if unknown:
         named = ", ".join(unknown[:_NAMED]) + (f" and {len(unknown) - _NAMED} more" if unknown[_NAMED:] else "")
@@ -83,30 +197,23 @@ def listed(folder: Path) -> dict[str, Path]:
     return dict(sorted((found | own).items()))
 
 
-def belongs(path: str, kind: str) -> bool:
-    """Whether a file of a repository is one that a folder of this kind may bring, and so may take away."""
-    brought = (*_EVERYWHERE, *_KNOWN[kind]) + (("data/*.parquet", "data/*/*.parquet") if kind == DATA_SET else ())
-    in_part = kind == CASCADES and _matches(path.partition("/")[2], PART_FILES)
-    return path != ".gitattributes" and (_matches(path, brought) or in_part)
-
-
-def inside(folder: Path) -> dict[str, Path]:
+def all_files(folder: Path) -> dict[str, Path]:
     """Every file and link in a folder by its path there, in order; git's and huggingface_hub's own are left out."""
     found = {
         path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()
     }
-    return {path.as_posix(): file for path, file in found.items() if path.parts[0] not in _LEFT_FOLDERS}
+    return {path.as_posix(): file for path, file in found.items() if path.parts[0] not in _STAY_FOLDERS}
 
 
-def belonging(folder: Path, role: str) -> dict[str, Path]:
-    """The files of a `cascade` or of a part of one (`edge`, `base`, `adapter`), by path, in order; no others."""
-    return {path: file for path, file in inside(folder).items() if belongs(path, ROLES.get(role, role))}
+def own_files(folder: Path, kind: Kind) -> dict[str, Path]:
+    """The files that belong to a folder of this kind, by path, in order; no others."""
+    return {path: file for path, file in all_files(folder).items() if kind.brings(path)}
 
 
-def deciding(folder: Path, role: str) -> dict[str, Path]:
-    """The files of a part (`edge`, `base` or `adapter`) that its answers rest on: weights, settings, what it saw."""
-    patterns = (*_KNOWN[ROLES[role]], TRAINED_ON)
-    return {path: file for path, file in belonging(folder, role).items() if _matches(path, patterns)}
+def deciding_files(folder: Path, kind: Kind) -> dict[str, Path]:
+    """The files that the answers of such a folder rest on: weights, settings, and what it was trained on."""
+    patterns = (*kind.files, TRAINED_ON)
+    return {path: file for path, file in own_files(folder, kind).items() if _matches(path, patterns)}
 
 
 def shards_of(folder: Path, manifest: dict[str, Any]) -> dict[tuple[str, str], list[Path]]:
@@ -116,12 +223,12 @@ def shards_of(folder: Path, manifest: dict[str, Any]) -> dict[tuple[str, str], l
 
 
 def _stays(path: str) -> bool:
-    return any(fnmatchcase(Path(path).name, one) for one in LEFT)
+    return any(fnmatchcase(Path(path).name, one) for one in _STAY)
 
 
-def _part(folder: Path, part: Path) -> dict[str, Path]:
+def _of_part(folder: Path, part: Path) -> dict[str, Path]:
     try:
-        return listed(part)
+        return files_to_push(part)
     except (HubError, DataError) as error:
         raise HubError(f"{folder}: its part {part.name} cannot go up: {error}") from None
 

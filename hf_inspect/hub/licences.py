@@ -7,8 +7,9 @@ from typing import Any
 from hf_inspect import files
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.errors import HubError, MissingExtraError
-from hf_inspect.hub.kinds import CARD, NOTES
+from hf_inspect.hub.kinds import CARD, CONFIG, NOTES
 from hf_inspect.runtime import INSPECT, TRAINED_ON
+from hf_inspect.schema import History
 
 _COPYLEFT = frozenset({"copyleft for the files"})
 _GPL = _COPYLEFT | {"copyleft"}
@@ -68,14 +69,29 @@ def licence_in(head: Mapping[str, Any]) -> str | None:
 
 
 def stated_licences(found: Mapping[str, Path]) -> dict[str, str]:
-    """The licence of data and weights by the file that states it: cards, manifests, trained_on and inspect.json."""
-    stated = {}
-    for name, path in found.items():
-        if path.name in (MANIFEST, TRAINED_ON, INSPECT):
-            stated[name] = files.read_json(path).get("licence")
-        elif path.name == CARD:
-            stated[name] = licence_in(head_of(path) or {})
+    """The licence of data and weights by the file that states it, several that hold at once as `this AND that`.
+
+    Cards, manifests, inspect.json and configs of networks state one, trained_on.json those of all images that the model
+    and its ancestors saw; DataError for one that this version does not read.
+    """
+    stated = {name: _stated_in(path) for name, path in found.items()}
     return {name: licence for name, licence in stated.items() if licence}
+
+
+def _stated_in(path: Path) -> str | None:
+    if path.name == CARD:
+        return licence_in(head_of(path) or {})
+    if path.name == TRAINED_ON:
+        return " AND ".join(history_in(path).licences)
+    if path.name in (MANIFEST, INSPECT, CONFIG):
+        record = files.read_json(path)
+        return record.get("licence") if isinstance(record, dict) else None
+    return None
+
+
+def history_in(path: Path) -> History:
+    """What a trained_on.json records; DataError for one of an older version."""
+    return History.from_dict(files.read_json(path), path)
 
 
 def refuse_wider(stated: str, sources: Mapping[str, str]) -> None:
@@ -84,9 +100,9 @@ def refuse_wider(stated: str, sources: Mapping[str, str]) -> None:
     Either may be several that hold at once, `CC-BY-NC-4.0 AND AGPL-3.0`. A licence that the table does not know asks
     for its own name.
     """
-    ours = parts(stated)
+    ours = split(stated)
     for name, licence in sources.items():
-        for theirs in (part for part in parts(licence) if part not in ours):
+        for theirs in (part for part in split(licence) if part not in ours):
             unknown = next((part for part in (theirs, *ours) if part not in TERMS), None)
             if unknown is not None:
                 raise HubError(
@@ -100,14 +116,14 @@ def refuse_wider(stated: str, sources: Mapping[str, str]) -> None:
                 )
 
 
-def parts(licence: str) -> list[str]:
+def split(licence: str) -> list[str]:
     """The licences that `licence` says hold at once, by their names on the Hub."""
     return licence.lower().split(" and ")
 
 
 def terms(licence: str) -> list[str]:
     """What a licence asks for beyond naming the author, in words; nothing for one that the table does not know."""
-    return sorted(set().union(*(TERMS.get(part, frozenset()) for part in parts(licence))))
+    return sorted(set().union(*(TERMS.get(part, frozenset()) for part in split(licence))))
 
 
 def _yaml() -> Any:

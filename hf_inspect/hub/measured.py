@@ -1,6 +1,7 @@
 """results.json of a model's folder -> whether it is of the folder's own files, and the figures its card must state."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,24 +11,29 @@ from hf_inspect.cascade import CASCADE
 from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.errors import HubError
-from hf_inspect.hub.kinds import ADAPTERS, CARD, CASCADES, RESULTS, STUDENT, VLM, kind_of
-from hf_inspect.hub.parts import part_of, parts_of, read_cascade
+from hf_inspect.hub import kinds
+from hf_inspect.hub.kinds import CARD, RESULTS, Metric, kind_of, task_of
+from hf_inspect.hub.parts import read_cascade, weights_of
+from hf_inspect.runtime import TRAINED_ON
+from hf_inspect.schema import TaskSpec
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-MEASURED = (VLM, ADAPTERS, STUDENT, CASCADES)
-SECTIONS = {STUDENT: "edge", ADAPTERS: "vlm", VLM: "vlm"}  # of results.json, by kind
-METRICS = {  # figure of results.json: the metric's type and name in a card
-    "accuracy": ("accuracy", "accuracy"),
-    "auroc": ("roc_auc", "AUROC"),
-    "escapes": ("escape_rate", "escape rate"),
-    "overkill": ("overkill_rate", "overkill rate"),
-}
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A place in results.json that tells of a folder's model: its keys, and the metrics that it must hold."""
+
+    path: tuple[str, ...]
+    metrics: tuple[Metric, ...]
 
 
 def results_of(folder: Path) -> dict[str, Any] | None:
-    """results.json of a model's folder, None without one; HubError when it is of other data or other files."""
+    """results.json of a model's folder, None without one; HubError when it is of other data or other files.
+
+    DataError when it states no task, or another one than the folder's.
+    """
     if not (folder / RESULTS).is_file():
         return None
     results = files.read_json(folder / RESULTS)
@@ -36,31 +42,38 @@ def results_of(folder: Path) -> dict[str, Any] | None:
         raise HubError(f"{folder / RESULTS} is of the data {measured[:12]}, not of {', '.join(wrong)}; measure again.")
     models = results.get("inputs", {}).get("models", {})
     own = _weights(folder)
-    inside = [files.weights(p) for p in folder.iterdir() if p.is_dir()] if kind_of(folder) == CASCADES else []
+    inside = [files.weights(p) for p in folder.iterdir() if p.is_dir()] if kind_of(folder) is kinds.CASCADE else []
     held = {*own.values(), *chain.from_iterable(one.values() for one in inside)}
     if other := [name for name, sha256 in models.items() if sha256 not in held]:
         raise HubError(f"{folder / RESULTS} was measured on another {other[0]} than the folder's; measure again.")
     if unknown := [name for name, sha256 in own.items() if sha256 not in models.values()]:
         raise HubError(f"{folder / RESULTS} does not say that it was measured on {unknown[0]}; measure again.")
+    task = TaskSpec.from_dict(results.get("task"), folder / RESULTS)
+    if stated := task_of(folder):
+        task.refuse_other(stated, str(folder / RESULTS), str(folder))
     return results
 
 
-def sections(folder: Path) -> dict[str, tuple[str, ...]]:
+def sections(folder: Path) -> dict[str, Section]:
     """Where results.json tells of the folder's model, by name: one section, or one a policy of a cascade.
 
-    A cascade without a VLM decides as its edge does.
+    DataError or HubError for a folder that is of no model.
     """
-    stated = files.read_json(folder / CASCADE) if kind_of(folder) == CASCADES else None
-    if stated and stated["vlm"]:
-        return {f"policy {name}": ("cascade", name) for name in stated["policies"]}
-    return {"": ("edge" if stated else SECTIONS[kind_of(folder)],)}
+    kind = kind_of(folder)
+    if kind.section is None:
+        raise HubError(f"{folder} is a {kind}, of which nothing is measured.")
+    if kind is not kinds.CASCADE:
+        return {"": Section((kind.section,), kind.metrics)}
+    policies = read_cascade(folder)["policies"]
+    return {f"policy {name}": Section((kind.section, name), kind.metrics) for name in policies}
 
 
-def figures_of(folder: Path, results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The figures of each of `sections` by name, as its kind needs them; HubError names one that is missing or half."""
+def figures_of(folder: Path, results: Mapping[str, Any]) -> dict[str, dict[Metric, Mapping[str, Any]]]:
+    """The figures of each of `sections` by name and metric; HubError names one that is missing or half."""
+    task = TaskSpec.from_dict(results.get("task"), folder / RESULTS)
     return {
-        title: {name: _figure(results, *path, name) for name in _needed(at(results, *path))}
-        for title, path in sections(folder).items()
+        title: {metric: _figure(results, *one.path, metric.figure) for metric in _needed(one, results, task)}
+        for title, one in sections(folder).items()
     }
 
 
@@ -72,8 +85,7 @@ def eval_results(folder: Path, results: Mapping[str, Any]) -> "list[EvalResult]"
     config, _, split = data["split"].rpartition("/")
     found = []
     for section, figures in figures_of(folder, results).items():
-        for name, figure in ((name, one) for name, one in figures.items() if one["value"] is not None):
-            kind, title = METRICS[name]
+        for metric, figure in ((metric, one) for metric, one in figures.items() if one["value"] is not None):
             found.append(
                 EvalResult(
                     task_type="image-classification",
@@ -82,8 +94,8 @@ def eval_results(folder: Path, results: Mapping[str, Any]) -> "list[EvalResult]"
                     dataset_config=config or None,
                     dataset_split=split,
                     dataset_args={key: data[key] for key in ("fingerprint", "evaluations_of_this_split")},
-                    metric_type=kind,
-                    metric_name=f"{title}, {section}" if section else title,
+                    metric_type=metric.type,
+                    metric_name=f"{metric.name}, {section}" if section else metric.name,
                     metric_value=figure["value"],
                     metric_args={key: figure[key] for key in ("low", "high", "n", "method")},
                 )
@@ -109,7 +121,7 @@ def refuse_other_figures(folder: Path, index: Any) -> None:
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
     results = results_of(folder)
-    if results is None and kind_of(folder) == VLM and not (folder / "trained_on.json").is_file():
+    if results is None and kind_of(folder) is kinds.VLM and not (folder / TRAINED_ON).is_file():
         return
     wanted = eval_results(folder, results) if results else []
     try:
@@ -129,13 +141,8 @@ def refuse_other_figures(folder: Path, index: Any) -> None:
 
 
 def _weights(folder: Path) -> dict[str, str]:
-    """SHA-256 of the weights that must have been measured: the folder's, or those of a cascade's edge and adapter."""
-    if kind_of(folder) != CASCADES:
-        return files.weights(folder)
-    stated = read_cascade(folder)
-    roles = [role for role in ("edge", "adapter") if role in parts_of(stated)]
-    every = (files.weights(Path(part_of(folder, stated, role)), role) for role in roles)
-    return dict(chain.from_iterable(one.items() for one in every))
+    """SHA-256 of the weights that must have been measured: the folder's, or those of a cascade's edge and VLM."""
+    return weights_of(read_cascade(folder)) if kind_of(folder) is kinds.CASCADE else files.weights(folder)
 
 
 def _fingerprints(folder: Path) -> Iterator[tuple[str, str]]:
@@ -146,12 +153,12 @@ def _fingerprints(folder: Path) -> Iterator[tuple[str, str]]:
         yield CASCADE, calibration["data"]
 
 
-def _needed(section: Mapping[str, Any]) -> list[str]:
-    """The figures a section must have: the rates of two classes, and an AUROC where there are scores."""
-    if len(section.get("classes", ("good", "defect"))) != 2:
-        return ["accuracy"]
-    scored = section.get("mode", "rank") == "rank" and "share_escalated" not in section
-    return ["accuracy", *(["auroc"] if scored else []), "escapes", "overkill"]
+def _needed(section: Section, results: Mapping[str, Any], task: TaskSpec) -> list[Metric]:
+    """The metrics that a section must have: no macro F1 of two classes, no AUROC where a VLM wrote its answers."""
+    without = {kinds.MACRO_F1} if len(task.classes) <= 2 else set()
+    if at(results, *section.path).get("mode") == "generate":
+        without.add(kinds.AUROC)
+    return [metric for metric in section.metrics if metric not in without]
 
 
 def _figure(results: Mapping[str, Any], *path: str) -> Mapping[str, Any]:

@@ -1,23 +1,84 @@
-"""A repository and a revision -> its folder in huggingface_hub's cache, every file as the Hub gave it."""
+"""A name -> the folder here that it means, or a repository's in the Hub's cache, every file as the Hub gave it.
+
+A path that is mistyped is an error and asks no Hub: `org/name` is a repository only where `org` is nothing here.
+"""
 
 import re
 import warnings
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 from hf_inspect import files
-from hf_inspect.errors import HubError
-from hf_inspect.hub.client import asked, client
+from hf_inspect.errors import DataError, HubError
+from hf_inspect.hub.client import client, with_retries
 from hf_inspect.hub.kinds import PART_FILES, WEIGHTS
+from hf_inspect.schema import Part
 
-_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_PART = re.compile(rf"(?P<name>{_NAME.pattern})(@(?P<revision>\w[\w./-]*))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB = "hub:"  # begins the name of a repository, whatever lies here
+_NAMED = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
 _SHA256_DIGITS = 64  # of a blob's name in the cache; git's ids have 40
 
 
-def is_repository(name: str | Path) -> bool:
-    """Whether this is `org/name` and no folder here."""
-    return isinstance(name, str) and bool(_NAME.fullmatch(name)) and not Path(name).exists()
+class Repository(NamedTuple):
+    """A model's repository `org/name` at a branch, tag or commit; at its main branch where none is named."""
+
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+
+def reference(name: str | Path) -> Path | Repository:
+    """The folder here that a name means, or the repository; nothing is asked of the Hub.
+
+    A folder that is here is that folder. `hub:org/name[@revision]` is a repository, and so is `org/name[@revision]`
+    where `org` is nothing here. DataError for anything else: a mistyped path is no repository.
+    """
+    if isinstance(name, str) and name.startswith(HUB):
+        return _repository(name.removeprefix(HUB)) or _refuse(name, "no repository")
+    if str(name) and Path(name).is_dir():
+        return Path(name)
+    if Path(name).is_file():
+        raise DataError(f"{name} is a file; give the folder that it lies in.")
+    found = _repository(name) if isinstance(name, str) else None
+    if found is None or Path(found.name.partition("/")[0]).exists():
+        _refuse(name, "no such folder")
+    return found
+
+
+def repository_of(name: str | Path) -> Repository | None:
+    """The repository that a name means, None for one that means a folder, or nothing."""
+    try:
+        found = reference(name)
+    except DataError:
+        return None
+    return found if isinstance(found, Repository) else None
+
+
+def resolve(name: str | Path) -> Path:
+    """The folder of a model: one that is here, or a repository's, pulled as far as it is not here.
+
+    DataError for a name that is neither (see `reference`), HubError when the repository cannot be had. Of a repository
+    only what a part of a cascade consists of is downloaded.
+    """
+    found = reference(name)
+    return found if isinstance(found, Path) else pull_part(found)
+
+
+def pull_part(repository: Repository) -> Path:
+    """The folder of a repository that holds a part of a cascade; HubError for one without safetensors or OpenVINO."""
+    folder = pull(repository.name, repository.revision, PART_FILES)
+    if not any(path.suffix == ".safetensors" or path.name == WEIGHTS for path in folder.iterdir()):
+        raise HubError(
+            f"{repository} holds no weights as safetensors or OpenVINO, and pickles are not read; name another."
+        )
+    return folder
+
+
+def pinned(repository: Repository, at: Path) -> Part:
+    """A repository that was pulled to `at` (a folder of the cache, called by its commit) as a part: at that commit."""
+    return Part("hub", repository.name, at.name)
 
 
 def pull(repository: str, revision: str | None = None, only: list[str] | None = None) -> Path:
@@ -27,48 +88,36 @@ def pull(repository: str, revision: str | None = None, only: list[str] | None = 
     the files that are not here whole. Offline, what the cache holds. HubError when that is nothing, or when a file in
     the cache is not the one that the Hub gave.
     """
-    api, named = client(), f"{repository}@{revision}" if revision else repository
-    folder = Path(asked(named, lambda: api.snapshot_download(repository, revision=revision, allow_patterns=only)))
+    api, named = client(), str(Repository(repository, revision))
+    folder = Path(
+        with_retries(named, lambda: api.snapshot_download(repository, revision=revision, allow_patterns=only))
+    )
     _refuse_changed(folder, repository)
     return folder
 
 
-def is_pinned(part: str) -> bool:
-    """Whether this is `org/name@commit`, the commit in full."""
-    found = _PART.fullmatch(part)
-    return bool(found and _COMMIT.fullmatch(found["revision"] or ""))
-
-
-def located(part: str | Path) -> str | Path:
-    """Where a model's files lie: `org/name` and `org/name@revision` are pulled, anything else is as it stands.
-
-    Only what a part of a cascade consists of is downloaded. HubError when it cannot be had; a warning says so when
-    a part named by its commit has another one on its main branch by now.
-    """
-    found = _PART.fullmatch(str(part))
-    if not found or Path(part).exists():
-        return part
-    folder = pull(found["name"], found["revision"], PART_FILES)
-    if is_pinned(str(part)):
-        _report_move(found["name"], found["revision"])
-    if not any(path.suffix == ".safetensors" or path.name == WEIGHTS for path in folder.iterdir()):
-        raise HubError(f"{part} holds no weights as safetensors or OpenVINO, and pickles are not read; name another.")
-    return folder
-
-
-def pinned(part: str | Path, at: str | Path) -> str:
-    """How a part that `located` found `at` is named for good: a repository as `org/name@commit`, another as it is."""
-    return str(part) if at == part else f"{str(part).partition('@')[0]}@{Path(at).name}"
-
-
-def _report_move(repository: str, commit: str) -> None:
+def report_move(part: Part) -> None:
+    """Warn when the main branch of a pinned part's repository has another commit by now; its files stay as pinned."""
     api = client()
     try:
-        now = asked(repository, lambda: api.model_info(repository).sha, again=False)
+        now = with_retries(part.name, lambda: api.model_info(part.name).sha, again=False)
     except HubError:  # what is pinned is here; whether it moved cannot be told
         return
-    if now != commit:
-        warnings.warn(f"{repository} has moved to {now}; this cascade stays at {commit}, as it states.", stacklevel=3)
+    if now != part.revision:
+        warnings.warn(
+            f"{part.name} has moved to {now}; this cascade stays at {part.revision}, as it states.", stacklevel=3
+        )
+
+
+def _repository(text: str) -> Repository | None:
+    found = _NAMED.fullmatch(text)
+    return Repository(found["name"], found["revision"]) if found else None
+
+
+def _refuse(name: str | Path, what: str) -> NoReturn:
+    """Raise DataError for a name that means nothing."""
+    meant = f"{HUB}{name}" if _repository(str(name)) else f"{HUB}org/name or {HUB}org/name@revision"
+    raise DataError(f"{str(name)!r}: {what}; mend the path, or name a repository of the Hub as {meant}.")
 
 
 def _refuse_changed(folder: Path, repository: str) -> None:

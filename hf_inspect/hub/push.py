@@ -1,6 +1,6 @@
 """A checked folder -> one commit on the Hub, of what is not there yet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,11 @@ from hf_inspect import files
 from hf_inspect.cascade import CASCADE
 from hf_inspect.errors import HubError
 from hf_inspect.hub.check import card_head, check, licence_of
-from hf_inspect.hub.client import asked, client
-from hf_inspect.hub.kinds import REPO_TYPES, SPACE, belongs, kind_of
+from hf_inspect.hub.client import client, with_retries
+from hf_inspect.hub.kinds import SPACE, Kind, kind_of
 from hf_inspect.hub.licences import licence_in, refuse_wider
 from hf_inspect.hub.parts import parts_of, read_cascade
-from hf_inspect.hub.pull import is_pinned
+from hf_inspect.hub.pull import Repository
 from hf_inspect.hub.space import REQUIREMENTS, with_wheel
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Plan:
     """What a push does: files to add by path, paths to remove, how many are there already, the commit it follows."""
 
-    kind: str
+    kind: Kind
     repository: str
     add: dict[str, Path]
     remove: list[str]
@@ -55,7 +55,7 @@ def push(
     A Space is given this package's wheel. HubError, with nothing committed, when the folder is not fit or the Hub
     refuses.
     """
-    if kind_of(folder) != SPACE:
+    if kind_of(folder) is not SPACE:
         return _push(folder, repository, private, create_pr, show)
     with with_wheel(folder, f"{client().endpoint}/spaces/{repository}") as whole:
         if private and whole != folder:
@@ -69,8 +69,8 @@ def push(
 def _push(folder: Path, repository: str, private: bool, create_pr: bool, show: Callable[[str], Any]) -> str | None:
     found, api = check(folder), client()
     target = _Target(api, repository, kind_of(folder), private, create_pr)
-    asked(repository, lambda: _check_sources(api, folder))
-    return asked(repository, lambda: _commit(target, folder, found, show), again=not create_pr)
+    with_retries(repository, lambda: _check_sources(api, folder))
+    return with_retries(repository, lambda: _commit(target, folder, found, show), again=not create_pr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +79,18 @@ class _Target:
 
     api: "HfApi"
     repository: str
-    kind: str
+    kind: Kind
     private: bool
     create_pr: bool
-
-    @property
-    def repo_type(self) -> str:
-        return REPO_TYPES.get(self.kind, "model")
 
 
 def _commit(target: _Target, folder: Path, found: dict[str, Path], show: Callable[[str], Any]) -> str | None:
     """One try of a push."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    api, repository, repo_type = target.api, target.repository, target.repo_type
+    api, repository, repo_type = target.api, target.repository, target.kind.repo_type
     if not target.create_pr:
-        sdk = card_head(folder).get("sdk") if target.kind == SPACE else None
+        sdk = card_head(folder).get("sdk") if target.kind is SPACE else None
         api.create_repo(repository, repo_type=repo_type, private=target.private or None, exist_ok=True, space_sdk=sdk)
     plan = _plan(target, found)
     show(plan.table())
@@ -118,14 +114,14 @@ def _plan(target: _Target, found: dict[str, Path]) -> Plan:
     """The difference between the folder and the repository's main branch."""
     from huggingface_hub.hf_api import RepoFile
 
-    api, repository, repo_type = target.api, target.repository, target.repo_type
+    api, repository, repo_type = target.api, target.repository, target.kind.repo_type
     info = api.repo_info(repository, repo_type=repo_type)
     if target.private and not info.private:
         raise HubError(f"{repository} is there and public; make it private in its settings, or push to a new name.")
     tree = api.list_repo_tree(repository, recursive=True, repo_type=repo_type)
     there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     add = {name: path for name, path in found.items() if name not in there or not _same(path, there[name])}
-    remove = [name for name in there if name not in found and belongs(name, target.kind)]
+    remove = [name for name in there if name not in found and target.kind.brings(name)]
     return Plan(target.kind, repository, add, remove, len(found) - len(add), info.sha)
 
 
@@ -140,27 +136,23 @@ def _check_sources(api: "HfApi", folder: Path) -> None:
     """HubError when the card permits more than a base model it names or a pinned part, or one of them is not there."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    head = card_head(folder)
-    for name, revision in (*_bases(head), *_pinned_parts(folder)):
+    for (name, revision), record in _sources(folder):
         try:
             card = api.model_info(name, revision=revision).card_data
         except RepositoryNotFoundError:
-            said = "cascade.json's part" if revision else "the card's base_model"
-            raise HubError(f"{said} {name!r} is not on the Hub; push it first, or mend the name.") from None
+            raise HubError(f"{record} {name!r} is not on the Hub; push it first, or mend the name.") from None
         except RevisionNotFoundError:
-            raise HubError(
-                f"cascade.json pins {name} at {revision}, which it does not have; calibrate again."
-            ) from None
+            raise HubError(f"{record} {name} has no commit {revision}; calibrate again.") from None
         if card and (licence := licence_in(card.to_dict())):
             refuse_wider(licence_of(folder), {name: licence})
 
 
-def _bases(head: dict[str, Any]) -> list[tuple[str, None]]:
-    named = head.get("base_model") or []
-    return [(base, None) for base in ([named] if isinstance(named, str) else named)]
-
-
-def _pinned_parts(folder: Path) -> list[tuple[str, str]]:
-    """Repository and commit of each part of a cascade that lies elsewhere."""
-    parts = parts_of(read_cascade(folder)).values() if (folder / CASCADE).is_file() else ()
-    return [(part.split("@")[0], part.split("@")[1]) for part in parts if is_pinned(part)]
+def _sources(folder: Path) -> Iterator[tuple[Repository, str]]:
+    """The repositories that a folder builds on, and which record names each: the card's bases, a cascade's parts."""
+    named = card_head(folder).get("base_model") or []
+    for base in [named] if isinstance(named, str) else named:
+        yield Repository(base), "the card's base_model"
+    parts = parts_of(read_cascade(folder)) if (folder / CASCADE).is_file() else {}
+    for role, part in parts.items():
+        if part.kind == "hub":
+            yield Repository(part.name, part.revision), f"{CASCADE}'s {role}"

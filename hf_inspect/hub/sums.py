@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from hf_inspect import files
 from hf_inspect.errors import DataError
-from hf_inspect.hub.kinds import SUMS, inside
+from hf_inspect.hub.kinds import SUMS, all_files
 from hf_inspect.schema import Progress, no_progress
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -22,7 +22,7 @@ def verify(folder: Path, progress: Progress = no_progress) -> list[str]:
 
     DataError when there is no such list, or one that is broken.
     """
-    stated, there = _read_sums(folder), inside(folder)
+    stated, there = _read_sums(folder), all_files(folder)
     there.pop(SUMS)
     different = [f"{path} is not in {SUMS}" for path in there if path not in stated]
     for number, (path, sha256) in enumerate(stated.items(), 1):
