@@ -2,24 +2,26 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import files, hub
-from hf_inspect.data import dataset_card, read_manifest
+from hf_inspect.data import dataset_card, read_history, read_manifest
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.errors import DataError, HubError, MissingExtraError
-from hf_inspect.hub import licences, measured
-from hf_inspect.hub.kinds import ADAPTER, ADAPTERS, CARD, CASCADES, DATA_SET, RESULTS, SPACE, STUDENT, VLM
-from hf_inspect.reports.table import results_table
-from hf_inspect.reports.vlm import vlm_summary
+from hf_inspect.hub import Kind, kinds, licences, measured
+from hf_inspect.hub.kinds import ADAPTER_CONFIG, CARD, CONFIG, PROMPT, RESULTS
+from hf_inspect.hub.pull import HUB
+from hf_inspect.reports.table import cell, classes_table, results_table
 from hf_inspect.runtime import INSPECT, TRAINED_ON
+from hf_inspect.schema import History, Part, TaskSpec
 from hf_inspect.training import LOG
 
 _PLOTS = {
+    "confusion.png": "What each class (row) was taken for (column)",
     "escalation.png": "Accuracy and escapes against the share that goes to the vision-language model",
-    "reliability.png": "How often a stated P(defect) comes true",
+    "reliability.png": "How often a stated probability of a defect comes true",
     "roc.png": "Caught defects against false alarms",
 }
 _LICENCE_LINKS = {"agpl-3.0": "https://ultralytics.com/license"}
@@ -39,24 +41,25 @@ def write_card(folder: Path) -> Path:
 def card_of(folder: Path) -> str:
     """The text that `write_card` writes."""
     kind, (head, notes) = hub.kind_of(folder), hub.read_notes(folder)
-    if kind == SPACE:
+    if kind is kinds.SPACE:
         raise HubError(f"{folder} is a Space, whose README.md is written by hand.")
-    if kind == DATA_SET:
+    if kind is kinds.DATA_SET:
         return dataset_card(read_manifest(folder), notes)
     log, results = _read(folder / LOG), measured.results_of(folder)
-    values = _OF_KIND[kind](folder) | {"results": results, "log": log, "plots": _plots(folder)}
-    values |= {"trained_on": _read(folder / TRAINED_ON), "arguments": _arguments(log) if log else {}}
+    values = _OF_SECTION[kind.section or ""](folder) | {"results": results, "log": log, "plots": _plots(folder)}
+    values |= {"task": _task(folder, results), "arguments": _arguments(log) if log else {}}
     values |= _figures(folder, results) if results else {}
     values["licences"] = _licences(values["parts"], head)
-    values["terms"] = licences.terms(" and ".join(values["licences"].values()))
-    if data := _data(results, log):
-        values["title"] += f" on {data}"
+    every = " and ".join(values["licences"].values())
+    values |= {"bound": list(dict.fromkeys(licences.split(every))), "terms": licences.terms(every)}
+    data = _data(results, log)
     stated = measured.eval_results(folder, results) if results else []
-    return render(kind, values | {"head": _head(values, head, data, stated)}, notes)
+    given = values | {"head": _head(values | {"kind": kind}, head, data, stated)}
+    return render(kind, given | {"title": values["title"] + (f" on {cell(data)}" if data else "")}, notes)
 
 
-def render(kind: str, values: Mapping[str, Any], notes: str = "") -> str:
-    """The card of a kind of model_cards/, such as `student`; DataError when the template names a value not there."""
+def render(kind: Kind, values: Mapping[str, Any], notes: str = "") -> str:
+    """The card of a kind from its template of model_cards/; DataError when that names a value not there."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
     except ImportError as error:
@@ -64,9 +67,9 @@ def render(kind: str, values: Mapping[str, Any], notes: str = "") -> str:
 
     folder = FileSystemLoader(files.shipped("model_cards"))
     templates = Environment(loader=folder, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    templates.filters["figure"] = _figure
+    templates.filters |= {"figure": _figure, "cell": cell}
     try:
-        text = templates.get_template(f"{kind}.md.j2").render(values, notes=_NOTES if notes else "")
+        text = templates.get_template(kind.template or "").render(values, notes=_NOTES if notes else "")
     except (UndefinedError, KeyError) as error:
         raise DataError(f"the {kind} card cannot be written: a record lacks what it needs ({error}).") from None
     return re.sub(r"\n{3,}", "\n\n", text).strip().replace(_NOTES, notes) + "\n"
@@ -74,7 +77,7 @@ def render(kind: str, values: Mapping[str, Any], notes: str = "") -> str:
 
 def _of_student(folder: Path) -> dict[str, Any]:
     """What a student's folder, or its export's, states of itself."""
-    given: dict[str, Any] = {"base": None, "bases": [], "parts": {"": folder}, "pipeline": "image-classification"}
+    given: dict[str, Any] = {"base": None, "bases": [], "parts": {"": folder}, "history": read_history(folder, "it")}
     if info := _read(folder / INSPECT):
         title = f"Edge model {info['architecture']} ({info['weights'].upper()} for OpenVINO)"
         named = {"library": "openvino", "tags": ["openvino"], "inspect": info, "preprocess": info["preprocess"]}
@@ -89,37 +92,61 @@ def _of_student(folder: Path) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     title = f"Edge student {students.architecture_of(config)}"
     named = {"library": "transformers", "tags": [], "inspect": None, "preprocess": students.preprocess_of(config)}
-    return given | named | {"title": title, "own_class": config.model_type != "timm_wrapper"}
+    return given | named | {"title": title, "own_class": type(config).__module__.startswith("hf_inspect.")}
 
 
 def _of_vlm(folder: Path) -> dict[str, Any]:
     """What an adapter's folder, or a whole fine-tune's, states of itself."""
-    adapter, log, prompt = (_read(folder / name) for name in (ADAPTER, LOG, "prompt.json"))
-    base = log["recipe"]["base"] if log else adapter and adapter["base_model_name_or_path"]
-    named = f"Adapter for {base}" if adapter else "Vision-language model" + (f" from {base}" if base else "")
-    given = {"pipeline": "image-text-to-text", "base": base, "bases": [base] if base else [], "parts": {"": folder}}
+    adapter, log, prompt = (_read(folder / name) for name in (ADAPTER_CONFIG, LOG, PROMPT))
+    named = log["recipe"]["base"] if log else adapter and adapter["base_model_name_or_path"]
+    base = named.removeprefix(HUB) if named else None
+    title = f"Adapter for {base}" if adapter else "Vision-language model" + (f" from {base}" if base else "")
+    given = {"base": base, "bases": _repositories(named), "parts": {"": folder}, "history": read_history(folder, "it")}
     kind = {"library": "peft", "tags": [adapter["peft_type"].lower()]} if adapter else {"library": "transformers"}
-    return {"tags": []} | given | kind | {"adapter": adapter, "prompt": prompt, "title": named}
+    return {"tags": []} | given | kind | {"adapter": adapter, "prompt": prompt, "title": title}
 
 
 def _of_cascade(folder: Path) -> dict[str, Any]:
     """What a cascade's folder states of itself and its parts; HubError for one that was not measured."""
     stated = hub.read_cascade(folder)
-    vlm, seeds = stated["vlm"] or {}, _read(folder / "seeds.json")
     if not (folder / RESULTS).is_file():
-        how = f"eval cascade {folder}" if vlm else f"eval edge {folder / stated['edge']}"
-        raise HubError(f"{folder} was not measured; run 'hf-inspect {how} --data DATA --out {folder / RESULTS}'.")
-    named = {"edge": stated["edge"]} | ({"adapter": vlm["adapter"]} if vlm else {})
-    parts = {"": folder} | {name: Path(hub.part_of(folder, stated, name)) for name in named}
-    given = {"library": "hf-inspect", "pipeline": "image-classification", "base": vlm.get("base"), "parts": parts}
-    pinned = [part for part in named.values() if hub.is_pinned(part)]
-    given["bases"] = [part.split("@")[0] for part in (*pinned, *([vlm["base"]] if vlm else []))]
+        how = f"eval cascade {folder} --data DATA --out {folder / RESULTS}"
+        raise HubError(f"{folder} was not measured; run 'hf-inspect {how}'.")
+    parts = hub.parts_of(stated)
+    places = {role: hub.part_of(folder, stated, role) for role, part in parts.items() if part.kind != "packaged"}
+    given = {"library": "hf-inspect", "cascade": stated, "seeds": _read(folder / "seeds.json"), "roles": parts}
+    given |= {"base": str(parts["base"]) if "base" in set(parts) - set(places) else None}
+    given["bases"] = [part.name for part in parts.values() if part.kind == "hub"]
     tags = ["cascade", *(["conformal"] if "calibrated" in stated["policies"] else [])]
-    title = "Inspection cascade" if vlm else "Edge-only cascade"
-    return given | {"cascade": stated, "seeds": seeds, "title": title, "tags": tags}
+    title = "Inspection cascade" if "base" in parts else "Edge-only cascade"
+    seen = {"parts": {"": folder} | places, "history": _united(parts, places)}
+    return given | seen | {"title": title, "tags": tags}
 
 
-_OF_KIND = {STUDENT: _of_student, VLM: _of_vlm, ADAPTERS: _of_vlm, CASCADES: _of_cascade}
+_OF_SECTION: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+    "edge": _of_student, "vlm": _of_vlm, "cascade": _of_cascade,
+}  # fmt: skip
+
+
+def _united(parts: Mapping[str, Part], places: Mapping[str, Path]) -> History:
+    """What a cascade's edge and VLM were trained on; an adapter's record holds its base's."""
+    telling = [role for role in parts if role != "base" or "adapter" not in parts]
+    known = [
+        read_history(places[role], f"the {role}") if role in places else History(unknown=(str(parts[role]),))
+        for role in telling
+    ]
+    return History().union(*known)
+
+
+def _repositories(base: str | None) -> list[str]:
+    """The repository that a base's name means, for a card's head; nothing for a folder or a packaged one."""
+    found = hub.repository_of(base) if base else None
+    return [found.name] if found else []
+
+
+def _task(folder: Path, results: Mapping[str, Any] | None) -> TaskSpec | None:
+    """What the model answers; None for a base that was neither trained nor measured on anything."""
+    return TaskSpec.from_dict(results["task"], folder / RESULTS) if results else hub.task_of(folder)
 
 
 def _arguments(log: Mapping[str, Any]) -> dict[str, str]:
@@ -131,21 +158,26 @@ def _arguments(log: Mapping[str, Any]) -> dict[str, str]:
 def _figures(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     """The sections, figures and tables of results.json that the templates show; HubError for a missing number."""
     every = measured.figures_of(folder, results)
+    section = measured.at(results, *next(iter(measured.sections(folder).values())).path)
     try:
         table = results_table(results)
+        classes = {whose: classes_table(report) for whose, report in _by_class(section, results).items()}
     except KeyError as error:
         raise HubError(f"{folder / RESULTS} lacks {error} of a model, which the card needs; measure again.") from None
-    section = measured.at(results, *next(iter(measured.sections(folder).values())))
-    figures = next(iter(every.values()))
-    counted = [figures[name]["n"] if name in figures else 0 for name in ("escapes", "overkill")]
-    return {
-        "section": section,
-        "figures": {measured.METRICS[name][1]: figure for name, figure in figures.items()},
-        "defects": counted[0],
-        "goods": counted[1],
-        "summary": vlm_summary(section) if "classes" in section else "",
-        "table": table,
-    }
+    figures = {metric.name: figure for metric, figure in next(iter(every.values())).items()}
+    counted = {name: figures[metric.name]["n"] for name, metric in _COUNTED.items()}
+    return {"section": section, "figures": figures, "table": table, "classes": classes} | counted
+
+
+def _by_class(section: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The reports that tell of single classes, by whose they are: the model's, or those of a cascade's models."""
+    if "classes" in section:
+        return {"": section}
+    names = {"edge": ", the edge alone", "vlm": ", the vision-language model alone"}
+    return {whose: results[name] for name, whose in names.items() if name in results}
+
+
+_COUNTED = {"defects": kinds.ESCAPES, "goods": kinds.OVERKILL}  # whose n says how many of these there were
 
 
 def _licences(parts: Mapping[str, Path], head: Mapping[str, Any]) -> dict[str, str]:
@@ -153,32 +185,39 @@ def _licences(parts: Mapping[str, Path], head: Mapping[str, Any]) -> dict[str, s
     found: dict[str, str] = {}
     for name, folder in parts.items():
         of = f" of the {name}" if name else ""
-        records = [_read(folder / file) or {} for file in (MANIFEST, TRAINED_ON, INSPECT, "config.json")]
-        stated = [one for record in records for one in record.get("licence", "").split(" AND ") if one]
-        images, *code = dict.fromkeys(stated) or [""]
-        found |= {f"images{of}": images} if images else {}
+        images, others = (_stated(folder, names) for names in ((MANIFEST, TRAINED_ON), (INSPECT, CONFIG)))
+        code = [one for one in others if one.lower() not in {image.lower() for image in images}]
+        found |= {f"images{of}": " AND ".join(images)} if images else {}
         found |= {f"network's code{of}": " AND ".join(code)} if code else {}
+        if name and not (images or code) and (own := _stated(folder, (CARD,))):
+            found[f"weights{of}"] = " AND ".join(own)
     if not found and not head.get("license"):
         raise HubError("nothing here states a licence; write `license: ...` between --- lines at the head of notes.md.")
     return found or {"weights": head["license"]}
+
+
+def _stated(folder: Path, names: tuple[str, ...]) -> list[str]:
+    """The licences that these records of a folder state, each once."""
+    stated = licences.stated_licences({name: folder / name for name in names if (folder / name).is_file()})
+    return list(dict.fromkeys(one for several in stated.values() for one in several.split(" AND ")))
 
 
 def _head(values: Mapping[str, Any], extra: Mapping[str, Any], data: str | None, stated: list[Any]) -> str:
     """The YAML at the card's head; `extra` is the notes' own, whose tags and other keys are added."""
     from huggingface_hub import ModelCardData
 
-    bound = list(dict.fromkeys(licences.parts(" and ".join(values["licences"].values()))))
+    bound = values["bound"]
     several = {"license": "other", "license_name": "-and-".join(bound).replace(" ", "-")}
     link = next((_LICENCE_LINKS[one] for one in bound if one in _LICENCE_LINKS), None)
-    bases = [base for base in values["bases"] if hub.is_repository(base)]
+    title = values["title"] + (f" on {data}" if data else "")
     given = {
         **({"license": bound[0]} if len(bound) == 1 else several | {"license_link": link}),
         "library_name": values["library"],
-        "pipeline_tag": values["pipeline"],
-        **({"base_model": bases} if bases else {}),
+        "pipeline_tag": values["kind"].pipeline,
+        **({"base_model": values["bases"]} if values["bases"] else {}),
         **({"datasets": [data]} if data else {}),
         "tags": ["industrial-inspection", *values["tags"], *extra.get("tags", [])],
-        **({"model_name": values["title"], "eval_results": stated} if stated else {}),
+        **({"model_name": title, "eval_results": stated} if stated else {}),
     }
     return ModelCardData(**{**extra, **given}).to_yaml()
 
