@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from hf_inspect import prompts
-from hf_inspect.data import trained_on, write_trained_on
-from hf_inspect.vlm import base, parity, tiny, training
+from hf_inspect.data import write_history
+from hf_inspect.schema import History, Source, TaskSpec
+from hf_inspect.vlm import parity, tiny, training
 
 _PROJECTS = re.compile(r"projector\.linear_2|modality_projection|merger\.mlp\.2")
 LORA = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 FULL = ["vision_tower", "multi_modal_projector"]
-TASK = prompts.Task(system="Look.", question="Is it good?", options=("ok", "no"))
+QUESTION = prompts.Question("Look.", "Is it good?", TaskSpec.of(("ok", "no"), good=["ok"]))
+SEEN = History((Source("none", "none", "CC0-1.0", 0),))
 
 
 def parts(folder: Path):
@@ -38,7 +40,7 @@ def loud(model):
 
 def loud_base(out: Path, family: str | None = None) -> Path:
     """The folder of the tiny base, or of another family's, with `loud` weights."""
-    tiny.base(family, out) if family else base.tiny_base(out)
+    tiny.tiny_base(out, family or tiny.TINY)
     model, _ = parts(out)
     loud(model).save_pretrained(out)
     return out
@@ -51,7 +53,14 @@ def pictures(n: int, seed: int = 0) -> list[np.ndarray]:
     return [rng.integers(0, rng.integers(40, 255), (h, w, 3)).astype(np.uint8) for h, w in sizes]
 
 
-def random_adapter(base_folder: Path, out: Path, task: prompts.Task = TASK, targets: str = LORA, whole=FULL):
+def random_adapter(
+    base_folder: Path,
+    out: Path,
+    question: prompts.Question = QUESTION,
+    targets: str = LORA,
+    whole=FULL,
+    history: History = SEEN,
+):
     """An adapter with random weights and batch norm statistics, its folder complete; returns the unmerged model."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -70,7 +79,7 @@ def random_adapter(base_folder: Path, out: Path, task: prompts.Task = TASK, targ
     training.save_adapter(wrapped, out, "tiny-base")
     processor.image_processor.save_pretrained(out)
     collator = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
-    ids = collator([parity.canonical_row(task)])["input_ids"][0].tolist()
-    parity.write_prompt(out, processor, task, ids)
-    write_trained_on(out / "trained_on.json", trained_on({"fingerprint": "none", "licence": "CC0-1.0"}, []))
+    ids = collator([parity.canonical_row(question)])["input_ids"][0].tolist()
+    parity.write_prompt(out, processor, question, ids)
+    write_history(out, history)
     return wrapped.eval(), processor
