@@ -1,11 +1,12 @@
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 
 from hf_inspect import files
-from hf_inspect.data import load_split
+from hf_inspect.data import load_split, write_history
 from hf_inspect.errors import DataError, MissingExtraError, ParityError
 from hf_inspect.export import export_student
 from hf_inspect.export import student as command
@@ -13,12 +14,19 @@ from hf_inspect.export.openvino import CALIBRATION_IMAGES, stratified
 from hf_inspect.export.parity import FP32, INT8, refuse_beyond
 from hf_inspect.images import load
 from hf_inspect.runtime import INSPECT, MODEL, TRAINED_ON, Engine
+from hf_inspect.schema import BINARY, History, TaskSpec
+from hf_inspect.students import load_student, new_student
 from tests import tiny_edge
 
 
 @pytest.fixture(scope="module")
 def contents():
     return [row["bytes"] for row in load_split(tiny_edge.data(), "validation")["image"]]
+
+
+def severities(folder, contents):
+    """P(defect) of an exported folder's engine, an image."""
+    return np.array([answer.severity for answer in Engine.from_pretrained(folder).predict(contents)])
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def by_pipeline(contents):
 
 
 def test_fp32_answers_as_the_pipeline_of_transformers(contents, by_pipeline):
-    found = Engine.from_pretrained(tiny_edge.exported(int8=False)).predict(contents)
+    found = severities(tiny_edge.exported(int8=False), contents)
     assert len(found) == 120
     np.testing.assert_allclose(found, by_pipeline, atol=1e-4)
     assert 40 < (found > 0.5).sum() < 80
@@ -41,7 +49,7 @@ def test_fp32_answers_as_the_pipeline_of_transformers(contents, by_pipeline):
 
 def test_int8_stays_within_its_limits(contents, by_pipeline):
     folder = tiny_edge.exported(int8=True)
-    found = Engine.from_pretrained(folder).predict(contents)
+    found = severities(folder, contents)
     report = json.loads((folder / INSPECT).read_text())["parity"]
     assert report["flips"] == {"k": int(((found > 0.5) != (by_pipeline > 0.5)).sum()), "n": 120}
     assert report["flips"]["k"] <= 1
@@ -56,10 +64,10 @@ def test_int8_stays_within_its_limits(contents, by_pipeline):
 def test_inspect_json_says_everything(int8):
     folder = tiny_edge.exported(int8)
     info = json.loads((folder / INSPECT).read_text())
-    assert info["labels"] == ["good", "defect"]
+    assert (info["format"], info["task"]) == (2, BINARY.to_dict())
     assert info["weights"] == ("int8" if int8 else "fp32")
-    assert (info["precision"], info["threshold"]) == ("f32", 0.5)
-    assert (info["licence"], info["trained_on"]) == ("cc0-1.0", "f" * 64)
+    assert (info["precision"], info["licence"]) == ("f32", "cc0-1.0")
+    assert info["trained_on"] == {"data": [{"name": "tiny", "fingerprint": "f" * 64, "images": 96}], "unknown": []}
     assert (info["preprocess"]["height"], info["preprocess"]["mean"]) == (tiny_edge.SIDE, [0.5, 0.5, 0.5])
     assert set(info["files"]) == {MODEL, "openvino_model.bin", TRAINED_ON}
     assert info["parity"]["limits"]["flips"] == (0.01 if int8 else 0.0)
@@ -77,7 +85,7 @@ def test_optimums_own_class_opens_the_folder(int8, contents):
     model = OVModelForImageClassification.from_pretrained(folder, ov_config={"INFERENCE_PRECISION_HINT": "f32"})
     inputs = AutoImageProcessor.from_pretrained(folder)([Image.fromarray(load(c).rgb) for c in contents[:8]])
     theirs = model(**inputs).logits.softmax(-1)[:, 1].numpy()
-    np.testing.assert_allclose(Engine.from_pretrained(folder).predict(contents[:8]), theirs, atol=1e-4)
+    np.testing.assert_allclose(severities(folder, contents[:8]), theirs, atol=1e-4)
     assert model.config.id2label == AutoConfig.from_pretrained(folder).id2label == {0: "good", 1: "defect"}
 
 
@@ -97,7 +105,7 @@ def broken_preprocessing(monkeypatch, **changes):
 
 def test_wrong_preprocessing_is_caught_and_nothing_written(tmp_path, monkeypatch):
     broken_preprocessing(monkeypatch, std=[0.4, 0.5, 0.5])
-    with pytest.raises(ParityError, match=r"P\(defect\) changes by up to .*Nothing was written"):
+    with pytest.raises(ParityError, match=r"P\(class\) changes by up to .*Nothing was written"):
         export_student(tiny_edge.student(), tmp_path / "out", data=tiny_edge.data(), int8=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -137,7 +145,7 @@ def test_the_limits_themselves_pass(limits, passes, tmp_path):
     ("limits", "breaks", "words"),
     [
         (FP32, report(1, 1e-4, 0), r"1 of 400 decisions flip \(0\.25%; limit 0\.00%\)"),
-        (FP32, report(0, 1.1e-3, 0), r"P\(defect\) changes by up to 0\.0011 \(limit 0\.001\)"),
+        (FP32, report(0, 1.1e-3, 0), r"P\(class\) changes by up to 0\.0011 \(limit 0\.001\)"),
         (FP32, report(0, float("nan"), 0), "changes by up to nan"),
         (INT8, report(5, 0.2, 0), r"5 of 400 decisions flip \(1\.25%; limit 1\.00%\)"),
         (INT8, report(3, 0.2, 3), r"accuracy falls by 3 of 400 \(0\.75%; limit 0\.50%\)"),
@@ -196,11 +204,77 @@ def test_missing_parts_are_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_student_without_a_licence_is_refused(tmp_path):
-    folder = tmp_path / "student"
-    folder.mkdir()
-    for path in tiny_edge.student().iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    files.write_json(folder / TRAINED_ON, {"fingerprint": "f"})
-    with pytest.raises(DataError, match=r"trained_on\.json states no fingerprint and licence"):
+def test_a_student_whose_record_is_gone_is_refused(tmp_path):
+    folder = changed(tmp_path, lambda config: config)
+    (folder / TRAINED_ON).unlink()
+    assert load_student(folder).history == History(unknown=("student",))
+    with pytest.raises(DataError, match=r"trained_on\.json states no training data and licence"):
         export_student(folder, tmp_path / "out", data=tiny_edge.data(), int8=False)
+
+
+# What a student's folder says of its classes.
+
+
+def changed(tmp_path, change):
+    """A copy of the tiny student with another config.json."""
+    folder = tmp_path / "student"
+    shutil.copytree(tiny_edge.student(), folder)
+    files.write_json(folder / "config.json", change(files.read_json(folder / "config.json")))
+    return folder
+
+
+def swapped(key):
+    """The config with the two entries of a list, or of a task's classes, swapped."""
+
+    def change(config):
+        if key == "disposition":
+            classes = config["inspection_task"]["classes"]
+            said = [one["disposition"] for one in classes][::-1]
+            for one, disposition in zip(classes, said, strict=True):
+                one["disposition"] = disposition
+        elif key == "classes":
+            config["inspection_task"]["classes"].reverse()
+        else:
+            config[key].reverse()
+        return config
+
+    return change
+
+
+@pytest.mark.parametrize("key", ["label_names", "classes"])
+def test_outputs_named_otherwise_than_the_task_has_them_are_refused(tmp_path, key):
+    with pytest.raises(DataError, match=r"config\.json names its outputs .* one of them was changed"):
+        load_student(changed(tmp_path, swapped(key)))
+
+
+def test_swapped_dispositions_do_not_pass_the_export(tmp_path):
+    folder = changed(tmp_path, swapped("disposition"))
+    with pytest.raises(DataError, match=r"answer different questions.*\n.*good \(defect\).*\n.*good \(good\)"):
+        export_student(folder, tmp_path / "out", data=tiny_edge.data(), int8=False)
+
+
+def test_a_student_of_an_older_version_says_how_it_is_made_anew(tmp_path):
+    folder = changed(tmp_path, lambda config: {k: v for k, v in config.items() if k != "inspection_task"})
+    with pytest.raises(DataError, match=r"states no inspection_task: an older version .* Train it again with recipes/"):
+        load_student(folder)
+
+
+def test_classes_in_another_order_than_the_data_s_are_matched_by_name(tmp_path):
+    """The student's classes, head and all, the other way round than its data has them: nothing changes."""
+    folder, out = tmp_path / "student", tmp_path / "out"
+    turned = load_student(tiny_edge.student())
+    task = TaskSpec(BINARY.classes[::-1], BINARY.dispositions[::-1])
+    model = new_student("random:test_efficientnet", tiny_edge.SIDE, task)
+    weights = turned.model.state_dict()
+    head = {name: value.flip(0) for name, value in weights.items() if ".classifier." in name}
+    assert len(head) == 2
+    model.load_state_dict(weights | head)
+    model.save_pretrained(folder)
+    write_history(folder, turned.history)
+    contents = [row["bytes"] for row in load_split(tiny_edge.data(), "validation")["image"]]
+    for int8 in (False, True):
+        given = export_student(folder, out, data=tiny_edge.data(), int8=int8)
+        wanted = files.read_json(tiny_edge.exported(int8) / INSPECT)["parity"]
+        assert given["accuracy"] == wanted["accuracy"]
+        np.testing.assert_allclose(severities(out, contents), severities(tiny_edge.exported(int8), contents), atol=1e-6)
+        assert Engine.from_pretrained(out).task == task

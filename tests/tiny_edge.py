@@ -1,5 +1,6 @@
 """A tiny data set, a student that learned it, and its exports, made once a session for the tests of the edge."""
 
+import hashlib
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,21 +8,22 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from hf_inspect import files
-from hf_inspect.data import trained_on, write_trained_on
+from hf_inspect.data import record_history, write_history
 from hf_inspect.export import export_student
 from hf_inspect.images import load, prepare
-from hf_inspect.schema import LABELS
+from hf_inspect.schema import BINARY
 from tests.conftest import png
 
 SIDE = 32
 COUNTS = {"train": 96, "validation": 120}
+FINGERPRINT = "f" * 64
 _FOLDER = TemporaryDirectory(prefix="tiny_edge")
 
 
-def cell(label: int, rng: np.random.Generator) -> np.ndarray:
+def cell(defect: bool, rng: np.random.Generator) -> np.ndarray:
     """A grey image (40, 48) of noise; a defect has a bright square in it."""
     image = rng.integers(0, 120, (40, 48)).astype(np.uint8)
-    if label:
+    if defect:
         y, x = rng.integers(4, 24, 2)
         image[y : y + 12, x : x + 12] = 255
     return image
@@ -34,17 +36,28 @@ def data() -> Path:
 
     folder, rng = Path(_FOLDER.name) / "data", np.random.default_rng(0)
     (folder / "data").mkdir(parents=True)
+    names, kept = BINARY.classes, []
     for split, n in COUNTS.items():
-        rows = [
-            {"image": {"bytes": png(cell(i % 2, rng)), "path": f"{split}{i}.png"}, "label": i % 2} for i in range(n)
-        ]
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(LABELS))})
+        rows = []
+        for i in range(n):
+            content, source = png(cell(names[i % 2] in BINARY.defects, rng)), f"{split}{i}.png"
+            rows.append({"image": {"bytes": content, "path": source}, "label": names[i % 2], "group": i})
+            sha256 = hashlib.sha256(content).hexdigest()
+            kept.append({"source": source, "sha256": sha256, "split": split, "class": names[i % 2]})
+        features = {
+            "image": datasets.Image(), "label": datasets.ClassLabel(names=list(names)),
+            "group": datasets.Value("int32"),
+        }  # fmt: skip
         shard = str(folder / "data" / f"tiny-{split}-00000.parquet")
-        datasets.Dataset.from_list(rows, features=features).to_parquet(shard)
-    counts = {split: {"good": n // 2, "defect": n // 2} for split, n in COUNTS.items()}
+        datasets.Dataset.from_list(rows, features=datasets.Features(features)).to_parquet(shard)
+    counts = {split: dict.fromkeys(names, n // 2) for split, n in COUNTS.items()}
     files.write_json(
-        folder / "manifest.json", {"counts": {"default": counts}, "fingerprint": "f" * 64, "licence": "cc0-1.0"}
-    )
+        folder / "manifest.json",
+        {
+            "builder": {"name": "tiny"}, "task": BINARY.to_dict(), "counts": {"default": counts},
+            "fingerprint": FINGERPRINT, "licence": "cc0-1.0", "images": kept,
+        },
+    )  # fmt: skip
     return folder
 
 
@@ -53,15 +66,15 @@ def student() -> Path:
     """A small network after a minute's worth of steps in seconds: 32 px, right on nearly every image."""
     import torch
 
-    from hf_inspect.data import load_split
+    from hf_inspect.data import class_ids, load_split
     from hf_inspect.students import new_student, preprocess_of
 
     torch.manual_seed(0)
-    model = new_student("random:test_efficientnet", SIDE)
+    model = new_student("random:test_efficientnet", SIDE, BINARY)
     rows = load_split(data(), "train")
     preprocess = preprocess_of(model.config)
     inputs = torch.from_numpy(np.stack([prepare(load(row["bytes"]).rgb, preprocess) for row in rows["image"]]))
-    labels = torch.tensor(rows["label"])
+    labels = torch.tensor(class_ids(rows, BINARY))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(40):
         loss = torch.nn.functional.cross_entropy(model(pixel_values=inputs).logits, labels)
@@ -70,7 +83,7 @@ def student() -> Path:
         optimizer.step()
     folder = Path(_FOLDER.name) / "student"
     model.save_pretrained(folder)
-    write_trained_on(folder / "trained_on.json", trained_on({"fingerprint": "f" * 64, "licence": "cc0-1.0"}, []))
+    write_history(folder, record_history(data(), {"train": None}))
     return folder
 
 

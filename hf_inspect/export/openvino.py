@@ -1,6 +1,5 @@
 """A student -> OpenVINO's files in a folder: FP32 by Optimum Intel, INT8 by NNCF on real training images."""
 
-import copy
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,19 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import files, images
+from hf_inspect.data import class_ids
 from hf_inspect.errors import MissingExtraError
+from hf_inspect.hub.kinds import STUDENT
 from hf_inspect.images import Preprocess
 from hf_inspect.runtime import MODEL
-from hf_inspect.schema import LABELS
-from hf_inspect.students import Student, image_processor_of
-from hf_inspect.students.yolo import YoloStudentConfig
+from hf_inspect.schema import TaskSpec
+from hf_inspect.students import FAMILIES, Student, family_of, image_processor_of
+from hf_inspect.students.start import config_of_task
 
 if TYPE_CHECKING:
     import datasets
 
 CALIBRATION_IMAGES = 300  # NNCF's own default
 _SEED = 0
-_TASK = "image-classification"
+_TASK = STUDENT.pipeline  # what transformers, Optimum and the Hub call what a student does
 
 
 def write_fp32(student: Student, folder: Path) -> None:
@@ -32,24 +33,19 @@ def write_fp32(student: Student, folder: Path) -> None:
     except ImportError as error:
         raise MissingExtraError("An export needs Optimum Intel: pip install 'hf-inspect[export]'") from error
 
-    register_yolo()
+    register_students()
     processor = image_processor_of(student.model.config)
-    export_from_model(
-        student.model,
-        folder,
-        task=_TASK,
-        preprocessors=processor and [processor],
-        custom_export_configs=_export_configs(student),
-    )
-    _name_labels(folder / "config.json")
+    export_from_model(student.model, folder, task=_TASK, preprocessors=processor and [processor])
+    _name_classes(folder / "config.json", student.task)
 
 
-def register_yolo() -> None:
-    """Teach Optimum our YOLO students: `main_export` and `OVModel...from_pretrained(export=True)` take them then."""
+def register_students() -> None:
+    """Teach Optimum our students: `main_export` and `OVModel...from_pretrained(export=True)` take them then."""
     from optimum.exporters.tasks import TasksManager
 
     register = TasksManager.create_register("openvino", overwrite_existing=True)
-    register(YoloStudentConfig.model_type, _TASK)(_config_class())
+    for model_type in FAMILIES:
+        register(model_type, _TASK)(_config_class())
 
 
 def write_int8(student: Student, folder: Path, train: "datasets.Dataset") -> None:
@@ -58,24 +54,29 @@ def write_int8(student: Student, folder: Path, train: "datasets.Dataset") -> Non
         write_fp32(student, Path(fp32))
         import openvino
 
-        rows = train.select(stratified(np.array(train["label"]), CALIBRATION_IMAGES))
+        rows = train.select(stratified(_ranks(train, student.task), CALIBRATION_IMAGES))
         quantized = _quantize(openvino.Core().read_model(Path(fp32) / MODEL), rows, student.preprocess)
         openvino.save_model(quantized, folder / MODEL, compress_to_fp16=False)
         for path in Path(fp32).glob("*config.json"):  # for Optimum's own classes
             shutil.copy(path, folder)
 
 
-def stratified(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Positions of up to `n` rows, drawn with a fixed seed, each label as frequent among them as among `labels`."""
-    order = np.random.default_rng(_SEED).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    return order[np.unique(np.linspace(0, len(labels) - 1, n).astype(np.int64))]
+def stratified(classes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Positions of up to `n` rows, sampled with a fixed seed, each class as frequent among them as in `classes`."""
+    order = np.random.default_rng(_SEED).permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    return order[np.unique(np.linspace(0, len(classes) - 1, n).astype(np.int64))]
 
 
-def _name_labels(path: Path) -> None:
-    """Let Optimum's own classes say `good` and `defect`: they do not know timm's `label_names`."""
-    names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
-    files.write_json(path, files.read_json(path) | names)
+def _ranks(rows: "datasets.Dataset", task: TaskSpec) -> NDArray[np.int64]:
+    """A number for each row's class, whatever the order of the task's classes: good ones first, then by name."""
+    order = sorted(range(len(task.classes)), key=lambda i: (task.is_defect[i], task.classes[i]))
+    return np.argsort(order)[class_ids(rows, task)]
+
+
+def _name_classes(path: Path, task: TaskSpec) -> None:
+    """Let Optimum's own classes name the classes: they do not know timm's `label_names`."""
+    files.write_json(path, files.read_json(path) | config_of_task(task))
 
 
 def _quantize(model: Any, rows: "datasets.Dataset", preprocess: Preprocess) -> Any:
@@ -117,15 +118,6 @@ def _kept_in_float(model: Any) -> list[str]:
     return names
 
 
-def _export_configs(student: Student) -> dict[str, Any] | None:
-    """How Optimum shall export a TimmWrapper model, which it has no entry for; None where it has one."""
-    if isinstance(student.model.config, YoloStudentConfig):
-        return None
-    sized = copy.deepcopy(student.model.config)
-    sized.image_size = [student.preprocess.height, student.preprocess.width]  # where Optimum looks for it
-    return {"model": _config_class()(sized, task=_TASK)}
-
-
 def _config_class() -> Any:
     """Optimum's export settings of a student: images of the one size that its config states, any number of them."""
     from optimum.exporters.openvino.config import VisionOpenVINOConfig
@@ -133,6 +125,9 @@ def _config_class() -> Any:
 
     class StudentOpenVINOConfig(VisionOpenVINOConfig):
         NORMALIZED_CONFIG_CLASS = NormalizedVisionConfig
+
+        def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(family_of(config).sized(config), *args, **kwargs)
 
         @property
         def inputs(self) -> dict[str, dict[int, str]]:

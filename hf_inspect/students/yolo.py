@@ -20,7 +20,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hf_inspect.data import cache_folder
 from hf_inspect.errors import DataError, MissingExtraError
 from hf_inspect.images import Preprocess
-from hf_inspect.schema import LABELS
+from hf_inspect.students.start import Start, config_of_task
 
 LICENCE = "AGPL-3.0"
 NETWORKS = tuple(f"yolo11{scale}-cls" for scale in "nsmlx")
@@ -72,18 +72,28 @@ AutoConfig.register(YoloStudentConfig.model_type, YoloStudentConfig)
 AutoModelForImageClassification.register(YoloStudentConfig, YoloStudentForImageClassification)
 
 
-def new_yolo(
-    network: str, side: int, weights: Path | None = None, sha256: str | None = None
-) -> YoloStudentForImageClassification:
-    """One of NETWORKS with a fresh head for our labels, its body random or from a file of weights (`read_weights`).
+def new_yolo(start: Start) -> YoloStudentForImageClassification:
+    """One of NETWORKS with a fresh head, its body random or from a file of weights (`read_weights`).
 
-    DataError for weights of another network.
+    DataError for weights of another network, and for settings that are of timm's.
     """
-    names = dict(enumerate(LABELS))
-    labels: dict[str, Any] = {"id2label": names, "label2id": {name: i for i, name in names.items()}}
-    model = YoloStudentForImageClassification(YoloStudentConfig(network, side, **labels))
-    if weights is not None:
-        _load_body(model.yolo, read_weights(weights, sha256), f"{weights} does not fit {network}")
+    _refuse_model_args(start)
+    model = YoloStudentForImageClassification(YoloStudentConfig(start.base, start.side, **config_of_task(start.task)))
+    if start.weights is not None:
+        stored = read_weights(start.weights, start.weights_sha256)
+        _load_body(model.yolo, stored, f"{start.weights} does not fit {start.base}")
+    return model
+
+
+def yolo_from_folder(
+    folder: Path, config: PretrainedConfig, start: Start, keep_head: bool
+) -> YoloStudentForImageClassification:
+    """An earlier YOLO student at another size, its head kept or made anew."""
+    _refuse_model_args(start)
+    own = YoloStudentConfig(config.network, start.side, **config_of_task(start.task))
+    model = YoloStudentForImageClassification.from_pretrained(folder, config=own, ignore_mismatched_sizes=True)
+    if not keep_head:
+        model.yolo.model[-1].linear.reset_parameters()
     return model
 
 
@@ -130,6 +140,12 @@ def ultralytics_version() -> str:
     return ultralytics.__version__
 
 
+def _refuse_model_args(start: Start) -> None:
+    """DataError for settings of timm's networks: here they would do nothing."""
+    if start.model_args:
+        raise DataError(f"{start.base} takes no {', '.join(start.model_args)}; these are settings of timm's networks.")
+
+
 def _network(name: str, labels: int) -> nn.Module:
     """The network of Ultralytics' own YAML, on the CPU even while `from_pretrained` builds on `meta`."""
     import yaml
@@ -168,15 +184,13 @@ def _quietly() -> Iterator[None]:
 
 
 def _load_body(network: nn.Module, stored: Mapping[str, torch.Tensor], problem: str) -> None:
-    """Load every tensor; only the last layer, of another number of classes, may differ and stays fresh."""
-    own = network.state_dict()
-    head = {name for name in own if ".linear." in name and name in stored and own[name].shape != stored[name].shape}
-    wrong = own.keys() ^ stored.keys() | {n for n in own.keys() & stored.keys() if own[n].shape != stored[n].shape}
-    if wrong - head:
-        raise DataError(
-            f"{problem}: {len(wrong - head)} tensors differ, such as {min(wrong - head)}; give the weights of this one."
-        )
-    network.load_state_dict({name: value for name, value in stored.items() if name not in head}, strict=False)
+    """Load every tensor but the last layer's, which stays fresh: nobody knows what its classes were."""
+    own = {name: value for name, value in network.state_dict().items() if ".linear." not in name}
+    given = {name: value for name, value in stored.items() if ".linear." not in name}
+    wrong = own.keys() ^ given.keys() | {n for n in own.keys() & given.keys() if own[n].shape != given[n].shape}
+    if wrong:
+        raise DataError(f"{problem}: {len(wrong)} tensors differ, such as {min(wrong)}; give the weights of this one.")
+    network.load_state_dict(given, strict=False)
 
 
 def _from_safetensors(content: bytes, path: Path) -> dict[str, torch.Tensor]:

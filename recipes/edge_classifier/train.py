@@ -1,4 +1,4 @@
-"""Fine-tune a timm or YOLO classifier on a built data set.
+"""Fine-tune a timm or YOLO classifier on a built data set, of any number of classes.
 
     accelerate launch recipes/edge_classifier/train.py --config recipes/edge_classifier/elpv.yaml
 
@@ -11,16 +11,13 @@ import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
-from hf_inspect import images, metrics
-from hf_inspect.data import load_split, read_manifest, trained_on, write_trained_on
+from hf_inspect import data as sets
+from hf_inspect import training as runs
 from hf_inspect.reports import write_card
-from hf_inspect.students import LITE0, TRAINED_ON, image_processor_of, new_student, preprocess_of
-from hf_inspect.training import augmentation, newest_whole_checkpoint, parsed, run, write_training_log
+from hf_inspect.students import LITE0, image_processor_of, new_student, parents_of, preprocess_of
+from hf_inspect.students import training as student
 
 
 @dataclass
@@ -36,43 +33,13 @@ class StudentArguments:
     side: int = field(default=288, metadata={"help": "pixels; more shows finer cracks, and costs its square in time"})
     drop_path: float | None = field(default=None, metadata={"help": "share of dropped branches, of timm's networks"})
     balance: float = field(default=0.5, metadata={"help": "class weight = (1 / frequency) ** balance; 0 is off"})
-    soft_labels: bool = field(default=True, metadata={"help": "learn the experts' probability where there is one"})
+    soft_labels: bool = field(
+        default=True, metadata={"help": "learn the experts' P(defect), of a good and a defect class"}
+    )
     jitter: float = field(default=0.2, metadata={"help": "brightness and contrast, as a share"})
     min_crop: float = field(default=0.8, metadata={"help": "smallest share of the cell a crop shows"})
     patience: int = field(default=5, metadata={"help": "epochs without a better validation AUROC before stopping"})
     max_rows: int | None = field(default=None, metadata={"help": "the first rows of each split alone"})
-
-
-def to_inputs(rows, preprocess, soft, augment=None):
-    """A batch of rows -> resized uint8 (3, h, w), augmented when asked, and the target P(defect)."""
-    resized = [images.resize(images.load(row["bytes"]).rgb, preprocess) for row in rows["image"]]
-    pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in resized]
-    targets = rows["probability"] if soft and "probability" in rows else rows["label"]
-    pixels = [augment(p) if augment else p for p in pixels]
-    return {"pixel_values": pixels, "labels": targets, "hard_labels": rows["label"]}
-
-
-def collate(rows, preprocess):
-    """Stack and normalise: uint8 (3, h, w) each -> float32 (n, 3, h, w)."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    pixels = torch.stack([row["pixel_values"] for row in rows]).float() / 255
-    labels = torch.tensor([[row["labels"], row["hard_labels"]] for row in rows], dtype=torch.float32)
-    return {"pixel_values": (pixels - mean) / std, "labels": labels}
-
-
-def weighted_loss(outputs, labels, num_items_in_batch=None, *, weights):
-    """Cross-entropy against [P(good), P(defect)], each side weighted by its class."""
-    p = labels[:, 0]
-    total = cross_entropy(outputs["logits"], torch.stack([1 - p, p], 1) * weights.to(p), reduction="sum")
-    return total / (len(p) if num_items_in_batch is None else num_items_in_batch / labels.shape[1])
-
-
-def validation_scores(prediction):
-    """Validation figures from logits (n, 2) and the hard labels."""
-    logits, hard = prediction.predictions, prediction.label_ids[:, 1].astype(int)
-    p = torch.tensor(logits).softmax(-1)[:, 1].double().numpy()
-    report = metrics.binary_report(hard, p, 0.5)
-    return {"auroc": report["auroc"]["value"], "accuracy": report["accuracy"]["value"]}
 
 
 class StudentTrainer(Trainer):
@@ -88,44 +55,50 @@ class StudentTrainer(Trainer):
 
 
 def main():
-    arguments, training = parsed(StudentArguments, TrainingArguments)
+    arguments, training = runs.parsed(StudentArguments, TrainingArguments)
     set_seed(training.seed)
-    splits = {name: load_split(arguments.data, name) for name in ("train", "validation")}
+    task, out = sets.read_task(arguments.data), Path(training.output_dir)
+    splits = {name: sets.load_split(arguments.data, name) for name in ("train", "validation")}
     if arguments.max_rows:
         splits = {
             name: rows.shuffle(seed=0).select(range(min(arguments.max_rows, len(rows))))
             for name, rows in splits.items()
         }
+    weights = student.class_weights(splits["train"], task, arguments.balance)
+    student.check_validation(splits["validation"], task)
+    targets = {name: student.Targets.of(rows, task, arguments.soft_labels) for name, rows in splits.items()}
     rates = {} if arguments.drop_path is None else {"drop_path_rate": arguments.drop_path}
-    model = new_student(arguments.base, arguments.side, rates, arguments.weights, arguments.weights_sha256)
+    parents = parents_of(arguments.base, arguments.weights)
+    model = new_student(arguments.base, arguments.side, task, rates, arguments.weights, arguments.weights_sha256)
     preprocess = preprocess_of(model.config)
-    prepare = functools.partial(to_inputs, preprocess=preprocess, soft=arguments.soft_labels)
-    augmented = functools.partial(prepare, augment=augmentation(arguments.side, arguments.jitter, arguments.min_crop))
-    frequency = np.bincount(splits["train"]["label"], minlength=2) / len(splits["train"])
-    weights = torch.tensor((0.5 / frequency) ** arguments.balance, dtype=torch.float32)
+    prepare = functools.partial(student.to_inputs, preprocess=preprocess)
+    augment = runs.augmentation(arguments.side, arguments.jitter, arguments.min_crop)
+    to_train = functools.partial(prepare, targets=targets["train"], augment=augment)
 
     training.remove_unused_columns = False
+    made = runs.made_from(sets.read_manifest(arguments.data)["fingerprint"], arguments, training)
+    checkpoint = runs.resume_from(out, made)
     trainer = StudentTrainer(
         model=model,
         args=training,
         processing_class=image_processor_of(model.config),
-        train_dataset=splits["train"].with_transform(augmented),
-        eval_dataset=splits["validation"].with_transform(prepare),
-        data_collator=functools.partial(collate, preprocess=preprocess),
-        compute_loss_func=functools.partial(weighted_loss, weights=weights),
-        compute_metrics=validation_scores,
-        callbacks=[EarlyStoppingCallback(arguments.patience)],
+        train_dataset=splits["train"].with_transform(to_train),
+        eval_dataset=splits["validation"].with_transform(functools.partial(prepare, targets=targets["validation"])),
+        data_collator=functools.partial(student.collate, preprocess=preprocess),
+        compute_loss_func=functools.partial(student.weighted_loss, weights=weights),
+        compute_metrics=functools.partial(student.validation_scores, task=task),
+        callbacks=[EarlyStoppingCallback(arguments.patience), runs.bound_checkpoints(made)],
     )
-    trainer.train(resume_from_checkpoint=newest_whole_checkpoint(Path(training.output_dir)))
+    trainer.accelerator.print(student.described(splits["train"], targets["train"]))
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        (Path(training.output_dir) / "training_args.bin").unlink()  # a pickle; the log holds the arguments
-        contents = [row["bytes"] for rows in splits.values() for row in rows["image"]]
-        record = trained_on(read_manifest(arguments.data), contents)
-        write_trained_on(Path(training.output_dir) / TRAINED_ON, record)
-        write_training_log(trainer, arguments)
-        write_card(Path(training.output_dir))
+        (out / "training_args.bin").unlink()  # a pickle; the log holds the arguments
+        used = splits if arguments.max_rows else dict.fromkeys(splits)
+        sets.write_history(out, sets.record_history(arguments.data, used, [parents]))
+        runs.write_training_log(trainer, arguments)
+        write_card(out)
 
 
 if __name__ == "__main__":
-    run(main)
+    runs.run(main)
