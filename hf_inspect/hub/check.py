@@ -42,7 +42,6 @@ def check(folder: Path) -> dict[str, Path]:
         refuse_content(name, path)
     sources = stated_licences({name: path for name, path in found.items() if name != CARD})
     refuse_wider(licence_of(folder), sources)
-    task_of(folder)
     if MANIFEST in found:
         _check_manifest(folder)
     if kind is kinds.DATA_SET:
@@ -52,6 +51,7 @@ def check(folder: Path) -> dict[str, Path]:
             read_folder(path.parent)
     if kind is kinds.CASCADE:
         _check_cascade(folder)
+    task_of(folder)
     if kind.section:
         parts = [path.parent for name, path in found.items() if kind is kinds.CASCADE and name.endswith(f"/{CARD}")]
         for one in (*parts, folder):
