@@ -36,10 +36,10 @@ def calibrate(
     Scores lie beside `out` until it is written: a run that was killed goes on.
     """
     given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), vlm or (), strict=False) if part}
-    found = {role: hub.resolve(part) for role, part in given.items()}
+    found = {role: hub.resolve(part) for role, part in given.items() if role != "base"}
     predictors: dict[str, Predictor] = {"edge": Engine.from_pretrained(found["edge"])}
-    if "base" in found:
-        predictors["vlm"] = _vlm(found)
+    if vlm:
+        found["base"], predictors["vlm"] = _vlm(*vlm)
     kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
     scores = {
         split: run(
@@ -56,10 +56,7 @@ def calibrate(
             "version": hub.CASCADE_VERSION,
             "task": predictors["edge"].task.to_dict(),
             "policy": calibrated.name,
-            "edge": parts["edge"].to_dict(),
-            "vlm": {role: parts[role].to_dict() if role in parts else None for role in ("base", "adapter")}
-            if "base" in parts
-            else None,
+            **hub.stated_parts(parts),
             "policies": {policy.name: policy.to_dict() for policy in (calibrated, saec)},
             "calibration": _provenance(data, scores) | {"scores": CALIBRATION},
             "files": {CALIBRATION: files.sha256(stage / CALIBRATION)} | hashes,
@@ -70,10 +67,12 @@ def calibrate(
     return stated
 
 
-def _vlm(found: Mapping[str, str | Path]) -> Predictor:
+def _vlm(base: str | Path, adapter: str | Path | None) -> tuple[Path, Predictor]:
+    """The folder of the base, and the model."""
     from hf_inspect.vlm import VLM
+    from hf_inspect.vlm.base import base_folder
 
-    return VLM.from_pretrained(found["base"], found.get("adapter"))
+    return base_folder(base), VLM.from_pretrained(base, adapter)
 
 
 def _policies(

@@ -130,8 +130,8 @@ class Inspector:
     ) -> list[Verdict]:
         begin = perf_counter()
         gate = [complexity(image.rgb) for image in loaded] if self.policy.needs_complexity else None
-        p = np.array([one.probabilities for one in found])
-        routes = self.policy.route_batch([one.severity for one in found], p, gate)
+        severity = np.array([one.severity for one in found], np.float64)
+        routes = self.policy.route_batch(severity, np.array([one.probabilities for one in found]), gate)
         spent = {**ms, "policy": (perf_counter() - begin) * 1000 / len(loaded)}
         return [
             self._said(
@@ -161,8 +161,9 @@ class Inspector:
             return verdict
         task = self.task if by == "edge" or self.vlm is None else self.vlm.task
         name, p = found.likeliest(task, _LABELS[code]) or (None, None)
-        decided = {"label": _LABELS[code], "decided_by": by, "severity": found.severity}
-        return replace(verdict, **decided, class_name=name, p_class=p)
+        return replace(
+            verdict, label=_LABELS[code], decided_by=by, severity=found.severity, class_name=name, p_class=p
+        )
 
     def _by_rule(self, verdict: Verdict, why: str) -> Verdict:
         """What becomes of an escalated part that no VLM decided."""
@@ -186,6 +187,7 @@ def _load_vlm(folder: Path, stated: dict[str, Any]) -> tuple[Predictor | None, s
     if missing:
         return None, f"no VLM here ({', '.join(missing)} not installed: pip install 'hf-inspect[train]')"
     from hf_inspect.vlm import VLM
+    from hf_inspect.vlm.base import base_folder
 
     adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
-    return VLM.from_pretrained(hub.part_of(folder, stated, "base"), adapter), ""
+    return VLM.from_pretrained(hub.part_of(folder, stated, "base", base_folder), adapter), ""

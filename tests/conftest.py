@@ -15,7 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+settings.register_profile("unhurried", deadline=None)  # a loaded machine is no failure
+settings.load_profile("unhurried")
 
 LONG = ("recipe", "bundle", "space", "yolo", "cards")  # what a file's name holds that takes a minute or so
 

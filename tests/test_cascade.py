@@ -7,13 +7,13 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom, binomtest
 
 from hf_inspect.cascade import (
-    DEFECT,
-    GOOD,
+    IS_DEFECT,
+    IS_GOOD,
     UNDECIDED,
     Calibrated,
     Saec,
@@ -28,13 +28,15 @@ from hf_inspect.cascade import (
 from hf_inspect.cascade.calibrated import largest_k, one_per_group, parts_needed
 from hf_inspect.errors import DataError
 
-settings.register_profile("unhurried", deadline=None)  # a loaded machine is no failure
-settings.load_profile("unhurried")
-
-CODES = {"good": GOOD, "defect": DEFECT, None: UNDECIDED}
 SCORES = st.one_of(st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]), st.floats(0, 1))
 PARTS = st.lists(st.tuples(SCORES, st.integers(0, 1), st.integers(0, 12)), min_size=1, max_size=60)
 RISKS = st.sampled_from([0.01, 0.05, 0.1, 0.3])
+
+
+def route(policy, severity, complexity=None):
+    """What one part becomes, and why; the edge's two probabilities follow from its severity."""
+    routes = policy.route_batch([severity], [[1 - severity, severity]], None if complexity is None else [complexity])
+    return int(routes.codes[0]), str(routes.reasons[0])
 
 
 def fit(parts, **options):
@@ -172,8 +174,8 @@ def test_no_more_than_k_calibration_parts_lie_beyond(parts, escape, overkill, co
     p, y, groups = (np.array(column) for column in zip(*parts, strict=True))
     kept = one_per_group(p, y, groups, policy.seed)
     codes = policy.route_batch(p[kept]).codes
-    assert ((codes == GOOD) & (y[kept] == 1)).sum() <= (policy.k_defects or 0)
-    assert ((codes == DEFECT) & (y[kept] == 0)).sum() <= (policy.k_goods or 0)
+    assert ((codes == IS_GOOD) & (y[kept] == 1)).sum() <= (policy.k_defects or 0)
+    assert ((codes == IS_DEFECT) & (y[kept] == 0)).sum() <= (policy.k_goods or 0)
     assert policy.defects + policy.goods + policy.left_out == len(parts)
     assert policy.defects + policy.goods == len(set(groups.tolist()))
     if policy.low is not None and policy.high is not None:
@@ -202,17 +204,17 @@ def test_thresholds_are_the_order_statistics():
     policy = fit_calibrated(p, [1] * 123 + [0] * 271, np.arange(394), 0.05, 0.10, 0.95)
     assert policy.low == np.linspace(0.3, 1.0, 123)[policy.k_defects]
     assert policy.high == np.linspace(0.0, 0.7, 271)[::-1][policy.k_goods]
-    assert policy.route(policy.low).label is None
-    assert policy.route(np.nextafter(policy.low, 0)).label == "good"
-    assert policy.route(policy.high).label is None
-    assert policy.route(np.nextafter(policy.high, 1)).label == "defect"
+    assert route(policy, policy.low)[0] == UNDECIDED
+    assert route(policy, np.nextafter(policy.low, 0))[0] == IS_GOOD
+    assert route(policy, policy.high)[0] == UNDECIDED
+    assert route(policy, np.nextafter(policy.high, 1))[0] == IS_DEFECT
 
 
 def test_all_scores_tied_says_neither():
     policy = fit_calibrated([0.5] * 400, [0, 1] * 200, range(400))
     assert policy.low == policy.high == 0.5
-    assert policy.route(0.5).label is None
-    assert policy.route(0.4999).label == "good"
+    assert route(policy, 0.5)[0] == UNDECIDED
+    assert route(policy, 0.4999)[0] == IS_GOOD
 
 
 def test_crossed_thresholds_raise_the_upper_to_the_lower():
@@ -230,11 +232,11 @@ def test_too_few_parts_never_give_the_verdict_and_say_how_many_it_takes():
     assert policy.high is not None
     assert "never says good: 71 calibration defects are too few" in policy.statement
     assert "it takes 72" in policy.statement
-    assert policy.route(0.0).label is None
-    assert "too few calibration defects" in policy.route(0.0).reason
-    assert policy.route(1.0).label == "defect"
+    assert route(policy, 0.0)[0] == UNDECIDED
+    assert "too few calibration defects" in route(policy, 0.0)[1]
+    assert route(policy, 1.0)[0] == IS_DEFECT
     alone = fit_calibrated([0.5], [1], ["a"])
-    assert alone.route(1.0).reason == "too few calibration parts for any verdict of the edge"
+    assert route(alone, 1.0)[1] == "too few calibration parts for any verdict of the edge"
     assert "it takes 36" in alone.statement
 
 
@@ -262,18 +264,18 @@ def test_each_part_of_a_group_is_as_likely():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"p_edge": [0.1, np.nan]}, "nan at row 1"),
+        ({"severity": [0.1, np.nan]}, "nan at row 1"),
         ({"labels": [0, 3]}, "hold 3"),
         ({"groups": ["a"]}, "groups of shape"),
         ({"escape": 0.0}, "escape is 0.0"),
         ({"overkill": 1}, "overkill is 1"),
         ({"confidence": 95}, "confidence is 95"),
-        ({"p_edge": [], "labels": [], "groups": []}, "0 scores"),
+        ({"severity": [], "labels": [], "groups": []}, "0 scores"),
     ],
 )
 def test_fit_names_wrong_input(change, message):
     with pytest.raises(DataError, match=message):
-        fit_calibrated(**({"p_edge": [0.1, 0.9], "labels": [0, 1], "groups": ["a", "b"]} | change))
+        fit_calibrated(**({"severity": [0.1, 0.9], "labels": [0, 1], "groups": ["a", "b"]} | change))
 
 
 def reference_saec(policy, p, c):
@@ -287,14 +289,16 @@ def reference_saec(policy, p, c):
     entropy = -sum(q * np.log2(q) for q in (p, 1 - p) if q > 0)
     if entropy > policy.max_entropy:
         return UNDECIDED, "high entropy"
-    return (DEFECT, "simple image, edge sure of defect") if p >= 0.5 else (GOOD, "simple image, edge sure of good")
+    return (
+        (IS_DEFECT, "simple image, edge sure of defect") if p >= 0.5 else (IS_GOOD, "simple image, edge sure of good")
+    )
 
 
 @given(st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=30), st.sampled_from([(0.55, 0.03), (0.5, 0.3)]))
 def test_saec_follows_its_gates(parts, gates):
     policy = Saec(0.6, 100, min_confidence=gates[0], min_margin=gates[1])
     p, c = zip(*parts, strict=True)
-    routes = policy.route_batch(p, c)
+    routes = policy.route_batch(p, np.stack([1 - np.array(p), p], 1), c)
     assert list(zip(routes.codes.tolist(), routes.reasons.tolist(), strict=True)) == [
         reference_saec(policy, *part) for part in parts
     ]
@@ -302,12 +306,27 @@ def test_saec_follows_its_gates(parts, gates):
 
 def test_saec_can_say_both():
     policy = fit_saec(np.linspace(0, 1, 101))
-    assert policy.route(0.99, 0.2).label == "defect"
-    assert policy.route(0.01, 0.2).label == "good"
-    assert policy.route(0.01, 0.9).reason == "complex image"
-    assert policy.route(0.52, 0.2).reason == "low confidence"
-    assert policy.route(0.60, 0.2).reason == "high entropy"
-    assert replace(policy, min_confidence=0.5, min_margin=0.3).route(0.60, 0.2).reason == "small margin"
+    assert route(policy, 0.99, 0.2)[0] == IS_DEFECT
+    assert route(policy, 0.01, 0.2)[0] == IS_GOOD
+    assert route(policy, 0.01, 0.9)[1] == "complex image"
+    assert route(policy, 0.52, 0.2)[1] == "low confidence"
+    assert route(policy, 0.60, 0.2)[1] == "high entropy"
+    assert route(replace(policy, min_confidence=0.5, min_margin=0.3), 0.60, 0.2)[1] == "small margin"
+
+
+def test_saec_looks_at_all_classes():
+    """Six classes: sure of one defect, torn between two defects, torn between all; and never by their order."""
+    policy, sure, torn = Saec(0.5, 10), [0.02, 0.9, 0.02, 0.02, 0.02, 0.02], [0.04, 0.49, 0.47, 0.0, 0.0, 0.0]
+    for p, code, reason in (
+        (sure, IS_DEFECT, "simple image, edge sure of defect"),
+        (torn, UNDECIDED, "low confidence"),
+        ([0.58, 0.4, 0.02, 0.0, 0.0, 0.0], IS_GOOD, "simple image, edge sure of good"),
+    ):
+        for order in (range(6), range(5, -1, -1), (3, 1, 4, 0, 5, 2)):
+            found = policy.route_batch([1 - p[0]], [[p[i] for i in order]], [0.2])
+            assert (found.codes[0], found.reasons[0]) == (code, reason)
+    uniform = replace(policy, min_confidence=0.1, min_margin=0.0).route_batch([5 / 6], [[1 / 6] * 6], [0.2])
+    assert uniform.reasons[0] == "high entropy"
 
 
 @given(st.lists(SCORES, min_size=1, max_size=80), st.floats(0, 1))
@@ -320,8 +339,12 @@ def test_saec_sends_at_most_the_share_it_was_given(scores, ratio):
 
 
 def test_saec_needs_complexity_and_data():
-    with pytest.raises(DataError, match="no complexity"):
-        Saec(0.5, 10).route(0.1)
+    with pytest.raises(DataError, match="needs the edge's class probabilities and the complexity"):
+        Saec(0.5, 10).route_batch([0.1], [[0.9, 0.1]])
+    with pytest.raises(DataError, match="needs the edge's class probabilities"):
+        Saec(0.5, 10).route_batch([0.1], None, [0.1])
+    with pytest.raises(DataError, match=r"came as \(2, 2\)"):
+        Saec(0.5, 10).route_batch([0.1], [[0.9, 0.1]] * 2, [0.1])
     with pytest.raises(DataError, match="no validation image"):
         fit_saec([])
     with pytest.raises(DataError, match="init_q_ratio is 30"):
@@ -385,34 +408,35 @@ def test_complexity_refuses_what_is_no_rgb_image(image):
 
 RNG = np.random.default_rng(11)
 P_EDGE, P_VLM, COMPLEX = RNG.random(400), RNG.random(400), RNG.random(400)
-BAND = fit_calibrated(RNG.beta(np.repeat([5, 2], 200), np.repeat([2, 5], 200)), np.repeat([1, 0], 200), range(400))
+CALIBRATED = (RNG.beta(np.repeat([5, 2], 200), np.repeat([2, 5], 200)), np.repeat([1, 0], 200), range(400))
+BAND = fit_calibrated(*CALIBRATED)
 SAEC = fit_saec(COMPLEX)
 
 
 @pytest.mark.parametrize("policy", [BAND, SAEC], ids=["calibrated", "saec"])
 def test_replay_agrees_with_one_part_at_a_time(policy):
-    played = replay(policy, P_EDGE, P_VLM, COMPLEX)
+    played = replay(policy, P_EDGE, P_VLM, probabilities=np.stack([1 - P_EDGE, P_EDGE], 1), complexity=COMPLEX)
     for i, (p, q, c) in enumerate(zip(P_EDGE, P_VLM, COMPLEX, strict=True)):
-        route = policy.route(p, c)
-        assert played.reasons[i] == route.reason
-        assert played.escalated[i] == (route.label is None)
-        if route.label is None:
+        code, reason = route(policy, p, c)
+        assert played.reasons[i] == reason
+        assert played.escalated[i] == (code == UNDECIDED)
+        if code == UNDECIDED:
             assert (played.codes[i], played.decided_by[i]) == (int(q >= policy.cloud_threshold), "vlm")
-            assert played.p_defect[i] == q
+            assert played.severity[i] == q
         else:
-            assert (played.codes[i], played.decided_by[i], played.p_defect[i]) == (CODES[route.label], "edge", p)
+            assert (played.codes[i], played.decided_by[i], played.severity[i]) == (code, "edge", p)
     shares = played.share_escalated()
     assert shares["total"]["k"] == played.vlm_calls > 0
     assert sum(figure["k"] for name, figure in shares.items() if name != "total") == shares["total"]["k"]
 
 
-@pytest.mark.parametrize(("fallback", "code"), [("reject", DEFECT), ("hold", UNDECIDED), ("pass", GOOD)])
+@pytest.mark.parametrize(("fallback", "code"), [("reject", IS_DEFECT), ("hold", UNDECIDED), ("pass", IS_GOOD)])
 def test_without_a_vlm_the_fallback_decides(fallback, code):
     played = replay(BAND, P_EDGE, fallback=fallback)
     stuck = played.decided_by == "rule"
     assert stuck.sum() == played.escalated.sum() > 0
     assert (played.codes[stuck] == code).all()
-    assert (played.p_defect == P_EDGE).all()
+    assert (played.severity == P_EDGE).all()
     assert played.vlm_calls == 0
 
 
@@ -425,15 +449,15 @@ def test_a_vlm_that_ran_on_some_parts():
 
 def test_cloud_threshold_moves_only_the_escalated():
     strict, lax = replay(BAND, P_EDGE, P_VLM, cloud_threshold=0.0), replay(BAND, P_EDGE, P_VLM, cloud_threshold=1.0)
-    assert (strict.codes[strict.escalated] == DEFECT).all()
-    assert (lax.codes[lax.escalated] == GOOD).all()
+    assert (strict.codes[strict.escalated] == IS_DEFECT).all()
+    assert (lax.codes[lax.escalated] == IS_GOOD).all()
     assert (strict.codes[~strict.escalated] == lax.codes[~lax.escalated]).all()
 
 
 def test_replay_names_wrong_input():
     with pytest.raises(DataError, match="Fallback 'maybe'"):
         replay(BAND, P_EDGE, fallback="maybe")
-    with pytest.raises(DataError, match="p_vlm hold 3 entries, 400"):
+    with pytest.raises(DataError, match="the VLM's severities hold 3 entries, 400"):
         replay(BAND, P_EDGE, P_VLM[:3])
 
 
@@ -467,7 +491,7 @@ def test_policies_survive_json(policy):
         (BAND, {"lo": 0.1}, r"unknown keys \['lo'\]"),
         (SAEC, {"margin": 0.1}, r"unknown keys \['margin'\]"),
         (BAND, {"low": "0.1"}, "low is '0.1'"),
-        (BAND, {"high": 1.5}, "high is 1.5"),
+        (BAND, {"high": float("inf")}, "high is inf"),
         (BAND, {"low": None}, "its count"),
         (BAND, {"low": 0.9, "high": 0.1}, "lies above"),
         (SAEC, {"max_complexity": float("nan")}, "max_complexity is nan"),
@@ -477,6 +501,16 @@ def test_policies_survive_json(policy):
 def test_edited_policies_are_refused(policy, change, message):
     with pytest.raises(DataError, match=message):
         policy_from_dict(policy.to_dict() | change)
+
+
+def test_order_is_all_that_thresholds_need():
+    """Severities of another scale, such as an anomaly score's, route the same parts the same way."""
+    scaled = fit_calibrated(1e3 * np.log(CALIBRATED[0] + 1e-9), *CALIBRATED[1:])
+    plain = fit_calibrated(*CALIBRATED)
+    assert scaled.low < 0
+    found = scaled.route_batch(1e3 * np.log(P_EDGE + 1e-9)).codes
+    assert (found == plain.route_batch(P_EDGE).codes).all()
+    assert len(set(found.tolist())) == 3
 
 
 @pytest.mark.parametrize("policy", [BAND, SAEC], ids=["calibrated", "saec"])

@@ -68,8 +68,9 @@ def test_broken_json_names_its_file(tmp_path):
 
 
 def test_a_verdict_is_checked_once_at_construction():
-    with pytest.raises(DataError, match="probabilities lie in"):
-        Verdict("good", "edge", "sure", p_defect=1.2)
-    with pytest.raises(DataError, match="needs the probability"):
+    with pytest.raises(DataError, match="needs the severity"):
         Verdict("defect", "edge", "sure")
-    assert Verdict("unreadable", "rule", "empty").to_dict()["p_defect"] is None
+    assert Verdict("unreadable", "rule", "empty").to_dict()["severity"] is None
+    assert str(Verdict("defect", "edge", "sure", 0.91, "crack", 0.834)) == "defect: crack, 0.83"
+    assert str(Verdict("good", "edge", "sure", 0.02, "good", 0.98)) == "good, 0.98"
+    assert str(Verdict("undecided", "rule", "between")) == "undecided"

@@ -141,10 +141,17 @@ def test_binary_report_counts():
     counts = {name: (value["k"], value["n"]) for name, value in rates.items()}
     assert counts == {
         "accuracy": (3, 5), "escapes": (1, 2), "overkill": (1, 3), "defect_given_shipped": (1, 3), "prevalence": (2, 5),
+        "undecided": (0, 5),
     }  # fmt: skip
     assert report["n"] == 5
     assert report["auroc"]["value"] == pytest.approx(5 / 6)
     assert json.loads(json.dumps(report)) == report
+
+
+def test_what_nobody_decided_is_neither_right_nor_escaped_nor_overkill():
+    report = metrics.decision_report([1, 1, 1, 0, 0, 0], [-1, 0, 1, -1, 0, 1])
+    counts = {name: (report[name]["k"], report[name]["n"]) for name in ("accuracy", "escapes", "overkill", "undecided")}
+    assert counts == {"accuracy": (2, 6), "escapes": (1, 3), "overkill": (1, 3), "undecided": (2, 6)}
 
 
 def test_one_class_gives_none_not_zero():
@@ -168,7 +175,7 @@ def test_reliability_bins():
     [
         ([0, 2], [0.1, 0.2], "hold 2"),
         ([0, 1], [0.1, np.nan], "nan at row 1"),
-        ([0, 1], [0.1, 1.5], "1.5 at row 1"),
+        ([0, 1], [0.1, np.inf], "inf at row 1"),
         ([0, 1], [0.1], "hold 1 entries, 2"),
         ([[0, 1]], [0.1], "shape"),
         (["good", "defect"], [0.1, 0.2], "good"),

@@ -10,8 +10,10 @@ from hf_inspect import files
 from hf_inspect.errors import DataError, MissingExtraError, ParityError
 from hf_inspect.images import Preprocess, load, prepare
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON, Engine
+from hf_inspect.schema import BINARY, History, Source, TaskSpec
 from tests.conftest import png
 
+SEEN = History((Source("parts", "abc", "CC0-1.0", 1),), (("0" * 64, "1" * 64, "2" * 16),), ("somebody's weights",))
 PREPROCESS = Preprocess(8, 12, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
@@ -27,12 +29,16 @@ def folder_of(path, slope=1.0, **changes):
     logits.output(0).set_names({"logits"})
     path.mkdir()
     openvino.save_model(openvino.Model([logits], [image]), path / MODEL, compress_to_fp16=False)
-    files.write_json(path / TRAINED_ON, {"fingerprint": "abc", "images": []})
+    files.write_json(path / TRAINED_ON, SEEN.to_dict())
     shipped = {p.name: files.sha256(p) for p in path.iterdir()}
     assert set(shipped) == {MODEL, "openvino_model.bin", TRAINED_ON}
-    info = {"format": FORMAT, "labels": ["good", "defect"], "preprocess": PREPROCESS.to_dict()}
+    info = {"format": FORMAT, "task": BINARY.to_dict(), "preprocess": PREPROCESS.to_dict()}
     files.write_json(path / INSPECT, info | {"precision": PRECISION, "files": shipped} | changes)
     return path
+
+
+def severities(engine, images, **options):
+    return np.array([one.severity for one in engine.predict(images, **options)])
 
 
 @pytest.fixture
@@ -52,55 +58,74 @@ def expected(rgb, slope=1.0):
 
 def test_probabilities_are_the_models_own(folder, cells):
     found = Engine.from_pretrained(folder).predict(cells)
-    assert found.dtype == np.float64
-    assert found.shape == (21,)
-    np.testing.assert_allclose(found, [expected(rgb) for rgb in cells], atol=1e-6)
+    wanted = [expected(rgb) for rgb in cells]
+    np.testing.assert_allclose([one.severity for one in found], wanted, atol=1e-6)
+    np.testing.assert_allclose([one.probabilities for one in found], [[1 - p, p] for p in wanted], atol=1e-6)
 
 
 def test_batch_size_and_order_change_nothing(folder, cells):
     engine = Engine.from_pretrained(folder)
-    one = engine.predict(cells, batch_size=1)
+    one = severities(engine, cells, batch_size=1)
     for batch_size in (2, 5, 16, 100):
-        np.testing.assert_allclose(engine.predict(cells, batch_size=batch_size), one, atol=1e-7)
-    np.testing.assert_allclose(engine.predict(cells[::-1])[::-1], one, atol=1e-7)
-    np.testing.assert_array_equal(engine.p_defect(cells), engine.predict(cells))
+        np.testing.assert_allclose(severities(engine, cells, batch_size=batch_size), one, atol=1e-7)
+    np.testing.assert_allclose(severities(engine, cells[::-1])[::-1], one, atol=1e-7)
 
 
 def test_no_images_give_no_probabilities(folder):
-    assert Engine.from_pretrained(folder).predict([]).shape == (0,)
+    assert Engine.from_pretrained(folder).predict([]) == []
 
 
 def test_paths_strings_bytes_and_arrays_agree(folder, cells, tmp_path):
     content = png(cells[0])
     path = tmp_path / "cell.png"
     path.write_bytes(content)
-    found = Engine.from_pretrained(folder).predict([path, str(path), content, load(path).rgb])
+    found = severities(Engine.from_pretrained(folder), [path, str(path), content, load(path).rgb])
     np.testing.assert_allclose(found, expected(cells[0]), atol=1e-6)
 
 
 def test_attributes(folder):
     engine = Engine.from_pretrained(str(folder), threads=1)
-    assert engine.labels == ("good", "defect")
+    assert engine.task == BINARY
     assert engine.preprocess == PREPROCESS
     assert engine.info == json.loads((folder / INSPECT).read_text())
-    assert engine.trained_on == {"fingerprint": "abc", "images": []}
+    assert engine.history == SEEN
 
 
-def test_labels_say_which_output_is_the_defect(tmp_path, cells):
-    swapped = Engine.from_pretrained(folder_of(tmp_path / "edge", labels=["defect", "good"]))
-    np.testing.assert_allclose(swapped.predict(cells), [1 - expected(rgb) for rgb in cells], atol=1e-6)
+def test_what_it_was_trained_on_is_read_when_it_is_asked_for(folder, cells, monkeypatch):
+    monkeypatch.setattr(History, "from_dict", lambda *args: pytest.fail("parsed at the start"))
+    Engine.from_pretrained(folder).predict(cells[:1])
+
+
+def test_the_identity_is_of_all_that_decides(folder, tmp_path):
+    one = Engine.from_pretrained(folder).identity
+    assert one == Engine.from_pretrained(folder, threads=1).identity
+    others = [
+        folder_of(tmp_path / "slope", slope=2.0),
+        folder_of(tmp_path / "mean", preprocess=PREPROCESS.to_dict() | {"mean": [0.0, 0.0, 0.0]}),
+        folder_of(tmp_path / "task", task=TaskSpec.of(["broken", "ok"], ["ok"]).to_dict()),
+    ]
+    assert len({one, *(Engine.from_pretrained(other).identity for other in others)}) == 4
+
+
+def test_the_task_says_which_output_is_the_defect(tmp_path, cells):
+    """Outputs (-m, m) under other names and another order: the second is the good one here."""
+    task = TaskSpec.of(["broken", "ok"], ["ok"])
+    swapped = Engine.from_pretrained(folder_of(tmp_path / "edge", task=task.to_dict()))
+    np.testing.assert_allclose(severities(swapped, cells), [1 - expected(rgb) for rgb in cells], atol=1e-6)
+    name, p = swapped.predict(cells[:1])[0].likeliest(task, "defect")
+    assert (name, p) == ("broken", pytest.approx(1 - expected(cells[0]), abs=1e-6))
 
 
 def test_preprocessing_comes_from_inspect_json(tmp_path, cells):
     other = PREPROCESS.to_dict() | {"mean": [0.0, 0.0, 0.0]}
-    found = Engine.from_pretrained(folder_of(tmp_path / "edge", preprocess=other)).predict(cells[:1])
+    found = severities(Engine.from_pretrained(folder_of(tmp_path / "edge", preprocess=other)), cells[:1])
     assert abs(found[0] - expected(cells[0])) > 0.1
 
 
 def test_huge_logits_do_not_overflow(tmp_path):
     engine = Engine.from_pretrained(folder_of(tmp_path / "edge", slope=1e30))
     black, white = np.zeros((9, 9, 3), np.uint8), np.full((9, 9, 3), 255, np.uint8)
-    assert engine.predict([black, white]).tolist() == [0.0, 1.0]
+    assert severities(engine, [black, white]).tolist() == [0.0, 1.0]
 
 
 def test_logits_that_are_not_finite_are_an_error(tmp_path, cells):
@@ -113,7 +138,7 @@ def test_threads_may_share_an_engine(folder, cells):
     engine = Engine.from_pretrained(folder)
     wanted = [expected(rgb) for rgb in cells]
     with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(engine.predict, cells, size) for size in (1, 2, 16) * 8]
+        jobs = [pool.submit(severities, engine, cells, batch_size=size) for size in (1, 2, 16) * 8]
     for job in jobs:
         np.testing.assert_allclose(job.result(), wanted, atol=1e-6)
 
@@ -151,7 +176,7 @@ def test_a_changed_file_is_named(folder, name):
         Engine.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 2}'])
 def test_broken_inspect_json(folder, content):
     (folder / INSPECT).write_text(content)
     with pytest.raises(DataError, match=r"inspect\.json"):
@@ -161,13 +186,13 @@ def test_broken_inspect_json(folder, content):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "has format 2"),
+        ({"format": 1}, "has format 1; this version reads 2. Export the student again"),
         ({"precision": "bf16"}, "precision 'bf16'"),
-        ({"labels": ["good", "bad"]}, "wanted is a list with 'defect'"),
-        ({"labels": "defect"}, "wanted is a list with 'defect'"),
-        ({"labels": ["good", "worn", "defect"]}, "to 3 labels"),
+        ({"task": ["good", "bad"]}, "does not say which classes there are"),
+        ({"task": TaskSpec.of(["good", "fine"], ["good", "fine"]).to_dict()}, "needs a good and a defect class"),
+        ({"task": TaskSpec.of(["good", "worn", "defect"], ["good"]).to_dict()}, r"wants .* to .+,3\]"),
         ({"preprocess": {}}, "exactly the keys"),
-        ({"preprocess": PREPROCESS.to_dict() | {"height": 9}}, "wants .1,3,9,12. to 2 labels"),
+        ({"preprocess": PREPROCESS.to_dict() | {"height": 9}}, "wants .1,3,9,12. to"),
         ({"files": {}}, "names no SHA-256"),
         ({"files": {MODEL: "", TRAINED_ON: "", "../x": ""}}, "(is missing|is not the file)"),
     ],
@@ -206,7 +231,7 @@ def test_runs_without_torch(folder, cells, tmp_path):
     path.write_bytes(png(cells[0]))
     code = (
         "import sys; from hf_inspect.runtime import Engine; assert 'openvino' not in sys.modules;"
-        f"print(Engine.from_pretrained({str(folder)!r}).predict([{str(path)!r}])[0]);"
+        f"print(Engine.from_pretrained({str(folder)!r}).predict([{str(path)!r}])[0].severity);"
         "assert not {'torch', 'transformers', 'datasets', 'optimum', 'scipy'} & set(sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

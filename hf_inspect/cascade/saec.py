@@ -52,9 +52,7 @@ class Saec:
         """
         found = as_severities(severity, "the edge's severities")
         if complexity is None or probabilities is None:
-            raise DataError(
-                "Policy 'saec' needs the edge's class probabilities and cascade.complexity(rgb) of every part."
-            )
+            raise DataError("Policy 'saec' needs the edge's class probabilities and the complexity of every part.")
         p = np.asarray(probabilities, np.float64)
         if p.ndim != 2 or len(p) != len(found):
             raise DataError(f"Class probabilities came as {p.shape}; ({len(found)}, classes) is wanted.")

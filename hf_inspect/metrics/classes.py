@@ -24,6 +24,7 @@ def class_report(labels: ArrayLike, answers: ArrayLike, names: Sequence[str]) ->
         raise DataError(f"labels have shape {y.shape}, answers {said.shape}; one of each a part is wanted.")
     if not (np.isin(y, np.arange(k)).all() and np.isin(said, np.arange(-1, k)).all()):
         raise DataError(f"labels are 0..{k - 1} for {k} classes, and answers besides -1 (unreadable); others came.")
+    y, said = y.astype(np.int64), said.astype(np.int64)
     counts = np.zeros((k, k + 1), dtype=np.int64)
     np.add.at(counts, (y, said), 1)  # -1 is the last column
     return {

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,10 @@ def evaluate_vlm(
     is fitted on the validation split of the same config, whose answers lie beside `scores`.
     """
     from hf_inspect.vlm import VLM, Asking
+    from hf_inspect.vlm.base import base_folder
 
-    asking = asking or Asking()
-    vlm = VLM.from_pretrained(base, adapter, question=_question(base, adapter, data, questions), asking=asking)
+    asking, trained = asking or Asking(), hub.resolve(adapter) if adapter else base_folder(base)
+    vlm = VLM.from_pretrained(base, adapter, question=_question(trained, data, questions), asking=asking)
     config, name = place_of(read_manifest(data), split)
     answered = run({"vlm": vlm}, data, f"{config}/{name}", scores, progress=progress)
     fitted, why = None, _no_temperature(read_manifest(data)["counts"][config], name, asking.mode)
@@ -75,7 +75,7 @@ def evaluate_vlm(
     named = {role: files.portable_name(one) if one else None for role, one in (("base", base), ("adapter", adapter))}
     stated = {**named, "identity": vlm.identity, "question": vlm.question.to_dict(), **asking.to_dict()}
     report = stated | model_report(answered, "vlm", vlm) | {"calibration": calibration}
-    figures = {"vlm": report, "inputs": {"models": vlm.weights}}
+    figures = {"vlm": report, "inputs": {"models": files.weights(trained)}}
     return results_of(data, split, str(adapter or base), figures, answered)
 
 
@@ -91,7 +91,7 @@ def evaluate_cascade(
     answered = run(models, data, split, scores, complexity=True, progress=progress)
     figures = {name: model_report(answered, name, model) for name, model in models.items()}
     figures["cascade"] = {name: cascade_report(answered, policy) for name, policy in load_policies(at).items()}
-    figures["inputs"] = {"models": _weights_of_parts(at)}
+    figures["inputs"] = {"models": hub.weights_of(hub.read_cascade(at))}
     return results_of(data, split, str(folder), figures, answered)
 
 
@@ -115,7 +115,7 @@ def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
     """
     edge, vlm = scores.answers["edge"], scores.answers.get("vlm")
     outcome = replay(
-        policy, edge.severity, vlm and vlm.severity, probabilities=edge.probabilities, complexity=scores.complexity
+        policy, edge.severity, vlm.severity if vlm else None, probabilities=edge.probabilities, complexity=scores.complexity
     )
     labels, sent = scores.labels, outcome.escalated
     right = named_classes(scores, outcome) == scores.classes
@@ -195,11 +195,11 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
     return stated | {"counts": counts, "evaluations_of_this_split": evaluations}
 
 
-def _question(base: str, adapter: str | None, data: Path, questions: Path | None) -> Any:
-    """The data set's question where it is needed: zero-shot, or asked for; None leaves the model its own."""
-    from hf_inspect.vlm import is_trained
+def _question(trained: Path, data: Path, questions: Path | None) -> Any:
+    """The data set's question where it is needed: zero-shot, or asked for; None leaves a trained model its own."""
+    from hf_inspect.vlm.parity import PROMPT
 
-    if questions is None and is_trained(base, adapter):
+    if questions is None and (trained / PROMPT).is_file():
         return None
     return questions_of(data, questions).question()
 
@@ -229,14 +229,6 @@ def _calibration(found: Scores, fitted: Scores | None, why: str | None) -> dict[
 
 def _calibration_error(task: TaskSpec, p: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
     return metrics.reliability(task.likeliest(p) == classes, p.max(1).clip(0, 1))["calibration_error"]
-
-
-def _weights_of_parts(folder: Path) -> dict[str, str]:
-    """`files.weights` of a cascade's parts, each under its part's name."""
-    stated = hub.read_cascade(folder)
-    roles = ["edge", *(role for role, part in (stated["vlm"] or {}).items() if part and role == "adapter")]
-    every = (files.weights(Path(hub.part_of(folder, stated, role)), role) for role in roles)
-    return dict(chain.from_iterable(one.items() for one in every))
 
 
 def _edge_promise(
