@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from hf_inspect import files
 from hf_inspect.errors import DataError, HubError, InspectError
-from hf_inspect.hub import check, kind_of, listed
+from hf_inspect.hub import check, files_to_push, kind_of
 from hf_inspect.hub.contents import refuse_content, refuse_value
 from tests.hub import TOKEN
 from tests.scripted import brightness_cascade
@@ -152,7 +152,7 @@ def test_links_are_refused_and_ledgers_of_git_and_hf_stay_here(cascade, tmp_path
     for name, target in {"LICENSE": tmp_path / "outside" / "secret", "plots": tmp_path / "outside"}.items():
         (cascade / name).symlink_to(target)
         with pytest.raises(HubError, match=rf"{name} is a link, which may lead anywhere; put there what it leads to"):
-            listed(cascade)
+            files_to_push(cascade)
         (cascade / name).unlink()
 
 

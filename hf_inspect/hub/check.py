@@ -1,7 +1,6 @@
 """A folder -> the files that go up, or the sentence why it must not: card, licence, fingerprints, contents."""
 
 import hashlib
-import json
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 from hf_inspect import files
 from hf_inspect.cascade import CASCADE
 from hf_inspect.data import read_manifest
-from hf_inspect.data.build import MANIFEST
+from hf_inspect.data.build import MANIFEST, fingerprint
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import HubError, MissingExtraError
 from hf_inspect.hub import kinds
@@ -83,9 +82,10 @@ def licence_of(folder: Path) -> str:
 
 
 def _check_manifest(folder: Path) -> None:
-    """HubError unless manifest.json's fingerprint is of the images it lists; chat rows have one of the source's."""
+    """HubError unless manifest.json's fingerprint is of its task and images; chat rows have one of the source's."""
     manifest = read_manifest(folder)
-    if "rows" not in manifest and _fingerprint(manifest) != manifest["fingerprint"]:
+    task = TaskSpec.from_dict(manifest.get("task"), folder / MANIFEST)
+    if "rows" not in manifest and fingerprint(task, manifest["images"]) != manifest["fingerprint"]:
         raise HubError(f"{folder / MANIFEST}: its fingerprint is not of its images; build the data set again.")
 
 
@@ -124,10 +124,6 @@ def _hashes(path: Path) -> Iterator[tuple[str, str | None]]:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _fingerprint(manifest: dict[str, Any]) -> str:
-    return _digest(json.dumps(manifest["images"], sort_keys=True).encode())
 
 
 def _check_cascade(folder: Path) -> None:
