@@ -5,15 +5,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect.errors import DataError
-
-if TYPE_CHECKING:
-    from hf_inspect.images import Rgb
 
 Progress = Callable[[str, int, int], None]  # what is under way, how many are done, how many there are
 Disposition = Literal["good", "defect"]
@@ -283,7 +280,7 @@ class Predictor(Protocol):
         """Its own training images and those of all ancestors."""
         ...
 
-    def predict(self, images: "Sequence[Rgb]") -> list[Prediction]:
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """One answer for each RGB image uint8 (h, w, 3), in order."""
         ...
 

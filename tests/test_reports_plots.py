@@ -21,7 +21,7 @@ COMPLEXITY = RNG.uniform(0.3, 0.6, len(LABELS))
 
 
 def section(policy):
-    played = replay(policy, EDGE, VLM, COMPLEXITY)
+    played = replay(policy, EDGE, VLM, probabilities=np.stack([1 - EDGE, EDGE], 1), complexity=COMPLEXITY)
     return metrics.decision_report(LABELS, played.codes) | {"share_escalated": played.share_escalated()}
 
 

@@ -24,9 +24,9 @@ from hf_inspect.hub import check, push
 from hf_inspect.inspector import load_policies
 from hf_inspect.reports import page
 from hf_inspect.reports.plots import what_if_plot
-from hf_inspect.schema import Verdict
-from hf_inspect.scoring import read_scores
-from hf_inspect.vlm.base import gguf_tokenizer
+from hf_inspect.schema import Part, Prediction, Verdict
+from hf_inspect.scoring import read_rows
+from hf_inspect.vlm.tokenizer import gguf_tokenizer
 from tests.conftest import png
 from tests.scripted import brightness_cascade, grey
 from tests.space import SPACE
@@ -36,7 +36,7 @@ ASSETS = Path(hf_inspect.__file__).parent / "assets" / "elpv"  # by path: `hf_in
 
 @pytest.fixture(scope="module")
 def shipped() -> CalibrationScores:
-    return CalibrationScores.from_rows(read_scores(ASSETS / "calibration.jsonl"))
+    return CalibrationScores.from_rows(read_rows(ASSETS / "calibration.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,11 @@ def inspector(cascade) -> Inspector:
     return page.open_cascade(cascade)[0]
 
 
-def scores(labels, p_edge, p_vlm=None, groups=None) -> CalibrationScores:
+def scores(labels, edge, vlm=None, groups=None) -> CalibrationScores:
     n = len(labels)
-    p_vlm = np.full(n, np.nan) if p_vlm is None else np.asarray(p_vlm)
+    vlm = np.full(n, np.nan) if vlm is None else np.asarray(vlm)
     groups = np.arange(n) if groups is None else np.asarray(groups)
-    return CalibrationScores(np.asarray(labels), groups.astype(str), np.asarray(p_edge), p_vlm)
+    return CalibrationScores(np.asarray(labels), groups.astype(str), np.asarray(edge), vlm)
 
 
 def test_the_stated_risks_give_the_cascade_its_own_thresholds(shipped):
@@ -66,8 +66,9 @@ def test_the_stated_risks_give_the_cascade_its_own_thresholds(shipped):
 
 
 def test_only_rows_of_the_calibration_split_set_thresholds():
-    rows = read_scores(ASSETS / "calibration.jsonl")
-    other = [row | {"p_edge": 1 - row["p_edge"]} if row["split"] != "calibration" else row for row in rows]
+    rows = read_rows(ASSETS / "calibration.jsonl")
+    turned = [row | {"edge": {"severity": 1 - row["edge"]["severity"]}} for row in rows]
+    other = [two if one["split"] != "calibration" else one for one, two in zip(rows, turned, strict=True)]
     assert {row["split"] for row in rows} == {"validation", "calibration"}
     one, two = (what_if(CalibrationScores.from_rows(some), 0.1, 0.1, 0.9) for some in (rows, other))
     assert one == two
@@ -77,16 +78,16 @@ def test_only_rows_of_the_calibration_split_set_thresholds():
 
 def test_what_follows_is_counted_by_hand():
     labels = [0] * 40 + [1] * 40
-    p_edge = np.concatenate([np.linspace(0.01, 0.6, 40), np.linspace(0.4, 0.99, 40)])
-    p_vlm = np.where(np.arange(80) % 2, 0.9, 0.1)
-    found = what_if(scores(labels, p_edge, p_vlm), 0.2, 0.2, 0.8)
+    edge = np.concatenate([np.linspace(0.01, 0.6, 40), np.linspace(0.4, 0.99, 40)])
+    vlm = np.where(np.arange(80) % 2, 0.9, 0.1)
+    found = what_if(scores(labels, edge, vlm), 0.2, 0.2, 0.8)
     low, high = found.policy.low, found.policy.high
-    between = (p_edge >= low) & (p_edge <= high)
-    final = np.where(between, p_vlm >= 0.5, p_edge > high)
+    between = (edge >= low) & (edge <= high)
+    final = np.where(between, vlm >= 0.5, edge > high)
     y = np.array(labels) == 1
     assert found.escalated["k"] == between.sum() > 0
-    assert found.escapes["k"] == (~final & y).sum() > (p_edge < low)[y].sum() == found.edge_escapes["k"]
-    assert found.overkill["k"] == (final & ~y).sum() > (p_edge > high)[~y].sum() == found.edge_overkill["k"]
+    assert found.escapes["k"] == (~final & y).sum() > (edge < low)[y].sum() == found.edge_escapes["k"]
+    assert found.overkill["k"] == (final & ~y).sum() > (edge > high)[~y].sum() == found.edge_overkill["k"]
     assert found.undecided["k"] == 0
 
 
@@ -114,8 +115,8 @@ risk = st.floats(0.005, 0.3)
 @settings(max_examples=60, deadline=None)
 @given(parts, risk, risk, st.floats(0.5, 0.99))
 def test_the_edge_keeps_within_the_risks_on_its_own_parts(drawn, escape, overkill, confidence):
-    labels, p_edge, p_vlm = zip(*drawn, strict=True)
-    found = what_if(scores(labels, p_edge, p_vlm), escape, overkill, confidence)
+    labels, edge, vlm = zip(*drawn, strict=True)
+    found = what_if(scores(labels, edge, vlm), escape, overkill, confidence)
     assert found.edge_escapes["k"] <= escape * found.edge_escapes["n"]
     assert found.edge_overkill["k"] <= overkill * found.edge_overkill["n"]
     assert found.edge_escapes["k"] <= found.escapes["k"]
@@ -126,8 +127,8 @@ def test_the_edge_keeps_within_the_risks_on_its_own_parts(drawn, escape, overkil
 @settings(max_examples=40, deadline=None)
 @given(parts, risk, risk, st.floats(0.5, 0.99))
 def test_accepting_more_risk_never_hands_more_on(drawn, escape, more, confidence):
-    labels, p_edge, p_vlm = zip(*drawn, strict=True)
-    some = scores(labels, p_edge, p_vlm)
+    labels, edge, vlm = zip(*drawn, strict=True)
+    some = scores(labels, edge, vlm)
     lower, higher = sorted((escape, more))
     strict, loose = (what_if(some, one, 0.1, confidence) for one in (lower, higher))
     if strict.policy.low is not None:
@@ -153,29 +154,31 @@ def test_a_page_says_what_would_become_of_the_image(shipped):
     assert "this image" not in said[None]
     assert "It would call this image good." in said[0.01]
     assert "It would hand this image to the VLM." in said[0.2]
-    assert "It would call this image defect." in said[0.9]
+    assert "It would call this image a defect." in said[0.9]
     assert "55.7% (50.7% to 60.7%; 219 of 393)" in said[None]
     assert 'alt="Calibration scores by class. With these risks' in page.what_if_html(found, shipped, None)[1]
 
 
-def test_a_verdict_is_told_step_by_step(inspector):
+def test_a_verdict_is_shown_step_by_step(inspector):
     good, between, broken = page.inspect_uploads(inspector, [png(grey(20)), png(grey(128)), b"no image <b>"])
-    told = [page.verdict_html(verdict, inspector.policy) for verdict in (good, between, broken)]
-    assert "<strong>good</strong>" in told[0]
-    assert "decided by the edge model" in told[0]
-    assert "<dt>VLM</dt><dd>not asked</dd>" in told[0]
-    assert "nobody could decide" in told[1]
-    assert "not asked: between the thresholds; this cascade has no VLM" in told[1]
-    assert "unreadable" in told[2]
-    assert "is not an image" in told[2]
-    assert all("/" not in one.replace("</", "") for one in told)
+    shown = [page.verdict_html(verdict, inspector.policy) for verdict in (good, between, broken)]
+    assert "<strong>good</strong>" in shown[0]
+    assert "decided by the edge model" in shown[0]
+    assert "<dt>VLM</dt><dd>not asked</dd>" in shown[0]
+    assert "nobody could decide" in shown[1]
+    assert "not asked: between the thresholds; this cascade has no VLM" in shown[1]
+    assert "unreadable" in shown[2]
+    assert "is not an image" in shown[2]
+    assert all("/" not in one.replace("</", "") for one in shown)
     asked = Verdict(
-        "defect", "vlm", "between the thresholds", 0.7, 0.4, 0.7, ("first frame of 2",), {"edge": 1, "vlm": 2}
-    )
-    told = page.verdict_html(asked, inspector.policy)
-    assert "P(defect) 0.400, between the thresholds" in told
-    assert "P(defect) 0.700, not below 0.5: defect, 2.0 ms" in told
-    assert "first frame of 2" in told
+        "defect", "vlm", "between the thresholds", 0.7, "<b>Riß</b>", 0.614,
+        {"edge": Prediction(0.4), "vlm": Prediction(0.7)}, ("first frame of 2",), {"edge": 1, "vlm": 2},
+    )  # fmt: skip
+    html = page.verdict_html(asked, inspector.policy)
+    assert "P(defect) 0.400, between the thresholds" in html
+    assert "P(defect) 0.700, not below 0.5: defect, 2.0 ms" in html
+    assert "<strong>defect</strong>: &lt;b&gt;Riß&lt;/b&gt;, 0.61, P(defect) 0.700" in html
+    assert "first frame of 2" in html
 
 
 def test_what_a_file_says_of_itself_is_shown_as_text():
@@ -196,19 +199,22 @@ def test_uploads_beyond_the_limits_are_refused_in_a_sentence(inspector, monkeypa
 
 
 def test_a_table_becomes_a_csv_that_runs_no_formula(inspector):
-    names = ["a.png", "=1+1.png", 'b,"c".png']
+    names = ["a.png", "\t=1+1.png", 'b,"c".png']
     rows = page.table_of(names, page.inspect_uploads(inspector, [png(grey(20)), b"", png(grey(128))]))
     read = list(csv.DictReader(io.StringIO(page.csv_of(rows))))
-    assert [row["file"] for row in read] == ["a.png", "'=1+1.png", 'b,"c".png']
+    assert [row["file"] for row in read] == ["a.png", "'\t=1+1.png", 'b,"c".png']
     assert [row["verdict"] for row in read] == ["good", "unreadable", "undecided"]
     assert float(read[0]["P(defect)"]) == pytest.approx(float(read[0]["P edge"]))
+    assert (read[0]["class"], read[1]["class"]) == ("good", "")
     assert read[1]["P(defect)"] == ""
 
 
 def test_a_cascade_whose_vlm_cannot_be_loaded_decides_by_its_edge_alone(cascade, tmp_path, capsys):
     folder = Path(shutil.copytree(cascade, tmp_path / "cascade"))
     stated = files.read_json(folder / "cascade.json")
-    files.write_json(folder / "cascade.json", stated | {"vlm": {"base": "nowhere/at-all", "adapter": "missing"}})
+    vlm = {"base": Part("hub", "nowhere/at-all", "0" * 40).to_dict(), "adapter": None}
+    hashes = stated["files"] | {"base/model.safetensors": "0" * 64}
+    files.write_json(folder / "cascade.json", stated | {"vlm": vlm, "files": hashes})
     alone, _ = page.open_cascade(folder)
     verdict = alone(png(grey(128)))
     assert verdict.reason == "between the thresholds; the VLM could not be loaded here"

@@ -44,7 +44,7 @@ def visitor(url: str) -> Client:
     return Client(url, verbose=False, httpx_kwargs={"timeout": 120})
 
 
-def p_edge(html: str) -> float:
+def edge_severity(html: str) -> float:
     """The edge's P(defect) in a verdict's HTML."""
     return float(re.search(r"<dt>Edge model</dt><dd>P\(defect\) ([\d.]+)", html)[1])
 
@@ -61,7 +61,7 @@ def test_forty_visitors_each_get_the_verdict_of_their_own_image_and_memory_stays
             pairs = list(zip(clients, np.roll(list(levels), wave).tolist(), strict=True))
             said = list(together.map(lambda pair: ask(pair[0], levels[pair[1]]), pairs))
             for (_, level), html in zip(pairs, said, strict=True):
-                assert p_edge(html) == pytest.approx(expected(level), abs=0.002), level
+                assert edge_severity(html) == pytest.approx(expected(level), abs=0.002), level
             held.append(server.memory())
     assert max(held[1:]) - held[0] < GROWTH, held
 
@@ -100,7 +100,7 @@ def test_a_visitor_past_the_queue_is_told_so_and_the_others_are_served(server, l
     assert 0 < len(refused) <= 5
     assert all(answer.status_code == 503 and "Queue is full" in answer.text for answer in refused)
     drain(server)
-    assert p_edge(ask(client, levels[245])) == pytest.approx(expected(245), abs=0.002)
+    assert edge_severity(ask(client, levels[245])) == pytest.approx(expected(245), abs=0.002)
 
 
 def test_the_page_says_that_it_is_busy(server, levels):
