@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from hf_inspect import files
 from hf_inspect.cli import app
-from hf_inspect.data import build, chat, read_manifest, trained_on, write_trained_on
-from hf_inspect.errors import DataError, HubError
-from hf_inspect.hub import check, kind_of, listed, pull, push
+from hf_inspect.data import build, chat, read_manifest, sign, write_history
+from hf_inspect.errors import HubError
+from hf_inspect.hub import files_to_push, kind_of, kinds, pull, push
 from hf_inspect.runtime import Engine
+from hf_inspect.schema import History, Source
 from hf_inspect.vlm import VLM
 from tests import raw, tiny
 from tests.conftest import png
@@ -49,15 +50,15 @@ import hashlib, json, sys
 from datasets import get_dataset_config_names, load_dataset
 def digest(rows):
     return sorted(hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest() for row in rows)
-def told(name, config):
+def digests(name, config):
     whole = load_dataset(name, config)
     return {split: digest(row for table in rows.with_format("arrow").iter(64) for row in table.to_pylist())
             for split, rows in whole.items()}
 found = {}
 for name, folder in zip(sys.argv[1::2], sys.argv[2::2]):
     for config in get_dataset_config_names(name):
-        there = told(name, config)
-        assert there == told(folder, config), (name, config)
+        there = digests(name, config)
+        assert there == digests(folder, config), (name, config)
         split = sorted(there)[0]
         streamed = load_dataset(name, config, split=split, streaming=True).decode(False)
         assert len(list(streamed)) == len(there[split])
@@ -69,11 +70,11 @@ print(json.dumps(found))
 def test_data_sets_of_several_configs_and_of_chat_come_back_row_by_row(hub, tmp_path):
     source = raw.mvtec(tmp_path / "mvtec_anomaly_detection", FEW)
     build("mvtec_ad", tmp_path / "parts", src=source, accept_license=True)
-    build("mvtec_inspect", tmp_path / "dealt", src=source, accept_license=True)
-    chat(tmp_path / "dealt", tmp_path / "chat")
+    build("mvtec_inspect", tmp_path / "inspect", src=source, accept_license=True)
+    chat(tmp_path / "inspect", tmp_path / "chat")
     names = {"acme/parts": tmp_path / "parts", "acme/chat": tmp_path / "chat"}
     for name, folder in names.items():
-        assert kind_of(folder) == "data set"
+        assert kind_of(folder) is kinds.DATA_SET
         quiet_push(folder, name)
     pairs = [str(one) for pair in names.items() for one in pair]
     done = subprocess.run([sys.executable, "-c", LOAD, *pairs], capture_output=True, text=True)
@@ -94,16 +95,15 @@ def test_a_vlm_fine_tuned_whole_keeps_its_question_and_what_it_has_seen(hub, tmp
     tiny.random_adapter(tiny.loud_base(tmp_path / "base"), tmp_path / "adapter")
     whole = Path(shutil.copytree(tmp_path / "base", tmp_path / "whole"))
     shutil.copy(tmp_path / "adapter" / "prompt.json", whole)  # the same question and processor
-    write_trained_on(
-        whole / "trained_on.json", trained_on({"fingerprint": "f" * 64, "licence": "CC0-1.0"}, [png(grey(9))])
-    )
-    assert kind_of(with_card(whole)) == "vlm"
+    seen = History((Source("parts", "f" * 64, "CC0-1.0", 1),), (sign(png(grey(9))).record(),))
+    write_history(whole, seen)
+    assert kind_of(with_card(whole)) is kinds.VLM
     quiet_push(whole, "acme/whole")
     here, there = (AutoModelForImageTextToText.from_pretrained(name).state_dict() for name in (whole, "acme/whole"))
     assert all(bool((here[name] == there[name]).all()) for name in here)
     asked, pulled = VLM.from_pretrained(whole), VLM.from_pretrained("acme/whole")
-    assert pulled.task == tiny.TASK
-    assert pulled.trained_on == asked.trained_on
+    assert pulled.task == tiny.QUESTION.task
+    assert pulled.history == asked.history == seen
     np.testing.assert_array_equal(pulled.rank(tiny.pictures(3)), asked.rank(tiny.pictures(3)))
     with_card(tmp_path / "adapter")
     quiet_push(with_card(tmp_path / "base"), "acme/base")
@@ -139,12 +139,12 @@ def test_a_space_comes_back_file_by_file(hub, tmp_path):
     files.write_text(space / "requirements.txt", "gradio\n")
     files.write_bytes(space / "examples" / "good.png", png(grey(20)))
     with_card(space, "---\ntitle: Cells\nsdk: gradio\nlicense: cc0-1.0\n---\n\n# Cells\n")
-    assert kind_of(space) == "Space"
+    assert kind_of(space) is kinds.SPACE
     assert quiet_push(space, "acme/space").startswith(f"{hub.endpoint}/spaces/acme/space/commit/")
     assert HfApi().space_info("acme/space").sdk == "gradio"
     there = Path(snapshot_download("acme/space", repo_type="space"))
-    assert {name: path.read_bytes() for name, path in listed(space).items()} == {
-        name: (there / name).read_bytes() for name in listed(space)
+    assert {name: path.read_bytes() for name, path in files_to_push(space).items()} == {
+        name: (there / name).read_bytes() for name in files_to_push(space)
     }
     with_card(space)
     with pytest.raises(HubError, match="sdk"):
@@ -202,10 +202,3 @@ def test_a_card_that_is_not_utf_8_stops_a_push_before_anything_is_asked(hub, cas
     done = CliRunner().invoke(app, ["push", str(cascade), "acme/cascade"])
     assert "is not UTF-8 text" in str(done.exception)
     assert hub.requests == []
-
-
-@pytest.mark.parametrize("stated", [[], {}, {"edge": 3, "vlm": None, "policy": "a", "policies": {}}])
-def test_a_cascade_json_that_is_none_is_a_sentence(cascade, stated):
-    files.write_json(cascade / "cascade.json", stated)
-    with pytest.raises(DataError, match=r"cascade\.json names no edge, vlm, policy and policies"):
-        check(cascade)
