@@ -16,10 +16,11 @@ import yaml
 from safetensors.torch import load_file
 
 from hf_inspect import images
-from hf_inspect.data import load_split
+from hf_inspect.data import load_split, read_history, read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.hub import check
-from hf_inspect.students import LITE0, load_student, new_student, preprocess_of
+from hf_inspect.schema import BINARY, Source
+from hf_inspect.students import LITE0, load_student, new_student, preprocess_of, training
 from hf_inspect.training import newest_whole_checkpoint
 from tests.conftest import png
 
@@ -81,25 +82,24 @@ def test_what_was_trained_may_be_pushed_as_it_is(trained, tmp_path):
 
 
 def test_it_carries_every_image_it_was_trained_on(trained, elpv):
-    record = json.loads((trained[0] / "trained_on.json").read_text())
-    manifest = json.loads((elpv / "manifest.json").read_text())
-    assert record["fingerprint"] == manifest["fingerprint"]
+    history, manifest = read_history(trained[0], "it"), read_manifest(elpv)
+    assert history.sources == (Source("elpv", manifest["fingerprint"], "CC-BY-NC-SA-4.0", 128),)
+    assert history.unknown == ()
     known = {row["sha256"]: row["split"] for row in manifest["images"]}
-    splits = [known[sha256] for sha256, _ in record["images"]]
+    splits = [known[sha256] for sha256, _, _ in history.signatures]
     assert len(splits) == 128
     assert set(splits) == {"train", "validation"}
 
 
 def test_training_prepares_pixels_as_inference_does(trained, elpv):
-    sys.path.insert(0, str(ROOT / "recipes/edge_classifier"))
-    import train as recipe
-
     preprocess = load_student(trained[0]).preprocess
-    rows = load_split(elpv, "train")[:4]
-    batch = recipe.to_inputs(rows, preprocess, soft=True)
+    train = load_split(elpv, "train")
+    rows = train[:4]
+    batch = training.to_inputs(rows, preprocess, training.Targets.of(train, BINARY, soft=True))
     batch = [{k: batch[k][i] for k in batch} for i in range(4)]
-    fed = recipe.collate(batch, preprocess)["pixel_values"].numpy()
-    for given, row in zip(fed, rows["image"], strict=True):
+    fed = training.collate(batch, preprocess)
+    assert fed["labels"].shape == (4, 3)
+    for given, row in zip(fed["pixel_values"].numpy(), rows["image"], strict=True):
         wanted = images.prepare(images.load(row["bytes"]).rgb, preprocess)
         assert np.abs(given - wanted).max() < 1e-6
 
@@ -158,8 +158,8 @@ def test_an_unknown_key_fails(elpv, tmp_path):
 
 
 def test_lite0_comes_with_its_imagenet_weights():
-    model = new_student(LITE0, 64)
-    fresh = new_student("random:tf_efficientnet_lite0", 64)
+    model = new_student(LITE0, 64, BINARY)
+    fresh = new_student("random:tf_efficientnet_lite0", 64, BINARY)
     stem = model.timm_model.conv_stem.weight
     assert not torch.equal(stem, fresh.timm_model.conv_stem.weight)
     assert model.timm_model.bn1.running_var.mean() != 1
