@@ -18,13 +18,17 @@ from hf_inspect.calibrate import calibrate
 from hf_inspect.cli import app
 from hf_inspect.data import build, load_split
 from hf_inspect.errors import DataError, HubError, InspectError, ParityError
-from hf_inspect.hub import check, listed, push, verify
+from hf_inspect.hub import check, files_to_push, push, verify
+from hf_inspect.prompts import Question
+from hf_inspect.schema import TaskSpec
 from tests import tiny
 from tests.conftest import png
 from tests.raw import picture
 from tests.scripted import brightness_engine, grey
 
 CARD = "---\nlicense: cc0-1.0\n---\n\n# A test's\n"
+EDGE_TASK = TaskSpec.of(("scratch", "good"), good=["good"])  # an order of its own
+QUESTION = Question("Look.", "Is it good?", TaskSpec.of(("good", "scratch"), good=["good"]))
 LAX = {"escape": 0.25, "overkill": 0.25, "confidence": 0.5}  # what 15 calibration parts can support
 PARTS = [png(grey(level)) for level in (5, 60, 120, 135, 150, 250)]
 
@@ -33,8 +37,8 @@ PARTS = [png(grey(level)) for level in (5, 60, 120, 135, 150, 250)]
 def made(tmp_path_factory) -> Path:
     """A folder with edge, base, adapter and data, and a cascade calibrated from them."""
     folder, rng = tmp_path_factory.mktemp("made"), np.random.default_rng(0)
-    brightness_engine(folder / "edge")
-    tiny.random_adapter(tiny.loud_base(folder / "base"), folder / "adapter")
+    brightness_engine(folder / "edge", task=EDGE_TASK)
+    tiny.random_adapter(tiny.loud_base(folder / "base"), folder / "adapter", QUESTION)
     files.write_text(folder / "adapter" / "checkpoint-1" / "optimizer.pt", "of the training")
     for name, (darkest, brightest) in {"good": (0.5, 1.2), "scratch": (0.8, 1.5)}.items():  # what the edge goes by
         (folder / "raw" / name).mkdir(parents=True)
@@ -52,7 +56,7 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def said(made) -> list:
     """What the cascade says of a few parts, by edge and by VLM."""
-    verdicts = told(Inspector.from_pretrained(made / "cascade"))
+    verdicts = verdicts_of(Inspector.from_pretrained(made / "cascade"))
     assert {decided_by for _, decided_by, _, _ in verdicts} == {"edge", "vlm"}
     return verdicts
 
@@ -75,9 +79,9 @@ def with_card(folder: Path, text: str = CARD) -> Path:
     return folder
 
 
-def told(inspector: Inspector) -> list:
+def verdicts_of(inspector: Inspector) -> list:
     verdicts = inspector.inspect(PARTS)
-    return [(v.label, v.decided_by, v.reason, pytest.approx(v.p_defect, abs=1e-6)) for v in verdicts]
+    return [(v.label, v.decided_by, v.reason, pytest.approx(v.severity, abs=1e-6)) for v in verdicts]
 
 
 def flip(path: Path) -> None:
@@ -91,9 +95,15 @@ def quiet_push(folder, repository):
     return push(folder, repository, show=lambda text: None)
 
 
-def test_calibration_copies_edge_and_adapter_and_states_every_file_that_decides(made):
+def inside(*roles: str) -> dict:
+    """Parts that lie in the cascade's folder, as cascade.json states them."""
+    return {role: {"folder": role} for role in roles}
+
+
+def test_calibration_copies_every_part_and_states_every_file_that_decides(made):
     stated = files.read_json(made / "cascade" / "cascade.json")
-    assert (stated["edge"], stated["vlm"]) == ("edge", {"base": "../base", "adapter": "adapter"})
+    assert (stated["edge"], stated["vlm"]) == ({"folder": "edge"}, inside("base", "adapter"))
+    assert TaskSpec.from_dict(stated["task"], "cascade.json") == EDGE_TASK
     assert not (made / "cascade" / "adapter" / "checkpoint-1").exists()
     names = {"calibration.jsonl", "edge/openvino_model.bin", "edge/inspect.json", "adapter/adapter_model.safetensors"}
     assert names | {"adapter/prompt.json", "base/model.safetensors", "base/tokenizer.json"} <= set(stated["files"])
@@ -122,7 +132,7 @@ class Socket(socket.socket):
 socket.socket, socket.create_connection, socket.getaddrinfo = Socket, refuse, refuse
 from hf_inspect import Inspector
 verdicts = Inspector.from_pretrained(sys.argv[1]).inspect(sys.argv[2:])
-print(json.dumps([(v.label, v.decided_by, v.reason, v.p_defect) for v in verdicts]))
+print(json.dumps([(v.label, v.decided_by, v.reason, v.severity) for v in verdicts]))
 """
 
 
@@ -144,8 +154,8 @@ def test_a_bundle_gives_the_same_verdicts_in_a_process_that_may_open_no_socket(b
 
 def test_a_bundle_holds_every_part_with_its_list_and_licences(made, bundled):
     stated = files.read_json(bundled / "cascade.json")
-    assert (stated["edge"], stated["vlm"]) == ("edge", {"base": "base", "adapter": "adapter"})
-    assert stated["from"] == {}  # nothing of it came from a repository, and no path of this machine is told
+    assert (stated["edge"], stated["vlm"]) == ({"folder": "edge"}, inside("base", "adapter"))
+    assert stated["from"] == {}  # nothing of it came from a repository, and no path of this machine is in it
     there = {path.relative_to(bundled).as_posix() for path in bundled.rglob("*") if path.is_file()}
     listed_ = {line.split("  ")[1] for line in (bundled / "SHA256SUMS").read_text().splitlines()}
     assert there == listed_ | {"SHA256SUMS"}
@@ -181,15 +191,20 @@ def test_a_broken_list_is_a_sentence(spoilt, line):
         verify(spoilt)
 
 
-def test_a_bundle_goes_up_as_it_is_and_a_cascade_with_its_base_elsewhere_does_not(hub, made, spoilt, said):
-    with pytest.raises(HubError, match=r"the base '\.\./base' does not lie in the folder; gather it with 'hf-inspect"):
-        check(made / "cascade")
+def test_a_cascade_s_folder_holds_all_that_its_bundle_does(made, bundled):
+    check(made / "cascade")
+    here, there = (set(files_to_push(folder)) for folder in (made / "cascade", bundled))
+    assert there - here == {"SHA256SUMS", "LICENCES.md"}
+    assert here <= there
+
+
+def test_a_bundle_goes_up_as_it_is(hub, made, spoilt, said):
     quiet_push(spoilt, "acme/whole")
     held = hub.files("models", "acme/whole")
-    assert {name: path.read_bytes() for name, path in listed(spoilt).items()} == {
+    assert {name: path.read_bytes() for name, path in files_to_push(spoilt).items()} == {
         name: content for name, content in held.items() if name != ".gitattributes"
     }
-    assert told(Inspector.from_pretrained("acme/whole")) == said
+    assert verdicts_of(Inspector.from_pretrained("acme/whole")) == said
     with_card(spoilt, CARD + "\nMore.\n")
     with pytest.raises(HubError, match=r"is not as it was bundled: README.md has changed\. Bundle the cascade again"):
         check(spoilt)
@@ -217,9 +232,11 @@ def test_a_cascade_of_pushed_parts_is_pinned_pulled_and_bundled(hub, made, said,
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     stated, here = (files.read_json(folder / "cascade.json") for folder in (out, made / "cascade"))
+    parts = {part: {"hub": f"acme/{part}", "revision": commit} for part, commit in commits.items()}
     pinned = {part: f"acme/{part}@{commit}" for part, commit in commits.items()}
-    assert {"edge": stated["edge"], **stated["vlm"]} == pinned
-    assert (stated["policies"], stated["files"]) == (here["policies"], here["files"])
+    assert {"edge": stated["edge"], **stated["vlm"]} == parts
+    assert (stated["policies"], deciding(stated)) == (here["policies"], deciding(here))
+    assert untimed(out) == untimed(made / "cascade")
 
     quiet_push(with_card(out), "acme/cascade")
     assert set(hub.files("models", "acme/cascade")) == {
@@ -229,7 +246,7 @@ def test_a_cascade_of_pushed_parts_is_pinned_pulled_and_bundled(hub, made, said,
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     with pytest.warns(UserWarning, match=rf"acme/base has moved to \w+; this cascade stays at {commits['base']}"):
         there = Inspector.from_pretrained("acme/cascade")
-    assert told(there) == said
+    assert verdicts_of(there) == said
     assert len(list(cache.glob("models--acme--*"))) == 4
 
     done = CliRunner().invoke(app, ["bundle", "acme/cascade", "--out", str(bundled)])
@@ -253,14 +270,30 @@ def test_a_cascade_of_pushed_parts_is_pinned_pulled_and_bundled(hub, made, said,
     quiet_push(with_card(tmp_path / "base", CARD.replace("cc0-1.0", "cc-by-nc-4.0")), "acme/base")
     for commit, sentence in [
         (hub.repos["models", "acme/base"].refs["main"], "the card says cc0-1.0, but acme/base is cc-by-nc-4.0"),
-        ("0" * 40, "cascade.json pins acme/base at 0{40}, which it does not have"),
+        ("0" * 40, "cascade.json's base acme/base has no commit 0{40}; calibrate again"),
     ]:
-        files.write_json(out / "cascade.json", stated | {"vlm": {**stated["vlm"], "base": f"acme/base@{commit}"}})
+        other = {"hub": "acme/base", "revision": commit}
+        files.write_json(out / "cascade.json", stated | {"vlm": {**stated["vlm"], "base": other}})
         with pytest.raises(HubError, match=sentence):
             quiet_push(out, "acme/cascade")
-    files.write_json(out / "cascade.json", stated | {"vlm": {**stated["vlm"], "adapter": pinned["edge"]}})
+    files.write_json(out / "cascade.json", stated | {"vlm": {**stated["vlm"], "adapter": parts["edge"]}})
     with pytest.raises(ParityError, match="is missing; it is one that the cascade was calibrated with"):
         Inspector.from_pretrained(out)
+
+
+def deciding(stated: dict) -> dict:
+    return {name: sha256 for name, sha256 in stated["files"].items() if name != "calibration.jsonl"}
+
+
+def untimed(cascade: Path) -> list:
+    """The scores that a calibration rests on, without their milliseconds."""
+
+    def without(value):
+        if not isinstance(value, dict):
+            return value
+        return {key: without(one) for key, one in value.items() if key not in ("ms", "complexity_ms")}
+
+    return [without(json.loads(line)) for line in (cascade / "calibration.jsonl").read_text().splitlines()]
 
 
 def huggingface():
@@ -297,10 +330,15 @@ def test_what_cannot_be_bundled_is_a_sentence_and_leaves_nothing(made, tmp_path)
     cascade = Path(shutil.copytree(made / "cascade", tmp_path / "cascade"))
     stated = files.read_json(cascade / "cascade.json")
     for changed, sentence in [
-        ({"edge": "../nowhere"}, r"its edge '\.\./nowhere' is no folder and no org/name"),
-        ({"vlm": {"base": "no-base", "adapter": "adapter"}}, "the base 'no-base' is no folder here and no org/name"),
+        ({"edge": {"folder": "nowhere"}}, r"its edge 'nowhere' is missing, and is looked for nowhere but in"),
+        (
+            {"vlm": stated["vlm"] | {"base": {"packaged": "no-base"}}},
+            "its base 'no-base' is no base that packages bring",
+        ),
+        ({"version": 1}, "has version 1, and 2 is read here; run 'hf-inspect calibrate' again"),
+        ({"files": {}}, "states no SHA-256 of any file; run 'hf-inspect calibrate' again"),
     ]:
-        files.write_json(cascade / "cascade.json", stated | changed | {"files": {}})
+        files.write_json(cascade / "cascade.json", stated | changed)
         with pytest.raises(DataError, match=sentence):
             bundle(cascade, tmp_path / "out")
     files.write_json(cascade / "cascade.json", stated)
@@ -309,8 +347,11 @@ def test_what_cannot_be_bundled_is_a_sentence_and_leaves_nothing(made, tmp_path)
             bundle(cascade, out)
     with pytest.raises(DataError, match="is a folder, which has no revision"):
         bundle(cascade, tmp_path / "out", revision="main")
-    with pytest.raises(DataError, match=r"cascade\.json is missing"):
+    with pytest.raises(DataError, match="no such folder; mend the path"):
         bundle(tmp_path / "elsewhere", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"cascade\.json is missing"):
+        bundle(tmp_path / "empty", tmp_path / "out")
     for arguments in ([], ["--out", "x", "--verify"]):
         assert CliRunner().invoke(app, ["bundle", str(cascade), *arguments]).exit_code == 2
     assert not (tmp_path / "out").exists()
@@ -319,7 +360,7 @@ def test_what_cannot_be_bundled_is_a_sentence_and_leaves_nothing(made, tmp_path)
 def test_a_base_of_ours_that_needs_torch_says_so_without_it(made, tmp_path, monkeypatch):
     cascade = Path(shutil.copytree(made / "cascade", tmp_path / "cascade"))
     stated = files.read_json(cascade / "cascade.json")
-    files.write_json(cascade / "cascade.json", stated | {"vlm": {"base": "tiny-llava", "adapter": "adapter"}})
+    files.write_json(cascade / "cascade.json", stated | {"vlm": stated["vlm"] | {"base": {"packaged": "tiny-llava"}}})
     monkeypatch.setenv("HF_INSPECT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InspectError, match=r"assembling tiny-llava needs torch: bundle where hf-inspect\[train\]"):
@@ -328,5 +369,5 @@ def test_a_base_of_ours_that_needs_torch_says_so_without_it(made, tmp_path, monk
 
 def test_the_rows_that_set_the_thresholds_are_those_of_the_data(made):
     rows = [json.loads(line) for line in (made / "cascade" / "calibration.jsonl").read_text().splitlines()]
-    drawn = [row["source"] for row in rows if row["split"] == "calibration"]
-    assert drawn == [image["path"] for image in load_split(made / "data", "calibration")["image"]]
+    sampled = [row["source"] for row in rows if row["split"] == "calibration"]
+    assert sampled == [image["path"] for image in load_split(made / "data", "calibration")["image"]]
