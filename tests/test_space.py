@@ -238,7 +238,7 @@ def drawing():
 def test_the_examples_are_drawn_and_the_edge_model_says_what_their_names_say():
     edge = Inspector.from_pretrained(ASSETS, policy="calibrated", use_vlm=False)
     labels = {"good.png": "good", "defective.png": "defect", "doubtful.png": "undecided"}
-    drawn = drawing().drawn()
+    drawn = drawing().drawings()
     assert set(drawn) == set(labels) == {path.name for path in (SPACE / "examples").glob("*.png")}
     for name, image in drawn.items():
         committed = np.asarray(Image.open(SPACE / "examples" / name), int)

@@ -77,15 +77,15 @@ def _macro_f1(y: NDArray[np.int64], said: NDArray[np.int64], k: int) -> Figure:
         return undefined(0, "n = 0")
     outcomes = (y * (k + 1) + said + 1).astype(np.float64)  # a part's class and answer as one number
 
-    def f1(drawn: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-        rows = np.moveaxis(drawn, axis, -1).astype(np.int64).reshape(-1, drawn.shape[axis])
+    def f1(resampled: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        rows = np.moveaxis(resampled, axis, -1).astype(np.int64).reshape(-1, resampled.shape[axis])
         of_row = np.arange(len(rows))[:, None] * k * (k + 1)
         counts = np.bincount((rows + of_row).ravel(), minlength=len(rows) * k * (k + 1)).reshape(-1, k, k + 1)
         answers = counts[:, :, 1:]  # the first column counts what is unreadable
         right, of_class, named = answers.diagonal(axis1=1, axis2=2), counts.sum(2), answers.sum(1)
         there = of_class + named > 0
         each = np.divide(2 * right, of_class + named, out=np.zeros(right.shape), where=there)
-        return np.asarray((each.sum(1) / there.sum(1).clip(1)).reshape(drawn.shape[:axis] or ()))
+        return np.asarray((each.sum(1) / there.sum(1).clip(1)).reshape(resampled.shape[:axis] or ()))
 
     value = float(f1(outcomes))
     if len(y) == 1:

@@ -1,11 +1,11 @@
 """results.json -> the Markdown tables of README, cards and the command line."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from hf_inspect.data.card import cell
+
 _COLUMNS = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "escalated", "ms an image")
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 NAMES = {
     "edge": "edge",
     "edge_int8": "edge, INT8 (shipped)",
@@ -22,11 +22,6 @@ def results_table(results: Mapping[str, Any]) -> str:
     lines = [_line(_COLUMNS), _line("---" for _ in _COLUMNS)]
     lines += [_line(_cells(name, report)) for name, report in _reports(results)]
     return "\n".join(lines)
-
-
-def cell(text: str) -> str:
-    """A class or file name as a cell of a Markdown table: on one line, nothing in it read as markup."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
 def classes_table(report: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def with_defect(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image) * (np.asarray(lit) / 255.0)).astype(np.uint8))
 
 
-def drawn() -> dict[str, Image.Image]:
+def drawings() -> dict[str, Image.Image]:
     """Every example by its file name."""
     return {
         "good.png": cell(49),
@@ -56,5 +56,5 @@ def drawn() -> dict[str, Image.Image]:
 
 
 if __name__ == "__main__":
-    for name, image in drawn().items():
+    for name, image in drawings().items():
         image.save(Path(__file__).with_name(name), optimize=True)
