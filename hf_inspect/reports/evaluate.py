@@ -115,7 +115,11 @@ def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
     """
     edge, vlm = scores.answers["edge"], scores.answers.get("vlm")
     outcome = replay(
-        policy, edge.severity, vlm.severity if vlm else None, probabilities=edge.probabilities, complexity=scores.complexity
+        policy,
+        edge.severity,
+        vlm.severity if vlm else None,
+        probabilities=edge.probabilities,
+        complexity=scores.complexity,
     )
     labels, sent = scores.labels, outcome.escalated
     right = named_classes(scores, outcome) == scores.classes
