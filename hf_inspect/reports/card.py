@@ -9,11 +9,12 @@ from typing import Any
 from hf_inspect import files, hub
 from hf_inspect.data import dataset_card, read_history, read_manifest
 from hf_inspect.data.build import MANIFEST
+from hf_inspect.data.card import cell
 from hf_inspect.errors import DataError, HubError, MissingExtraError
 from hf_inspect.hub import Kind, kinds, licences, measured
 from hf_inspect.hub.kinds import ADAPTER_CONFIG, CARD, CONFIG, PROMPT, RESULTS
 from hf_inspect.hub.pull import HUB
-from hf_inspect.reports.table import cell, classes_table, results_table
+from hf_inspect.reports.table import classes_table, results_table
 from hf_inspect.runtime import INSPECT, TRAINED_ON
 from hf_inspect.schema import History, Part, TaskSpec
 from hf_inspect.training import LOG
