@@ -129,14 +129,20 @@ def ksdd2(root: Path, counts: Mapping[str, tuple[int, int]] = KSDD2, seed: int =
     return root
 
 
-def built_parts(folder: Path, **classes: int) -> Path:
-    """A built data set, CC0, of so many pictures a class (`good` and others), in `folder`/data."""
+def classes(root: Path, counts: Mapping[str, int], seed: int = 0, side: int = SIDE, suffix: str = ".png") -> Path:
+    """A folder a class with so many pictures, 000.png and so on."""
+    rng = np.random.default_rng(seed)
+    for name, n in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(n):
+            picture(rng, side, side).save(root / name / f"{i:03}{suffix}")
+    return root
+
+
+def built_parts(folder: Path, good: str = "good", /, **counts: int) -> Path:
+    """A built data set, CC0, of so many pictures a class, of which `good` are, in `folder`/data."""
     from hf_inspect.data import build
 
-    rng = np.random.default_rng(0)
-    for name, n in classes.items():
-        (folder / "raw" / name).mkdir(parents=True)
-        for i in range(n):
-            picture(rng).save(folder / "raw" / name / f"{i}.png")
-    build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0"})
+    classes(folder / "raw", counts)
+    build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0", "good": good})
     return folder / "data"

@@ -1,7 +1,10 @@
 import io
 import json
 import shutil
+import sys
+import tracemalloc
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +13,34 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_inspect import files
-from hf_inspect.data import build, group, load_split, packaged_folder, place_of, read_manifest, sign, trained_on
+from hf_inspect.data import (
+    TRAINED_ON,
+    build,
+    class_column,
+    class_ids,
+    count,
+    duplicates,
+    group,
+    load_split,
+    packaged_folder,
+    place_of,
+    read_history,
+    read_manifest,
+    read_task,
+    record_history,
+    refuse_seen,
+    sign,
+    stratified_group_split,
+    stream,
+    write_history,
+)  # fmt: skip
 from hf_inspect.data.examine import examine
-from hf_inspect.data.leakage import refuse_seen
-from hf_inspect.data.partition import check_largest, deal, partition
+from hf_inspect.data.hashing import MAX_CHECK_DISTANCE, check_bits, packed_records
+from hf_inspect.data.load import read_head
+from hf_inspect.data.partition import check_largest, partition
 from hf_inspect.errors import DataError, LeakageError
-from hf_inspect.schema import Sample
+from hf_inspect.schema import BINARY, History, Sample, Source, TaskSpec
+from tests import raw
 from tests.conftest import jpeg, picture, png
 
 SHARES = {"train": 0.55, "validation": 0.10, "calibration": 0.15, "test": 0.20}
@@ -30,9 +55,9 @@ SHARES = {"train": 0.55, "validation": 0.10, "calibration": 0.15, "test": 0.20}
 def test_no_group_is_split_and_shares_are_met(sizes, seed, kinds):
     groups = [g for g, size in enumerate(sizes) for _ in range(size)]
     strata = [str(g % kinds) for g in groups]
-    split = deal(strata, groups, SHARES, seed)
+    split = stratified_group_split(strata, groups, SHARES, seed)
     assert set(split) == set(groups)
-    assert split == deal(strata, groups, SHARES, seed)
+    assert split == stratified_group_split(strata, groups, SHARES, seed)
     count = defaultdict(int)
     for g in groups:
         count[split[g]] += 1
@@ -88,7 +113,7 @@ def test_elpv_bytes_are_the_package_s_own(elpv):
         stated = known[sign(content).sha256]
         assert content == (source / stated["source"]).read_bytes()
         assert stated["split"] == "calibration"
-        assert (row["probability"] >= 0.5) == bool(row["label"]) == (stated["label"] == "defect")
+        assert (row["probability"] >= 0.5) == bool(row["label"]) == (stated["class"] == "defect")
 
 
 def test_elpv_splits_share_no_group_and_keep_the_proportions(elpv):
@@ -152,23 +177,234 @@ def test_missing_rows_are_noticed(elpv, tmp_path):
         load_split(broken, "holdout")
 
 
-def test_seen_images_and_their_near_copies_are_refused(elpv):
+PARTS = {"ok": 30, "dent, deep": 20, "crack": 20}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A built set of three classes, one of them good."""
+    return raw.built_parts(tmp_path_factory.mktemp("parts"), "ok", **PARTS)
+
+
+def test_a_set_without_classes_of_its_own_is_binary(elpv):
+    assert read_task(elpv) == BINARY
+    assert class_column(BINARY) == "label"
+    rows = load_split(elpv, "validation")
+    assert class_ids(rows, BINARY) == rows["label"]
+
+
+def test_class_ids_are_by_name_whatever_the_order_of_column_and_task(parts, elpv):
+    task = read_task(parts)
+    assert task == TaskSpec(("crack", "dent, deep", "ok"), ("defect", "defect", "good"))
+    rows = load_split(parts, "train")
+    names = rows.features["class_name"].names
+    for classes in (task.classes, ("ok", "crack", "dent, deep"), ("dent, deep", "ok", "crack")):
+        turned = TaskSpec.of(classes, ["ok"])
+        ids = class_ids(rows, turned)
+        assert [turned.classes[i] for i in ids] == [names[i] for i in rows["class_name"]]
+        assert turned.is_defect[ids].astype(int).tolist() == rows["label"]
+    backwards = TaskSpec.of(("defect", "good"), ["good"])
+    assert class_ids(load_split(elpv, "validation"), backwards) == [
+        1 - label for label in load_split(elpv, "validation")["label"]
+    ]
+
+
+def test_class_ids_need_the_column_and_its_classes(parts, elpv):
+    with pytest.raises(DataError, match="no column 'class_name' of classes"):
+        class_ids(load_split(elpv, "test"), read_task(parts))
+    with pytest.raises(DataError, match="'crack' is no class of"):
+        class_ids(load_split(parts, "test"), TaskSpec.of(["ok", "dent, deep", "chip"], ["ok"]))
+
+
+def test_the_task_is_part_of_the_fingerprint(tmp_path):
+    folder = raw.classes(tmp_path / "raw", {"ok": 12, "worn": 12})
+    one, other = (
+        build("folder", tmp_path / good, src=folder, options={"good": good})["fingerprint"] for good in ("ok", "worn")
+    )
+    assert one != other
+
+
+def test_a_set_built_before_tasks_were_stated_is_refused_and_built_again(tmp_path):
+    data = raw.built_parts(tmp_path, "ok", ok=12, worn=12)
+    whole = read_manifest(data)
+    files.write_json(data / "manifest.json", {key: value for key, value in whole.items() if key != "task"})
+    with pytest.raises(DataError, match=r"manifest\.json does not say .* older version: make it again"):
+        read_task(data)
+    assert build("folder", data, src=tmp_path / "raw", options=whole["builder"]["options"]) == whole
+    assert read_task(data).good == ("ok",)
+
+
+def test_a_stream_holds_the_rows_of_the_split_in_order_and_by_name(parts, elpv):
+    for data, column in ((parts, "class_name"), (elpv, "label")):
+        rows = load_split(data, "train")
+        streamed = [row for some in stream(data, "train", ["image", column, "group"], batch=7) for row in some]
+        assert count(data, "train") == len(streamed) == len(rows)
+        assert [row["image"] for row in streamed] == rows["image"][:]
+        assert [row[column] for row in streamed] == [rows.features[column].names[i] for i in rows[column]]
+        assert [row["group"] for row in streamed] == rows["group"][:]
+
+
+@pytest.mark.parametrize("start", [0, 1, 63, 64, 99, 100, 101, 250, 1443, 1444, 9999])
+def test_a_stream_goes_on_from_any_row(elpv, start):
+    whole = [row["image"]["path"] for some in stream(elpv, "train", ["image"], 500) for row in some]
+    batches = list(stream(elpv, "train", ["image"], 50, start))
+    assert [row["image"]["path"] for some in batches for row in some] == whole[start:]
+    assert all(batches)
+
+
+def test_a_stream_goes_on_in_whichever_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["hf_inspect.data.build"], "MAX_SHARD_SIZE", "4KB")
+    monkeypatch.setattr(sys.modules["hf_inspect.data.build"], "MAX_ROW_GROUP", (4, 10_000_000))
+    data = raw.built_parts(tmp_path, good=30, dent=20)
+    assert len(list((data / "data").glob("*-train*"))) > 3
+    whole = [row["image"]["path"] for some in stream(data, "train", ["image"]) for row in some]
+    for start in range(len(whole) + 1):
+        rest = [row["image"]["path"] for some in stream(data, "train", ["image"], 3, start) for row in some]
+        assert rest == whole[start:]
+
+
+def test_a_stream_of_what_is_not_there_is_a_sentence(elpv, tmp_path):
+    with pytest.raises(DataError, match=r"has no column 'class_name'; it has image, label, probability"):
+        list(stream(elpv, "test", ["class_name"]))
+    with pytest.raises(DataError, match="there is no split 'holdout'"):
+        list(stream(elpv, "holdout", ["image"]))
+    shutil.copytree(elpv, tmp_path / "broken")
+    head = read_head(elpv)
+    head["counts"]["default"]["test"]["good"] += 1
+    files.write_table(tmp_path / "broken/manifest.json", head, "images", [])
+    with pytest.raises(DataError, match=r"test holds 525 rows, its manifest .*; build it again"):
+        list(stream(tmp_path / "broken", "test", ["image"]))
+
+
+def test_a_manifest_s_head_is_all_but_its_images_however_it_is_laid_out(parts, tmp_path):
+    whole = read_manifest(parts)
+    head = {key: value for key, value in whole.items() if key != "images"}
+    assert read_head(parts) == head
+    for indent in (None, 1, 4):
+        (tmp_path / "manifest.json").write_text(json.dumps(whole, indent=indent))
+        assert read_head(tmp_path) == head
+    (tmp_path / "manifest.json").write_text('{"images": [')
+    with pytest.raises(DataError, match="is not JSON"):
+        read_head(tmp_path)
+    with pytest.raises(DataError, match="is missing"):
+        read_head(tmp_path / "nowhere")
+
+
+def test_a_history_holds_what_was_trained_on_and_no_picture(elpv, tmp_path):
+    rows = load_split(elpv, "validation")
+    history = record_history(elpv, {"calibration": None, "validation": rows.shuffle(seed=0).select(range(50))})
     manifest = read_manifest(elpv)
-    contents = [row["bytes"] for row in load_split(elpv, "validation")["image"]]
-    record = json.loads(json.dumps(trained_on(manifest, contents)))
-    assert record["fingerprint"] == manifest["fingerprint"]
-    test = load_split(elpv, "test")["image"]
-    fresh, names = [row["bytes"] for row in test], [row["path"] for row in test]
-    refuse_seen(record, fresh, names)
-    copied = np.asarray(Image.open(io.BytesIO(contents[5])))
-    with pytest.raises(LeakageError, match=r"1 of 526 .*\(copy\.jpg\)"):
-        refuse_seen(record, [*fresh, jpeg(copied, 80)], [*names, "copy.jpg"])
-    with pytest.raises(LeakageError, match=r"262 of 262 .*a\.png, a\.png, a\.png, \.\.\."):
-        refuse_seen(record, contents, ["a.png"] * len(contents))
+    assert history.sources == (Source("elpv", manifest["fingerprint"], "CC-BY-NC-SA-4.0", 393 + 50),)
+    assert history.unknown == ()
+    stated = [row["sha256"] for row in manifest["images"] if row["split"] == "calibration"]
+    assert [sha256 for sha256, _, _ in history.signatures[:393]] == stated
+    chosen = {sign(row["bytes"]).sha256 for row in rows.shuffle(seed=0).select(range(50))["image"]}
+    assert {sha256 for sha256, _, _ in history.signatures[393:]} == chosen
+    write_history(tmp_path, history)
+    assert read_history(tmp_path, "it") == history
+    text = (tmp_path / TRAINED_ON).read_text()
+    assert sum(line.startswith('["') for line in text.splitlines()) == 443  # an image a line
+    assert max(len(part) for one in history.signatures for part in one) == 64  # 256 bits; a thumbnail has 2,048
 
 
-def test_a_broken_record_is_no_clean_record(elpv):
-    record = trained_on(read_manifest(elpv), [png(picture(1)), png(picture(2))])
-    for broken in ({**record, "images": record["images"][:1]}, {**record, "thumbs": ""}, {"images": []}):
-        with pytest.raises(DataError, match=r"trained_on\.json is incomplete"):
-            refuse_seen(broken, [png(picture(3))], ["3.png"])
+def test_a_history_of_rows_does_not_depend_on_what_a_trainer_does_with_them(elpv):
+    rows = load_split(elpv, "validation").select(range(3, 40))
+    plain = record_history(elpv, {"validation": rows})
+    changed = rows.add_column("answer", [0] * len(rows)).with_transform(lambda batch: {"x": batch["label"]})
+    assert record_history(elpv, {"validation": changed}) == plain
+
+
+def test_histories_of_parents_are_united(parts, elpv):
+    first = record_history(elpv, {"validation": None})
+    second = record_history(parts, {"train": None}, [first, History(unknown=("somebody/base",))])
+    assert [source.name for source in second.sources] == ["folder", "elpv"]
+    assert second.licences == ("cc0-1.0", "CC-BY-NC-SA-4.0")
+    assert set(first.signatures) < set(second.signatures)
+    assert second.unknown == ("somebody/base",)
+    with pytest.raises(LeakageError):
+        refuse_seen(second, elpv, "validation", "the adapter")
+    refuse_seen(second, elpv, "test", "the adapter")
+
+
+def test_a_model_without_a_record_is_of_unknown_history(tmp_path):
+    assert read_history(tmp_path, "org/model") == History(unknown=("org/model",))
+
+
+def test_seen_images_and_their_near_copies_are_refused(elpv, tmp_path):
+    history = record_history(elpv, {"train": None, "validation": None})
+    refuse_seen(history, elpv, "test", "the edge")
+    refuse_seen(history, elpv, "calibration", "the edge")
+    three = r"\(cell\d+\.png, cell\d+\.png, cell\d+\.png, \.\.\.\)"
+    with pytest.raises(LeakageError, match=rf"262 of 262 images .* the edge or an ancestor of it .*{three}"):
+        refuse_seen(history, elpv, "validation", "the edge")
+    copied = [np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in load_split(elpv, "validation")["image"][4:6]]
+    (tmp_path / "raw/good").mkdir(parents=True)
+    for i in range(40):
+        (tmp_path / f"raw/good/new{i}.png").write_bytes(png(picture(i)))
+    for i, pixels in enumerate(copied):
+        (tmp_path / f"raw/good/copy{i}.jpg").write_bytes(jpeg(pixels, 80))
+    build("folder", tmp_path / "data", src=tmp_path / "raw", options={"shares": "0/0/0/100"})
+    with pytest.raises(LeakageError, match=r"2 of 42 images .*\(copy0\.jpg, copy1\.jpg\)"):
+        refuse_seen(history, tmp_path / "data", "test", "the edge")
+    refuse_seen(History(unknown=("somebody",)), tmp_path / "data", "test", "the edge")
+
+
+def test_what_is_refused_as_seen_was_one_group_when_it_was_built(elpv):
+    """An honest split is never refused: whatever check bits join, grouping joined."""
+    signed = [sign(row["image"]["bytes"]) for some in stream(elpv, "validation", ["image"]) for row in some]
+    faked = [replace(one, phash=signed[0].phash) for one in signed]  # near hashes all, confirmed by bits or pixels
+    pairs = {tuple(pair) for pair in duplicates(faked).tolist()}
+    known = packed_records([one.record() for one in faked])
+    for i, one in enumerate(faked):
+        alike = np.bitwise_count(check_bits([one]) ^ known.checks) <= MAX_CHECK_DISTANCE
+        assert {(min(i, j), max(i, j)) for j in np.flatnonzero(alike).tolist() if j != i} <= pairs
+    assert len(pairs) > 100
+
+
+@pytest.mark.parametrize("images", [[["0" * 63, "0" * 64, "0" * 16]], [["0" * 64, "0" * 62, "0" * 16]],
+                                    [["0" * 64, "0" * 64, "0" * 15]], [["0" * 64, "x" * 64, "0" * 16]],
+                                    [["0" * 64, "0" * 64]], [["0" * 64, "0" * 64, 5]]])  # fmt: skip
+def test_a_broken_record_is_no_clean_record(parts, tmp_path, images):
+    write_history(tmp_path, record_history(parts, {"test": None}))
+    record = files.read_json(tmp_path / TRAINED_ON)
+    files.write_json(tmp_path / TRAINED_ON, record | {"images": images})
+    with pytest.raises(DataError, match=r"trained_on\.json is .*again"):
+        read_history(tmp_path, "it")
+
+
+def test_a_record_of_an_older_version_is_not_unknown(tmp_path):
+    old = {"fingerprint": "f", "licence": "cc0-1.0", "thumbs": "abc", "images": [["0" * 64, "0" * 64]]}
+    files.write_json(tmp_path / TRAINED_ON, old)
+    with pytest.raises(DataError, match=r"trained_on\.json is .*train the model again, or export it again"):
+        read_history(tmp_path, "it")
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path):
+    """What is held while 200 and 2,000 images are signed and compared: their records, not their files."""
+    data = raw.built_parts(tmp_path, good=40, dent=40)
+    peaks = []
+    for times in (5, 45):
+        many = repeated(data, tmp_path / f"many{times}", times)
+        tracemalloc.start()
+        with pytest.raises(LeakageError):
+            refuse_seen(record_history(many, {"train": None}), many, "train", "it")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 1_800 * 900  # bytes of a record, packed and not, and of a name; a file has 1,500
+
+
+def repeated(data, out, times):
+    """The data set with each row of train so many times."""
+    import pyarrow.parquet as pq
+
+    shutil.copytree(data, out)
+    (path,) = (out / "data").glob("*-train*")
+    table = pq.read_table(path)
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for _ in range(times):
+            writer.write_table(table)
+    manifest = read_manifest(data)
+    counts = {name: n * times for name, n in manifest["counts"]["default"]["train"].items()}
+    manifest["counts"]["default"]["train"] = counts
+    files.write_json(out / "manifest.json", manifest)
+    return out

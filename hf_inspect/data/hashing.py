@@ -1,7 +1,7 @@
 """Images -> signatures (SHA-256, 256-bit pHash, 16 x 16 thumbnail) -> groups of copies and near-duplicates.
 
-A perceptual hash alone joins what only looks alike: a near-duplicate is a close hash confirmed on pixels, or, where
-pixels may not be kept, on 64 check bits of them.
+A perceptual hash alone joins what only looks alike: a near-duplicate is a close hash confirmed on pixels or on 64
+check bits of them. The bits alone are what a model keeps of its training images.
 """
 
 import hashlib
@@ -32,7 +32,6 @@ _SIEVE = 1  # the word of 64 bits compared first: it lets 1 % of real pictures' 
 _TILE = (32, 8192)  # rows and columns compared in one step: 2 MB of differences, which stay in the cache
 _PAIRS_AT_ONCE = 16384  # pairs confirmed in one step: 16 MB of thumbnails a side
 
-
 Record = tuple[str, str, str]  # SHA-256, pHash and check bits of an image, as hex
 
 
@@ -45,7 +44,13 @@ class Signature:
     thumb: bytes
 
     def record(self) -> Record:
-        """What may be kept with a model: check bits stand for the thumbnail, on which the image could be recognised."""
+        """What is kept with a model: 64 check bits in place of the thumbnail, which shows the image.
+
+        Given up: of ELPV's 352 near-duplicates that thumbnails find, check bits find 326. Of ten kinds of copies of its
+        2,624 cells (JPEG, size, brightness, contrast, noise) both find 97.0 %, with 108 false alarms in 69 million
+        pairs where thumbnails have 101 (other draws of the planes: 118 to 206). Not given up: coarse light and dark can
+        be guessed from hash and bits, at a correlation with the thumbnail of 0.77, or of 0.93 by who has like images.
+        """
         return self.sha256, self.phash, check_bits([self])[0].tobytes().hex()
 
 
