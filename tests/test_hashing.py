@@ -9,12 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hf_inspect.data import group, hashing, near_pairs, packaged_folder, sign
-from hf_inspect.data.hashing import MAX_DISTANCE, MIN_CORRELATION, THUMB_BYTES, Signature
+from hf_inspect.data import duplicates, group, hashing, packaged_folder, sign
+from hf_inspect.data.hashing import (
+    CHECK_BITS,
+    MAX_CHECK_DISTANCE,
+    MAX_DISTANCE,
+    MIN_CORRELATION,
+    THUMB_BYTES,
+    Signature,
+    check_bits,
+    packed_records,
+    repeats,
+)
 from hf_inspect.data.sources import keys_by_rule
 from hf_inspect.errors import DataError
 from tests.conftest import jpeg, picture, png
 
+RAMP = "2e5cb0efd9970897"  # check bits of the grey levels 0 to 255, row by row
 COPIES = {  # how a picture comes back into a data set; each takes and gives an RGB or grey array, or its file
     "JPEG 30": lambda rgb: jpeg(rgb, 30),
     "JPEG 60": lambda rgb: jpeg(rgb, 60),
@@ -23,6 +34,8 @@ COPIES = {  # how a picture comes back into a data set; each takes and gives an 
     "0.8 x": lambda rgb: png(resized(rgb, 0.8)),
     "+20 %": lambda rgb: png(np.minimum(rgb * 1.2, 255).astype(np.uint8)),
     "-20 %": lambda rgb: png((rgb * 0.8).astype(np.uint8)),
+    "contrast -30 %": lambda rgb: png((128 + (rgb - 128.0) * 0.7).astype(np.uint8)),
+    "contrast +30 %": lambda rgb: png((128 + (rgb - 128.0) * 1.3).clip(0, 255).astype(np.uint8)),
 }
 
 
@@ -34,8 +47,8 @@ def resized(rgb: np.ndarray, factor: float) -> np.ndarray:
 def test_signature_is_of_the_bytes_and_of_the_picture():
     one, again, other = sign(png(picture(1))), sign(jpeg(picture(1), 90)), sign(png(picture(2)))
     assert one.sha256 != again.sha256
-    assert near_pairs([one], [again]).tolist() == [[0, 0]]
-    assert near_pairs([one], [other]).tolist() == []
+    assert duplicates([one], [again]).tolist() == [[0, 0]]
+    assert duplicates([one], [other]).tolist() == []
 
 
 def test_copies_in_other_clothes_are_grouped_transitively():
@@ -49,14 +62,14 @@ def test_copies_in_other_clothes_are_grouped_transitively():
 def test_a_close_hash_alone_does_not_join():
     a, b = sign(png(picture(5))), sign(png(picture(6)))
     faked = Signature(b.sha256, a.phash, b.thumb)
-    assert near_pairs([a], [faked]).tolist() == []
-    assert near_pairs([a], [Signature("0" * 64, a.phash, a.thumb)]).tolist() == [[0, 0]]
+    assert duplicates([a], [faked]).tolist() == []
+    assert duplicates([a], [Signature("0" * 64, a.phash, a.thumb)]).tolist() == [[0, 0]]
 
 
 def test_equal_bytes_join_even_when_flat():
     flat = sign(png(np.full((32, 32), 7, np.uint8)))
     other = sign(png(np.full((32, 32), 8, np.uint8)))
-    assert near_pairs([flat], [flat, other]).tolist() == [[0, 0]]
+    assert duplicates([flat], [flat, other]).tolist() == [[0, 0]]
     assert group([flat, other, flat]).tolist() == [0, 1, 0]
 
 
@@ -69,7 +82,7 @@ def test_distance_counts_bits():
     at_limit = Signature("a", bits.hex(), base.thumb)
     bits[MAX_DISTANCE] ^= 1
     beyond = Signature("b", bits.hex(), base.thumb)
-    assert near_pairs([base], [at_limit, beyond]).tolist() == [[0, 0]]
+    assert duplicates([base], [at_limit, beyond]).tolist() == [[0, 0]]
 
 
 def test_an_unreadable_image_is_named(monkeypatch):
@@ -104,8 +117,17 @@ def same_picture(a: Signature, b: Signature) -> bool:
     if (int(a.phash, 16) ^ int(b.phash, 16)).bit_count() > MAX_DISTANCE:
         return False
     x, y = (np.frombuffer(s.thumb, np.uint8).astype(float) for s in (a, b))
-    alike = x.std() > 0 and y.std() > 0 and np.corrcoef(x, y)[0, 1] >= MIN_CORRELATION
-    return bool(alike) or a.sha256 == b.sha256
+    if a.sha256 == b.sha256:
+        return True
+    if not (x.std() > 0 and y.std() > 0):
+        return False
+    return bool(np.corrcoef(x, y)[0, 1] >= MIN_CORRELATION) or checked(a, b)
+
+
+def checked(a: Signature, b: Signature) -> bool:
+    """Whether the check bits are near and of no flat image."""
+    one, other = (int(s.record()[2], 16) for s in (a, b))
+    return one != 0 and other != 0 and (one ^ other).bit_count() <= MAX_CHECK_DISTANCE
 
 
 @contextmanager
@@ -123,8 +145,47 @@ def test_pairs_are_those_of_a_double_loop(a, b):
     across = [[i, j] for i, x in enumerate(a) for j, y in enumerate(b) if same_picture(x, y)]
     inside = [[i, j] for i, x in enumerate(a) for j, y in enumerate(a) if i < j and same_picture(x, y)]
     with small_tiles():
-        assert near_pairs(a, b).tolist() == across
-        assert near_pairs(a).tolist() == inside
+        assert duplicates(a, b).tolist() == across
+        assert duplicates(a).tolist() == inside
+
+
+@settings(max_examples=40, deadline=None)
+@given(a=signatures(), known=signatures())
+def test_what_repeats_a_record_is_what_a_double_loop_finds(a, known):
+    def near(x, y):
+        distance = (int(x.phash, 16) ^ int(y.phash, 16)).bit_count()
+        return x.sha256 == y.sha256 or (distance <= MAX_DISTANCE and checked(x, y))
+
+    with small_tiles():
+        found = repeats(a, packed_records([one.record() for one in known]))
+    assert found.tolist() == [i for i, x in enumerate(a) if any(near(x, y) for y in known)]
+
+
+def test_check_bits_are_the_same_for_ever_and_say_nothing_of_a_flat_image():
+    """A record made today is read by whatever comes after: a change of these bits would let every near copy pass."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert Signature("0" * 64, "0" * 64, ramp.tobytes()).record()[2] == RAMP
+    for grey in (0, 9, 255):
+        assert check_bits([Signature("", "", bytes([grey] * THUMB_BYTES))]).tolist() == [0]
+    brighter = Signature("", "", (ramp // 2 + 60).astype(np.uint8).tobytes())
+    assert int.bit_count(int(RAMP, 16) ^ int(brighter.record()[2], 16)) <= 1
+    opposite = Signature("", "", ramp[::-1, ::-1].tobytes())
+    assert int(opposite.record()[2], 16) ^ int(RAMP, 16) == 2**CHECK_BITS - 1
+
+
+def test_a_near_hash_alone_is_not_taken_for_a_repeat():
+    a, b = sign(png(picture(5))), sign(png(picture(6)))
+    faked = Signature(b.sha256, a.phash, b.thumb)
+    assert repeats([a], packed_records([faked.record()])).tolist() == []
+    assert repeats([a], packed_records([("0" * 64, *a.record()[1:])])).tolist() == [0]
+    assert repeats([a], packed_records([])).tolist() == []
+
+
+def test_equal_bytes_repeat_whatever_hash_another_machine_made_of_them():
+    flat = sign(png(np.full((32, 32), 7, np.uint8)))
+    other = sign(png(np.full((32, 32), 8, np.uint8)))
+    known = packed_records([(flat.sha256, "5a" * 32, "0" * 16)])
+    assert repeats([other, flat], known).tolist() == [1]
 
 
 @settings(max_examples=40, deadline=None)
@@ -163,15 +224,18 @@ def test_twenty_thousand_alike_images_take_the_memory_of_their_thumbnails():
 def recall(originals: list[bytes], planted: int) -> tuple[dict[str, float], int, int]:
     """Share of the first `planted` images' copies that are found, by kind; false alarms, and among how many pairs.
 
-    A false alarm is a copy near an image other than its own, unless the two originals are one group themselves.
+    Found is what a comparison of signatures finds, and of records with them too. A false alarm is a copy near an image
+    other than its own, unless the two originals are one group themselves.
     """
     signed = [sign(content) for content in originals]
-    groups = group(signed)
+    groups, known = group(signed), packed_records([one.record() for one in signed])
     found, false, unrelated = {}, 0, 0
     for kind, made in {"renamed": None, **COPIES}.items():
         copies = [sign(made(pixels(content)) if made else content) for content in originals[:planted]]
-        i, j = near_pairs(copies, signed).T
+        i, j = duplicates(copies, signed).T
         found[kind] = float(np.mean([[n, n] in np.stack([i, j], axis=1).tolist() for n in range(planted)]))
+        assert set(repeats(copies, known).tolist()) <= set(i.tolist())
+        found[f"{kind}, by record"] = len(repeats(copies, known)) / planted
         false += int((groups[i] != groups[j]).sum())
         unrelated += int((groups[:planted, None] != groups[None, :]).sum())
     return found, false, unrelated
@@ -183,20 +247,25 @@ def pixels(content: bytes) -> np.ndarray:
 
 
 def test_planted_copies_of_solar_cells_are_found():
-    """Of all 2,624 cells: JPEG 30 89.0 %, JPEG 60 98.5 %, +20 % (which clips) 89.9 %, the others 99.8 % and more."""
+    """Of all 2,624 cells: JPEG 30 89.0 %, JPEG 60 98.5 %, contrast +30 % 97.0 %, +20 % 89.9 % (both clip).
+
+    The others 99.8 % and more; by record the same to 0.1 %.
+    """
     folder = packaged_folder("elpv-dataset", "1.0.0.post1", "elpv_dataset") / "data"
     cells = [path.read_bytes() for path in sorted(folder.rglob("*.png"))[::8]]
     assert len(cells) == 328
     found, false, unrelated = recall(cells, 100)
     print(found, f"{false} false alarms in {unrelated} pairs")
     assert found["renamed"] == 1
-    assert min(found["JPEG 30"], found["+20 %"]) >= 0.85
-    assert min(share for kind, share in found.items() if kind not in ("JPEG 30", "+20 %")) >= 0.97
-    assert false <= 2  # of 261,600 pairs; of all cells' 55 million, 68
+    hard = {kind: share for kind, share in found.items() if kind.startswith(("JPEG 30", "+20 %", "contrast +"))}
+    assert len(hard) == 6
+    assert min(hard.values()) >= 0.85
+    assert min(share for kind, share in found.items() if kind not in hard) >= 0.97
+    assert false <= 3  # of 327,000 pairs; of all cells' 62 million, 95
 
 
 def test_planted_copies_of_wagon_photos_are_found(real_images):
-    """Of all 299 photos: every kind 100 %, but +20 % (which clips) 99.7 %; no false alarm in 709,296 pairs."""
+    """Of all 299 photos: every kind 100 %, but +20 % (which clips) 99.7 %; no false alarm."""
     photos = [path.read_bytes() for path in sorted((real_images / "wagon" / "images").glob("*.jpg"))[::10]]
     assert len(photos) == 30
     found, false, unrelated = recall(photos, 12)
