@@ -10,40 +10,44 @@ import pytest
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
-from hf_inspect import demo, files
+from hf_inspect import Inspector, demo, files
+from hf_inspect.bundle import bundle
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cli import app
-from hf_inspect.data import chat, read_manifest
+from hf_inspect.data import build, chat, read_manifest
 from hf_inspect.errors import DataError, HubError
-from hf_inspect.hub import check, push, read_notes
+from hf_inspect.hub import check, push, read_notes, verify
+from hf_inspect.hub.kinds import METRICS
 from hf_inspect.hub.licences import refuse_wider
-from hf_inspect.hub.measured import METRICS
+from hf_inspect.prompts import Question
 from hf_inspect.reports import card_of, evaluate_cascade, evaluate_edge, evaluate_vlm, write_card
+from hf_inspect.schema import BINARY, History, Source, TaskSpec
 from hf_inspect.vlm import parity
-from tests import tiny, tiny_edge
+from hf_inspect.vlm.base import base_folder
+from tests import raw, tiny, tiny_edge
 from tests.conftest import png
-from tests.raw import built_parts
-from tests.scripted import brightness_cascade
+from tests.scripted import HISTORY, brightness_cascade, brightness_engine
 
 ROOT = Path(__file__).parent.parent
 ASSETS = demo.assets()
 EXAMPLE = ROOT / "model_cards" / "examples" / "elpv_cascade"
 SHIPPED = (".", "edge", "edge_int8", "adapter")
 QUESTIONS = """
-column: class_name
 direct: Is it good?
 system: Look.
 templates: ["What is it?"]
 classes:
   good: [nothing]
-  scratch: [a scratch]
+  defect: [a scratch]
+good: [good]
 """
+ASKED = Question("Look.", "Is it good?", TaskSpec.of(("defect", "good"), good=["good"]))  # an order of its own
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A data set of 120 parts of one's own in class folders."""
-    return built_parts(tmp_path_factory.mktemp("parts"), good=80, scratch=40)
+    return raw.built_parts(tmp_path_factory.mktemp("parts"), good=80, defect=40)
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +57,11 @@ def folders(data, tmp_path_factory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_INSPECT_CACHE", str(root / "cache"))
         edge = Path(shutil.copytree(tiny_edge.exported(False), root / "student"))
-        files.write_json(edge / "results.json", evaluate_edge(edge, data, "test"))
+        files.write_json(edge / "results.json", evaluate_edge(edge, data, "test", root / "edge.jsonl"))
         adapter, whole, made = root / "adapter", root / "vlm", root / "cascade"
-        tiny.random_adapter(tiny.base.tiny_base(), adapter)
+        tiny.random_adapter(base_folder("tiny-base"), adapter, ASKED)
         files.write_json(
-            adapter / "results.json", evaluate_vlm("tiny-base", adapter, data, "test", root / "adapter.jsonl")
+            adapter / "results.json", evaluate_vlm("tiny-base", str(adapter), data, "test", root / "adapter.jsonl")
         )
         fine_tuned(whole)
         (root / "questions.yaml").write_text(QUESTIONS)
@@ -66,7 +70,7 @@ def folders(data, tmp_path_factory) -> dict[str, Path]:
         calibrate(edge, ("tiny-base", adapter), data, made, escape=0.3, overkill=0.3, confidence=0.5)
         for name in ("edge", "adapter"):
             write_card(made / name)
-        files.write_json(made / "results.json", evaluate_cascade(made, data, "test"))
+        files.write_json(made / "results.json", evaluate_cascade(made, data, "test", root / "cascade.jsonl"))
         yield {"student": edge, "adapter": adapter, "vlm": whole, "cascade": made}
 
 
@@ -74,7 +78,7 @@ def fine_tuned(folder: Path) -> None:
     """A whole fine-tune's folder: a base with the record of a training."""
     tiny.loud_base(folder)
     adapter = folder.parent / "other"
-    tiny.random_adapter(folder, adapter, tiny.prompts.Task("Look.", "Is it good?", ("good", "scratch")))
+    tiny.random_adapter(folder, adapter, Question("Look.", "Is it good?", BINARY))
     for name in ("trained_on.json", parity.PROMPT, "preprocessor_config.json"):
         shutil.copy(adapter / name, folder)
 
@@ -104,7 +108,7 @@ def snippet(folder: Path) -> str:
 
 def run_in(folder: Path, code: str, monkeypatch, capsys) -> str:
     """What a snippet prints in a folder that holds an image of a part."""
-    (folder / "part.png").write_bytes(png(tiny_edge.cell(1, np.random.default_rng(0))))
+    (folder / "part.png").write_bytes(png(tiny_edge.cell(True, np.random.default_rng(0))))
     monkeypatch.chdir(folder)
     capsys.readouterr()
     exec(code, {})
@@ -125,9 +129,9 @@ def test_the_shipped_cards_are_what_the_command_writes(part, cascade):
 
 def test_the_example_is_the_shipped_cascade_s_card_and_pictures():
     assert (EXAMPLE / "README.md").read_text() == card_of(ASSETS)
-    drawn = sorted((ASSETS / "plots").glob("*.png"))
-    assert len(drawn) == 3
-    for path in drawn:
+    plots = sorted((ASSETS / "plots").glob("*.png"))
+    assert len(plots) >= 3
+    for path in plots:
         assert (EXAMPLE / "plots" / path.name).read_bytes() == path.read_bytes()
         assert f"(plots/{path.name})" in card_of(ASSETS)
 
@@ -138,15 +142,16 @@ def test_the_parts_figures_are_those_of_the_whole(part):
     assert own["data"] == whole["data"]
     section = {"edge": "edge", "edge_int8": "edge_int8", "adapter": "vlm"}[part]
     assert own["vlm" if part == "adapter" else "edge"] == whole[section]
-    shown = {f"{part}/{name}": sha256 for name, sha256 in own["inputs"]["models"].items()}
-    assert len(shown) == 1
-    assert shown.items() <= whole["inputs"]["models"].items()
+    weights = {f"{part}/{name}": sha256 for name, sha256 in own["inputs"]["models"].items()}
+    assert len(weights) == 1
+    assert weights.items() <= whole["inputs"]["models"].items()
 
 
 def figures_in(results: dict, kind: str) -> list[dict]:
     """Every figure that a card's head should hold, found without the package's own search."""
     reports = [results["edge" if kind == "student" else "vlm"]] if kind != "cascade" else results["cascade"].values()
-    return [report[name] for report in reports for name in METRICS if name in report]
+    names = [one.figure for one in METRICS if one.figure != "macro_f1" or len(results["task"]["classes"]) > 2]
+    return [report[name] for report in reports for name in names if name in report]
 
 
 @pytest.mark.parametrize("kind", ["student", "adapter", "vlm", "cascade"])
@@ -197,7 +202,8 @@ def test_what_it_writes_may_be_pushed_and_its_snippet_runs(kind, own, folders, m
     folder = own(kind)
     check(folder)
     said = run_in(folder, snippet(folder), monkeypatch, capsys)
-    assert {"student": "[0.", "adapter": "'ok': ", "vlm": "'good': ", "cascade": "Verdict("}[kind] in said
+    wanted = {"student": "[Prediction(severity=", "adapter": "'defect': ", "vlm": "'good': ", "cascade": "defect, "}
+    assert wanted[kind] in said
 
 
 def test_a_student_s_snippet_needs_transformers_alone(cascade, monkeypatch, capsys):
@@ -302,31 +308,29 @@ def test_a_model_that_was_just_trained_says_that_it_is_not_measured(kind, own, f
     check(folder)
 
 
-def test_a_cascade_must_be_measured_and_one_without_a_vlm_is_as_its_edge(own, folders, data):
+def test_a_cascade_must_be_measured_one_without_a_vlm_too(own, data, tmp_path):
     folder = own("cascade")
-    results = files.read_json(folder / "results.json")
     (folder / "results.json").unlink()
     with pytest.raises(HubError, match=r"was not measured; run 'hf-inspect eval cascade .*results\.json'"):
         card_of(folder)
-    stated = files.read_json(folder / "cascade.json")
-    files.write_json(folder / "cascade.json", stated | {"vlm": None})
-    shutil.rmtree(folder / "adapter")
-    with pytest.raises(HubError, match=r"run 'hf-inspect eval edge .*cascade/edge --data DATA --out .*results\.json'"):
-        card_of(folder)
-    shutil.copy(folder / "edge" / "results.json", folder)
-    text = write_card(folder).read_text()
-    check(folder)
+    alone = brightness_cascade(tmp_path / "alone")
+    results = evaluate_cascade(alone, data, "test", tmp_path / "scores.jsonl")
+    files.write_json(alone / "results.json", results)
+    text = write_card(alone).read_text()
+    check(alone)
     assert "has no vision-language model" in text
-    assert ModelCard(text).data.eval_results[0].metric_value == results["edge"]["accuracy"]["value"]
+    assert "the share of all parts that is left undecided" in text
+    stated = ModelCard(text).data.eval_results
+    assert stated[0].metric_value == results["cascade"]["calibrated"]["accuracy"]["value"]
 
 
 def test_a_cascade_of_pinned_parts_is_measured_by_what_they_hold(hub, data, tmp_path):
     folder = brightness_cascade(tmp_path / "cascade")
-    results = evaluate_edge(folder / "edge", data, "test")
+    results = evaluate_cascade(folder, data, "test", tmp_path / "scores.jsonl")
     edge = Path(shutil.move(folder / "edge", tmp_path / "edge"))
     files.write_text(edge / "README.md", "---\nlicense: cc0-1.0\n---\n")
     push(edge, "acme/edge", show=lambda text: None)
-    pinned = f"acme/edge@{hub.repos['models', 'acme/edge'].refs['main']}"
+    pinned = {"hub": "acme/edge", "revision": hub.repos["models", "acme/edge"].refs["main"]}
     files.write_json(folder / "cascade.json", files.read_json(folder / "cascade.json") | {"edge": pinned})
     files.write_json(folder / "results.json", results)
     assert ModelCard(write_card(folder).read_text()).data.base_model == ["acme/edge"]
@@ -351,7 +355,7 @@ def test_what_only_a_human_knows_is_added_to_the_letter(own):
 
 
 def test_a_base_of_others_needs_a_licence_in_the_notes(tmp_path):
-    folder = tiny.base.tiny_base(tmp_path / "base")
+    folder = tiny.tiny.tiny_base(tmp_path / "base")
     with pytest.raises(HubError, match=r"write `license: \.\.\.` between --- lines at the head of notes"):
         write_card(folder)
     files.write_text(folder / "notes.md", "---\nlicense: apache-2.0\n---\n")
@@ -384,7 +388,7 @@ def test_a_data_set_s_card_is_the_one_it_was_built_with(data, tmp_path, monkeypa
         assert "\n\n## Lamps\n\nTwo.\n\n" in write_card(built).read_text()
         check(built)
     manifest = read_manifest(data)
-    del manifest["classes"]
+    del manifest["task"]
     files.write_json(tmp_path / "data" / "manifest.json", manifest)
     with pytest.raises(DataError, match="built before its manifest held what a card needs; build it again"):
         write_card(tmp_path / "data")
@@ -398,6 +402,138 @@ def test_a_space_writes_its_own(tmp_path):
 
 def test_a_cascade_that_was_scripted_needs_no_calibration_record(tmp_path, data):
     folder = brightness_cascade(tmp_path / "cascade")
-    files.write_json(folder / "results.json", evaluate_edge(folder / "edge", data, "test"))
+    files.write_json(folder / "results.json", evaluate_cascade(folder, data, "test", tmp_path / "scores.jsonl"))
     write_card(folder)
     check(folder)
+
+
+ODD = ("good|ok", "crack_1", "*dent* <b>", "[stain](x) `y`")  # what a folder may be called
+
+
+@pytest.fixture(scope="module")
+def of_four(tmp_path_factory) -> Path:
+    """A measured edge of four classes with odd names, two of them good, whose card is not written yet."""
+    root, task = tmp_path_factory.mktemp("four"), TaskSpec.of((ODD[1], ODD[0], ODD[3], ODD[2]), good=[ODD[0], ODD[3]])
+    raw.classes(root / "raw", dict.fromkeys(ODD, 30))
+    data = root / "data"
+    build("folder", data, src=root / "raw", options={"license": "cc0-1.0", "good": f"{ODD[0]},{ODD[3]}"})
+    folder = brightness_engine(root / "edge", task=task)
+    info = files.read_json(folder / "inspect.json")
+    files.write_json(folder / "inspect.json", info | {"architecture": "brightness", "weights": "fp32"})
+    files.write_json(folder / "results.json", evaluate_edge(folder, data, "test", root / "scores.jsonl"))
+    return folder
+
+
+def test_a_card_of_many_classes_states_macro_f1_each_class_and_which_are_good(of_four, tmp_path):
+    folder = Path(shutil.copytree(of_four, tmp_path / "edge"))
+    files.write_bytes(folder / "plots" / "confusion.png", png(np.zeros((4, 4), np.uint8)))
+    text, results = write_card(folder).read_text(), files.read_json(folder / "results.json")
+    stated = {(one.metric_type, one.metric_name): one.metric_value for one in ModelCard(text).data.eval_results}
+    edge = results["edge"]
+    assert stated == {
+        ("accuracy", "accuracy"): edge["accuracy"]["value"], ("f1", "macro F1"): edge["macro_f1"]["value"],
+        ("roc_auc", "AUROC"): edge["auroc"]["value"], ("escape_rate", "escape rate"): edge["escapes"]["value"],
+        ("overkill_rate", "overkill rate"): edge["overkill"]["value"],
+    }  # fmt: skip
+    assert "Says which of 4 classes one image is of." in text
+    assert "It knows 4 classes" in text
+    assert "](plots/confusion.png)" in text
+    for name in ODD:
+        recall = edge["classes"][name]["recall"]
+        (row,) = [line for line in text.splitlines() if line.startswith("| ") and f"{recall['k']} of {recall['n']}" in
+                  line and rendered(line.split(" | ")[0].removeprefix("| ")) == name]  # fmt: skip
+        assert len(re.findall(r"(?<!\\)\|", row)) == 4  # three cells, whatever a name holds
+    good, defects = re.search(r"Good: (.*)\. Defects: (.*)\.\n", text).groups()
+    assert {rendered(one) for one in good.split(", ")} == {ODD[0], ODD[3]}
+    assert {rendered(one) for one in defects.split(", ")} == {ODD[1], ODD[2]}
+    check(folder)
+
+
+def rendered(markdown: str) -> str:
+    """A text whose markup is all escaped, as a reader sees it."""
+    assert not re.search(r"(?<!\\)[`*_\[\]<>|]", markdown)
+    return re.sub(r"\\(.)", r"\1", markdown)
+
+
+def test_two_classes_have_no_macro_f1(own):
+    names = [one.metric_name for one in ModelCard((own("student") / "README.md").read_text()).data.eval_results]
+    assert names == ["accuracy", "AUROC", "escape rate", "overkill rate"]
+
+
+def test_figures_of_another_task_are_refused_with_both_printed(of_four, tmp_path):
+    folder = Path(shutil.copytree(of_four, tmp_path / "edge"))
+    results = files.read_json(folder / "results.json")
+    classes = [one | {"disposition": "defect" if one["disposition"] == "good" else "good"}
+               for one in results["task"]["classes"]]  # fmt: skip
+    files.write_json(folder / "results.json", results | {"task": results["task"] | {"classes": classes}})
+    with pytest.raises(DataError, match=r"answer different questions(.|\n)*results\.json(.|\n)*crack_1 \(good\)"):
+        card_of(folder)
+    files.write_json(folder / "results.json", without(results, "task"))
+    with pytest.raises(DataError, match=r"results\.json does not say which classes there are"):
+        card_of(folder)
+
+
+def test_every_ancestor_is_named_with_its_licence_and_the_unknown_ones_too(of_four, tmp_path):
+    folder = Path(shutil.copytree(of_four, tmp_path / "edge"))
+    (folder / "results.json").unlink()
+    parent = Source("cells", "a" * 64, "CC-BY-NC-4.0", 88)
+    seen = History((Source("parts", "b" * 64, "CC0-1.0", 120), parent), unknown=("somebody/s_weights",))
+    files.write_json(folder / "trained_on.json", seen.to_dict())
+    info = files.read_json(folder / "inspect.json")
+    info["files"]["trained_on.json"] = files.sha256(folder / "trained_on.json")
+    files.write_json(folder / "inspect.json", info)
+    text = write_card(folder).read_text()
+    head = ModelCard(text).data
+    assert (head.license, head.license_name) == ("other", "cc0-1.0-and-cc-by-nc-4.0")
+    assert "- 120 images of parts (fingerprint `bbbbbbbbbbbb`, CC0-1.0)" in text
+    assert "- 88 images of cells (fingerprint `aaaaaaaaaaaa`, CC-BY-NC-4.0)" in text
+    assert "What somebody/s\\_weights was trained on is not recorded." in text
+    assert "**Non-commercial**: whoever uses it" in text
+    assert "- images: CC0-1.0 AND CC-BY-NC-4.0" in text
+    check(folder)
+    (folder / "README.md").write_text(text.replace("license: other", "license: cc0-1.0"))
+    with pytest.raises(HubError, match=r"the card says cc0-1\.0, but trained_on\.json is .*: non-commercial"):
+        check(folder)
+
+
+def test_a_cascade_s_card_holds_what_all_of_its_parts_saw(own):
+    text = (own("cascade") / "README.md").read_text()
+    edge = files.read_json(tiny_edge.exported(False) / "trained_on.json")["sources"]
+    for source in (*edge, *(vars_of(one) for one in HISTORY.sources)):
+        assert f"- {source['images']} images of {source['name']} (fingerprint `{source['fingerprint'][:12]}`" in text
+
+
+def vars_of(source: Source) -> dict:
+    return {name: getattr(source, name) for name in ("name", "fingerprint", "images")}
+
+
+def test_a_cascade_with_a_base_out_of_packages_is_bundled_whole(folders, tmp_path, monkeypatch):
+    stated = files.read_json(folders["cascade"] / "cascade.json")
+    assert stated["vlm"] == {"base": {"packaged": "tiny-base"}, "adapter": {"folder": "adapter"}}
+    assert {"base/config.json", "base/model.safetensors"} <= set(stated["files"])
+    assert not (folders["cascade"] / "base").exists()
+    bundle(folders["cascade"], tmp_path / "bundle")
+    inside = files.read_json(tmp_path / "bundle" / "cascade.json")
+    assert inside["vlm"]["base"] == {"folder": "base"}
+    assert inside["files"] == stated["files"]
+    assert inside["from"] == {"base": "tiny-base"}
+    assert verify(tmp_path / "bundle") == []
+    part = png(tiny_edge.cell(True, np.random.default_rng(0)))
+    there, here = (Inspector.from_pretrained(folder)(part) for folder in (tmp_path / "bundle", folders["cascade"]))
+    assert (there.label, there.severity, there.class_name) == (here.label, here.severity, here.class_name)
+
+
+def test_a_cascade_of_many_classes_tells_of_each_what_its_models_do(of_four, tmp_path):
+    task = TaskSpec.of((ODD[2], ODD[0], ODD[1], ODD[3]), good=[ODD[0], ODD[3]])
+    folder = brightness_cascade(tmp_path / "cascade", task)
+    data = of_four.parent / "data"
+    results = evaluate_cascade(folder, data, "test", tmp_path / "scores.jsonl")
+    files.write_json(folder / "results.json", results)
+    text = write_card(folder).read_text()
+    check(folder)
+    assert "Class by class, the edge alone:" in text
+    assert "vision-language model alone" not in text
+    assert len([line for line in text.splitlines() if re.match(r"\| .* \| \d+\.\d% .* of \d+", line)]) == len(ODD)
+    names = {one.metric_name for one in ModelCard(text).data.eval_results}
+    assert names == {f"{name}, policy {policy}" for name in ("accuracy", "escape rate", "overkill rate")
+                     for policy in ("calibrated", "saec")}  # fmt: skip
