@@ -12,6 +12,7 @@ from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import Placement, partition
+from hf_inspect.data.shares import parse_shares
 from hf_inspect.data.sources import images_in, relative
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Sample, TaskSpec
@@ -19,15 +20,18 @@ from hf_inspect.schema import Sample, TaskSpec
 CLASSES = ("Bird-drop", "Clean", "Dusty", "Electrical-damage", "Physical-Damage", "Snow-Covered")
 CLEAN = "Clean"
 WILD = {"dust": "Dusty", "electrical": "Electrical-damage", "physical": "Physical-Damage"}  # copies of it in the wild
-SHARES = {"train": 0.70, "validation": 0.10, "test": 0.20}
 HANDLE = "pythonafroz/solar-panel-images"
 
 
 @dataclass(frozen=True)
 class Options:
-    """Seed of the split, a regular expression that joins files by name, and whether Kaggle is asked for the images."""
+    """Seed and shares of the split, a regular expression that joins files by name, and whether Kaggle is asked.
+
+    `shares`: percent of train/validation/calibration/test; a cascade needs a calibration split: 55/10/15/20.
+    """
 
     seed: int = 0
+    shares: str = "70/10/0/20"
     group_rule: str | None = None
     download: bool = False
 
@@ -58,8 +62,8 @@ class SolarPanels(InspectionBuilder):
 
     @classmethod
     def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Options) -> Placement:
-        """70/10/20 by group."""
-        return Placement(partition(examined, groups, SHARES, options.seed), [])
+        """The option's shares, by group; 70/10/20 without a calibration split unless asked for."""
+        return Placement(partition(examined, groups, parse_shares(options.shares), options.seed), [])
 
 
 def class_of(folder: str) -> str | None:
