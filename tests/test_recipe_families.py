@@ -16,8 +16,9 @@ import yaml
 from peft import get_peft_model
 
 from hf_inspect import files, images, metrics, prompts
-from hf_inspect.data import build, load_split, questions_of
+from hf_inspect.data import build, load_split, questions_of, read_task
 from hf_inspect.errors import DataError, MissingExtraError, ParityError
+from hf_inspect.schema import TaskSpec
 from hf_inspect.training import check_processes
 from hf_inspect.vlm import VLM, families, parity, training
 from hf_inspect.vlm import tiny as tiny_bases
@@ -90,10 +91,10 @@ def adapted(request, cache, tmp_path_factory):
     """A base whose answers differ from image to image, and a random adapter: folders, unmerged model, processor."""
     name, root = request.param, tmp_path_factory.mktemp("adapted")
     base = tiny.loud_base(root / "base", f"tiny-{name}")
-    return base, root / "adapter", *tiny.random_adapter(base, root / "adapter", TASK, TARGETS, [WHOLE[name]])
+    return base, root / "adapter", *tiny.random_adapter(base, root / "adapter", QUESTION, TARGETS, [WHOLE[name]])
 
 
-TASK = prompts.Task(system="Look.", question="Is it good?", options=("ab", "cd", "bd"))
+QUESTION = prompts.Question("Look.", "Is it good?", TaskSpec.of(("ab", "cd", "bd"), good=["cd"]))
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_each_family_trains_by_its_documented_command(trained, elpv):
     assert re.search(r"longest sample: \d+ tokens, \d+ of them for its image of 300 x 300", printed)
     rows = load_split(elpv, "validation").shuffle(seed=0).select(range(64))
     vlm = VLM.from_pretrained(f"tiny-{name}", out, dtype=torch.float32)
-    p = vlm.p_defect([images.load(row["bytes"]).rgb for row in rows["image"]])
+    p = [one.severity for one in vlm.predict([images.load(row["bytes"]).rgb for row in rows["image"]])]
     measured = log_of(out)["best"]["score"]
     assert metrics.auroc(rows["label"], p, seed=0)["value"] == pytest.approx(measured, abs=0.02)
 
@@ -138,29 +139,38 @@ def test_processes_that_do_not_work_together_are_refused(monkeypatch):
 
 def test_a_merged_adapter_answers_as_the_unmerged_one(adapted):
     base, out, unmerged, processor = adapted
-    shown = tiny.pictures(8)
-    merged = VLM.from_pretrained(base, out, dtype=torch.float32).rank(shown)
+    images = tiny.pictures(8)
+    merged = VLM.from_pretrained(base, out, dtype=torch.float32).rank(images)
     assert merged.std(0).max() > 0.01  # the answers do depend on the image
-    assert np.abs(merged - VLM(unmerged, processor, TASK).rank(shown)).max() <= 1e-4
+    assert np.abs(merged - VLM(unmerged, processor, QUESTION).rank(images)).max() <= 1e-4
 
 
 def test_the_batch_size_changes_no_prediction(adapted):
-    vlm, shown = VLM.from_pretrained(adapted[0], adapted[1], dtype=torch.float32), tiny.pictures(16, seed=1)
-    eight, alone = vlm.rank(shown, 8), vlm.rank(shown, 1)
+    vlm, images = VLM.from_pretrained(adapted[0], adapted[1], dtype=torch.float32), tiny.pictures(16, seed=1)
+    eight, alone = vlm.rank(images, 8), vlm.rank(images, 1)
     assert np.abs(eight - alone).max() <= 1e-4
     assert (eight.argmax(1) == alone.argmax(1)).all()
 
 
 def test_bfloat16_products_work_in_every_family(adapted):
     plain, fast = (VLM.from_pretrained(*adapted[:2], dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    shown = tiny.pictures(4)
-    assert np.abs(plain.rank(shown) - fast.rank(shown)).max() < 0.2
+    images = tiny.pictures(4)
+    assert np.abs(plain.rank(images) - fast.rank(images)).max() < 0.2
+
+
+def test_no_order_of_the_classes_changes_a_prediction(adapted):
+    found = []
+    for names in (("ab", "cd", "bd"), ("bd", "ab", "cd")):
+        question = prompts.Question("Look.", "Is it good?", TaskSpec.of(names, good=["cd"]))
+        answers = VLM(*adapted[2:], question).predict(tiny.pictures(3))
+        found.append([(one.severity, dict(zip(names, one.probabilities, strict=True))) for one in answers])
+    assert found[0] == found[1]
 
 
 def test_another_prompt_is_refused_with_the_difference(moved):
     base, adapter = moved
     record = files.read_json(adapter / parity.PROMPT)
-    files.write_json(adapter / parity.PROMPT, record | {"task": record["task"] | {"system": "Look well."}})
+    files.write_json(adapter / parity.PROMPT, record | {"question": record["question"] | {"system": "Look well."}})
     with pytest.raises(ParityError, match=r"\+.*Look well\."):
         VLM.from_pretrained(base, adapter)
 
@@ -225,12 +235,6 @@ def test_a_length_that_would_cut_the_image_is_refused(main, elpv, tmp_path):
         main("tiny_smolvlm", "--data", elpv, "--output_dir", tmp_path / "cut", "--max_length", 60)
 
 
-def test_a_score_that_more_classes_do_not_have_is_refused():
-    training.check_metric("accuracy", TASK)
-    with pytest.raises(DataError, match="there are 3 classes; set accuracy"):
-        training.check_metric("auroc", TASK)
-
-
 def test_six_classes_of_solar_panels_fine_tuned_whole(main, tmp_path, capsys):
     write_solar(tmp_path / "raw" / "Faulty_solar_panel", dict.fromkeys(COUNTS, 10))
     data, out = tmp_path / "solar", tmp_path / "model"
@@ -252,16 +256,21 @@ def test_six_classes_of_solar_panels_fine_tuned_whole(main, tmp_path, capsys):
     assert losses(out)[-1] < losses(out)[0]
     assert "frozen: the rest of" in capsys.readouterr().out
     vlm = VLM.from_pretrained(out, dtype=torch.float32)
-    assert vlm.task == questions_of(data).task()
-    assert len(vlm.trained_on["images"]) == 42 + 6
-    assert vlm.rank(tiny.pictures(3)).shape == (3, 6)
+    assert vlm.question == questions_of(data).question()
+    assert vlm.task.same_as(read_task(data))
+    assert vlm.task.good == ("Clean",)
+    assert len(vlm.history.signatures) == 42 + 6
+    for answer, p in zip(vlm.predict(tiny.pictures(3)), vlm.rank(tiny.pictures(3)), strict=True):
+        assert answer.severity == pytest.approx(1 - p[vlm.task.index("Clean")], abs=1e-6)
     with pytest.raises(ParityError, match="Is it good"):
-        VLM.from_pretrained(out, task=TASK)
+        VLM.from_pretrained(out, question=prompts.Question("", "Is it good?", vlm.task))
+    with pytest.raises(DataError, match="answer different questions"):
+        VLM.from_pretrained(out, question=QUESTION)
 
 
 def test_the_table_names_modules_that_are_there(cache):
     for name in FAMILIES:
-        model, _ = tiny.parts(tiny_bases.base(f"tiny-{name}"))
+        model, _ = tiny.parts(tiny_bases.tiny_base(name=f"tiny-{name}"))
         family = families.family_of(model.config)
         assert model.get_submodule(family.tower) is not model.get_submodule(family.projector)
         wrapped = get_peft_model(model, training.lora(model.config, 2, 4, 0.0))
@@ -276,7 +285,7 @@ def test_what_the_table_does_not_hold_is_a_sentence(cache):
 
     with pytest.raises(DataError, match=r"type 'clip'; give one of qwen2_5_vl, smolvlm"):
         families.family_of(CLIPConfig())
-    folder = tiny_bases.base("tiny-llava")
+    folder = tiny_bases.tiny_base(name="tiny-llava")
     with pytest.raises(DataError, match="this base sees 64 pixels"):
         families.set_side(None, AutoConfig.from_pretrained(folder), 96)
 

@@ -8,18 +8,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from hf_inspect import files, images, metrics, prompts
-from hf_inspect.data import load_split
+from hf_inspect.data import load_split, read_history, sign, write_history
 from hf_inspect.errors import DataError
 from hf_inspect.hub import check
-from hf_inspect.vlm import VLM, base, training
+from hf_inspect.schema import History, Source, TaskSpec
+from hf_inspect.vlm import VLM, Asking, training
+from hf_inspect.vlm import tiny as tiny_bases
 from tests import tiny
+from tests.conftest import png
 
 ROOT = Path(__file__).parent.parent
 TINY = str(ROOT / "recipes/vlm_sft/tiny.yaml")
@@ -48,7 +53,7 @@ def trained(elpv, cache, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny_base(cache):
-    return base.tiny_base(cache / "tiny-base")
+    return tiny_bases.tiny_base(cache / "tiny-base-2")
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +113,9 @@ def test_what_was_trained_may_be_pushed_as_it_is(trained, tmp_path):
 def test_the_adapter_answers_as_the_trainer_measured(trained, elpv, tiny_base):
     rows = load_split(elpv, "validation").shuffle(seed=0).select(range(64))
     vlm = VLM.from_pretrained(tiny_base, trained[0], dtype=torch.float32)
-    assert vlm.task == prompts.SOLAR_CELL
-    p = vlm.p_defect([images.load(row["bytes"]).rgb for row in rows["image"]])
+    assert vlm.question == prompts.SOLAR_CELL
+    answers = vlm.predict([images.load(row["bytes"]).rgb for row in rows["image"]])
+    p = [one.severity for one in answers]
     measured = log_of(trained[0])["best"]["score"]
     assert metrics.auroc(rows["label"], p, seed=0)["value"] == pytest.approx(measured, abs=0.02)
 
@@ -125,10 +131,11 @@ def test_batch_norm_s_statistics_travel_with_the_adapter(trained, tiny_base):
 
 
 def test_it_carries_every_image_it_was_trained_on(trained, elpv):
-    record, manifest = files.read_json(trained[0] / "trained_on.json"), files.read_json(elpv / "manifest.json")
-    assert record["fingerprint"] == manifest["fingerprint"]
+    history, manifest = read_history(trained[0], "adapter"), files.read_json(elpv / "manifest.json")
+    assert history.fingerprints == (manifest["fingerprint"],)
+    assert history.unknown == ()  # the tiny base is random
     known = {row["sha256"]: row["split"] for row in manifest["images"]}
-    splits = [known[sha256] for sha256, _ in record["images"]]
+    splits = [known[sha256] for sha256, _, _ in history.signatures]
     assert (splits.count("train"), splits.count("validation")) == (64, 64)
 
 
@@ -137,19 +144,92 @@ def test_a_stopped_run_goes_on_from_its_newest_whole_checkpoint(trained, elpv, c
     for step in (4, 8):
         shutil.copytree(trained[0] / f"checkpoint-{step}", out / f"checkpoint-{step}")
     (out / "checkpoint-8" / "trainer_state.json").unlink()  # cut short
-    monkeypatch.setenv("HF_INSPECT_CACHE", str(cache))
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", TINY, "--data", str(elpv), "--output_dir", str(out)])
-    recipe.main()
+    run_here(recipe, monkeypatch, cache, "--data", elpv, "--output_dir", out)
     assert [row["step"] for row in log_of(out)["history"] if "loss" in row] == [2, 4, 6, 8]
     ours, whole = (load_file(folder / "adapter_model.safetensors") for folder in (out, trained[0]))
     assert max((ours[name].float() - whole[name].float()).abs().max().item() for name in whole) <= 1e-6
 
 
+def run_here(recipe, monkeypatch, cache, *arguments, config=TINY):
+    """The recipe in this process."""
+    monkeypatch.setenv("HF_INSPECT_CACHE", str(cache))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config), *map(str, arguments)])
+    recipe.main()
+
+
+def test_checkpoints_of_other_settings_or_data_are_refused(trained, elpv, cache, recipe, tmp_path, monkeypatch):
+    out = shutil.copytree(trained[0], tmp_path / "again")
+    own = ("--data", elpv, "--output_dir", out)
+    with pytest.raises(DataError, match=r"learning_rate 0\.003 there, 0\.001 here"):
+        run_here(recipe, monkeypatch, cache, *own, "--learning_rate", "1e-3")
+    other = shutil.copytree(elpv, tmp_path / "data")
+    manifest = files.read_json(other / "manifest.json")
+    files.write_json(other / "manifest.json", manifest | {"fingerprint": "other"})
+    with pytest.raises(DataError, match=r"data .* there, other here"):
+        run_here(recipe, monkeypatch, cache, "--data", other, "--output_dir", out)
+    before = (out / "adapter_model.safetensors").read_bytes()
+    run_here(recipe, monkeypatch, cache, *own)  # the same run: nothing is left to train
+    assert (out / "adapter_model.safetensors").read_bytes() == before
+
+
+WHOLE = ("--lora_r", "0", "--max_rows", "16", "--num_train_epochs", "1", "--augment", "false", "--soft_labels", "false")
+
+
+def test_a_whole_fine_tune_goes_on_from_an_adapter_and_knows_all_that_was_seen(
+    trained, elpv, cache, recipe, tiny_base, tmp_path, monkeypatch
+):
+    """base with a past -> adapter -> whole fine-tune: one history; with a rate of nought, the merged weights."""
+    base, out = shutil.copytree(tiny_base, tmp_path / "base"), tmp_path / "whole"
+    seen = sign(png(tiny.pictures(1)[0])).record()
+    past = History((Source("before", "f" * 64, "CC-BY-NC-4.0", 1),), (seen,), ("someone",))
+    write_history(base, past)
+    config = tmp_path / "still.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(Path(TINY).read_text()) | {"learning_rates": {"projector": 0.0}}))
+    given = ("--data", elpv, "--output_dir", out, "--base", base, "--adapter", trained[0], *WHOLE)
+    run_here(recipe, monkeypatch, cache, *given, config=config)
+    history, own = read_history(out, "whole"), read_history(trained[0], "adapter")
+    assert history.licences == ("CC-BY-NC-SA-4.0", "CC-BY-NC-4.0")
+    assert history.unknown == ("someone",)
+    assert set(past.signatures) | set(own.signatures) <= set(history.signatures)
+    merged, tuned = (VLM.from_pretrained(*given, dtype=torch.float32) for given in ((base, trained[0]), (out,)))
+    assert tuned.question == merged.question
+    plain = dict(VLM.from_pretrained(base, dtype=torch.float32).model.named_parameters())
+    moved = 0
+    for (name, ours), wanted in zip(merged.model.named_parameters(), tuned.model.parameters(), strict=True):
+        assert torch.allclose(wanted, ours, atol=1e-3, rtol=1e-2), name  # saved in bfloat16
+        moved += not torch.allclose(wanted, plain[name], atol=1e-3, rtol=1e-2)
+    assert moved > 14  # what the adapter changed, its tower and projector too
+
+
+def test_an_adapter_on_a_merged_adapter_is_refused(trained, elpv, cache, recipe, tmp_path, monkeypatch):
+    given = ("--data", elpv, "--output_dir", tmp_path / "out", "--adapter", trained[0])
+    with pytest.raises(DataError, match="set lora_r to 0"):
+        run_here(recipe, monkeypatch, cache, *given)
+    with pytest.raises(DataError, match="not merged into 4 bits"):
+        training.load_base(tiny_bases.tiny_base(), 64, torch.float32, quantized="nf4", adapter=trained[0])
+
+
+def test_a_tower_from_a_student_knows_what_the_student_saw(tiny_base, tmp_path):
+    seen = History((Source("cells", "f" * 64, "CC-BY-NC-4.0", 0),))
+    write_history(tmp_path / "student", seen)
+    assert training.parents_of(tiny_base, None, tmp_path / "student") == [History(), seen]
+    (tmp_path / "bare").mkdir()
+    assert training.parents_of(tiny_base, tmp_path / "bare")[1].unknown == ("bare",)
+
+
+def test_a_task_of_good_classes_alone_is_refused(elpv, cache, recipe, tmp_path, monkeypatch):
+    questions = prompts.Question("", "Which?", TaskSpec.of(("a", "b"), good=["a", "b"]))
+    asked = type("Asked", (), {"question": lambda self: questions})()
+    monkeypatch.setattr(recipe, "questions_of", lambda *given: asked)
+    with pytest.raises(DataError, match="needs a good and a defect class"):
+        run_here(recipe, monkeypatch, cache, "--data", elpv, "--output_dir", tmp_path / "out")
+
+
 @pytest.mark.parametrize("config", sorted((ROOT / "recipes/vlm_sft").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_config_is_understood(recipe, config, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config)])
-    arguments, trainer = recipe.parsed(recipe.AdapterArguments, recipe.SFTConfig)
+    arguments, trainer = recipe.training.parsed(recipe.AdapterArguments, recipe.SFTConfig)
     assert arguments.learning_rates
     assert trainer.metric_for_best_model in ("auroc", "accuracy")
     assert not trainer.gradient_checkpointing or arguments.quantized
@@ -196,16 +276,58 @@ def test_anything_else_trainable_or_anything_named_but_frozen_stops(wrapped):
         training.what_trains(wrapped, RATES | {"embed_tokens": 1})
 
 
-def test_soft_labels_are_drawn_by_probability():
-    from tests.conftest import png
-
-    n = 200
-    batch = {"image": [{"bytes": png(tiny.pictures(1)[0])}] * n, "answer": [0] * n, "probability": [1 / 3] * n}
+@pytest.mark.parametrize("names", [("good", "defect"), ("defect", "good"), ("broken", "ok")])
+def test_soft_labels_are_sampled_by_the_probability_of_a_defect(names):
+    n, task = 200, TaskSpec.of(names, good={"good", "ok"} & set(names))
+    question, bad = prompts.Question("", "Which?", task), task.defects[0]
+    batch = {"image": [{"bytes": png(tiny.pictures(1)[0])}] * n, "class_id": [1] * n, "probability": [1 / 3] * n}
     torch.manual_seed(0)
-    answers = training.chat_rows(batch, prompts.SOLAR_CELL, soft_labels=True)["completion"]
-    drawn = sum(message[0]["content"][0]["text"] == "defect" for message in answers)
-    assert 45 < drawn < 90
-    assert len({str(c) for c in training.chat_rows(batch, prompts.SOLAR_CELL)["completion"]}) == 1
+    answers = training.chat_rows(batch, question, soft_labels=True)["completion"]
+    assert 45 < sum(answer[0]["content"][0]["text"] == bad for answer in answers) < 90
+    hard = training.chat_rows(batch, question)["completion"]
+    assert {answer[0]["content"][0]["text"] for answer in hard} == {names[1]}
+    three = prompts.Question("", "Which?", TaskSpec.of((*names, "dirty"), good=task.good))
+    kept = training.chat_rows(batch, three, soft_labels=True)["completion"]
+    assert {answer[0]["content"][0]["text"] for answer in kept} == {names[1]}  # P(defect) does not say which
+
+
+def test_validation_scores_are_of_the_classes_and_of_good_against_defect_in_any_order():
+    rng = np.random.default_rng(0)
+    names, n = ("dent", "fine", "scratch"), 60
+    p, classes = rng.dirichlet(np.ones(3), n), rng.integers(0, 3, n)
+    found = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        task = TaskSpec.of([names[i] for i in order], good=["fine"])
+        found.append(training.validation_scores(task, [order.index(i) for i in classes], p[:, order]))
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
+    assert found[0]["accuracy"] == np.mean(p.argmax(1) == classes)
+    assert found[0]["auroc"] == metrics.auroc(classes != 1, 1 - p[:, 1], seed=0)["value"]
+    assert 0 < found[0]["macro_f1"] < 1
+
+
+class Alone:
+    """One of `n` processes; what the others ranked arrives in `parts`."""
+
+    def __init__(self, i, n):
+        self.process_index, self.num_processes = i, n
+
+
+def test_each_process_ranks_its_share_of_rows_that_are_never_all_in_memory(tiny_base, elpv, monkeypatch):
+    rows = training.rows_with_class_ids(elpv, "validation", prompts.SOLAR_CELL.task, 11)
+    vlm = VLM(*tiny.parts(tiny_base), prompts.SOLAR_CELL, asking=Asking(batch_size=4))
+    monkeypatch.setattr(training, "_AT_ONCE", 3)
+    most, rank = [], VLM.rank
+    monkeypatch.setattr(VLM, "rank", lambda self, images: most.append(len(images)) or rank(self, images))
+    parts = []
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: parts.extend(own) or own)
+    alone = training.rank_together(vlm, rows, Alone(0, 1))
+    assert max(most) == 3
+    parts.clear()
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: parts.extend(own) or [own[0]] * 2)
+    for i in range(2):
+        training.rank_together(vlm, rows.select(range(10)), Alone(i, 2))
+    for part, wanted in zip(parts, (alone[0:10:2], alone[1:10:2]), strict=True):
+        assert part == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_tower_in_float32_ignores_autocast_and_changes_no_name(wrapped):

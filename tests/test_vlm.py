@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_inspect import files, prompts
-from hf_inspect.data import read_history, write_history
+from hf_inspect.data import read_history, sign, write_history
 from hf_inspect.errors import DataError, HubError, ParityError
 from hf_inspect.metrics import softmax
 from hf_inspect.schema import BINARY, DEFECT, GOOD, History, Prediction, Source, TaskSpec
@@ -21,6 +21,7 @@ from hf_inspect.vlm.ranking import crops_of, option_scores
 from hf_inspect.vlm.tokenizer import gguf_tokenizer
 from hf_inspect.vlm.tower import see_in_openvino
 from tests import tiny
+from tests.conftest import png
 
 
 def which(*names, good=()):
@@ -265,8 +266,6 @@ def test_a_folder_without_its_record_is_refused(folder, moved):
 
 def test_training_rows_become_the_pixels_inference_sees(folder):
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
-
-    from tests.conftest import png
 
     _, processor = tiny.parts(folder)
     images = tiny.pictures(4)
@@ -551,17 +550,19 @@ def test_answers_come_in_the_order_of_the_images_whatever_their_sizes(loaded):
     assert np.ptp(alone) > 0.01
 
 
-def source(name):
-    return History((Source(name, name * 4, "CC0-1.0", 1),), ((name * 64, name * 64, name * 16),))
+def seen(name, seed):
+    """What a model saw that was trained on one image."""
+    return History((Source(name, name * 4, "CC0-1.0", 1),), (sign(png(tiny.pictures(1, seed)[0])).record(),))
 
 
 def test_the_history_is_that_of_adapter_and_base(folder, moved, tmp_path):
     tuned = shutil.copytree(folder, tmp_path / "tuned")
-    write_history(tuned, source("b"))
-    write_history(moved, source("a"))
-    assert VLM.from_pretrained(tuned, moved).history == source("a").union(source("b"))
+    of_base, of_adapter = seen("b", 1), seen("a", 2)
+    write_history(tuned, of_base)
+    write_history(moved, of_adapter)
+    assert VLM.from_pretrained(tuned, moved).history == of_adapter.union(of_base)
     (tuned / "trained_on.json").unlink()
-    assert VLM.from_pretrained(tuned, moved).history == source("a").union(History(unknown=("tuned",)))
+    assert VLM.from_pretrained(tuned, moved).history == of_adapter.union(History(unknown=("tuned",)))
     (moved / "trained_on.json").unlink()
     assert VLM.from_pretrained(tuned, moved).history.unknown == ("adapter", "tuned")
     assert VLM.from_pretrained(folder, question=SINGLE).history == History()  # a tiny base, its record beside it
