@@ -43,7 +43,8 @@ def main() -> None:
     import torch
 
     from hf_inspect import images, prompts
-    from hf_inspect.vlm import VLM
+    from hf_inspect.schema import TaskSpec
+    from hf_inspect.vlm import VLM, Asking
     from hf_inspect.vlm.model import fast_dtype
 
     batch = arguments.batch
@@ -67,11 +68,13 @@ def main() -> None:
     report(compare(askers, pixels, batch), batch)
     del exact, plain
     print(f"\nSix options of several tokens, batches of {batch}; wanted: 4x")
-    question = f"Which of {', '.join(SIX)} is this solar panel?"
-    six = VLM(vlm.model, vlm.processor, prompts.Task(vlm.task.system, question, SIX))
+    text = f"Which of {', '.join(SIX)} is this solar panel?"
+    question = prompts.Question(vlm.question.system, text, TaskSpec.of(SIX, good=["Clean"]))
+    six = VLM(vlm.model, vlm.processor, question)
     report(compare({"rank": by_rank(six), "a forward an option": by_forwards(six)}, pixels, batch), batch)
     print("\nFive crops, an image at a time; wanted: 1.5x")
-    askers = {"rank": by_rank(vlm, crops=5), "a forward a crop": by_crops(vlm)}
+    five = VLM(vlm.model, vlm.processor, vlm.question, asking=Asking(crops=5))
+    askers = {"rank": by_rank(five), "a forward a crop": by_crops(vlm)}
     report(compare(askers, pixels[: 4 * (arguments.rounds + 1)], 1), 1)
     print(f"\nWhere the time of two options goes, batches of {batch}")
     account(vlm, pixels[:batch])
@@ -95,21 +98,22 @@ def both(arguments: argparse.Namespace, dtype: "torch.dtype") -> tuple["VLM", An
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    from hf_inspect.vlm import VLM
+    from hf_inspect import prompts
+    from hf_inspect.vlm import VLM, Asking
     from hf_inspect.vlm.base import base_folder
 
-    vlm = VLM.from_pretrained(arguments.base, arguments.adapter, dtype=dtype)
-    if arguments.side:
-        vlm.processor.image_processor.size = {"height": arguments.side, "width": arguments.side}
+    question = None if arguments.adapter else prompts.SOLAR_CELL
+    asking = Asking(imgsz=arguments.side)
+    vlm = VLM.from_pretrained(arguments.base, arguments.adapter, question=question, asking=asking, dtype=dtype)
     model = AutoModelForImageTextToText.from_pretrained(base_folder(arguments.base), dtype=dtype)
     if arguments.adapter:
         model = PeftModel.from_pretrained(model, str(arguments.adapter)).merge_and_unload()
     return vlm, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def by_rank(vlm: "VLM", crops: int = 1) -> Ask:
+def by_rank(vlm: "VLM") -> Ask:
     def ask(images: Sequence[np.ndarray]) -> list[str]:
-        return [vlm.task.options[i] for i in vlm.rank(images, len(images), crops).argmax(1)]
+        return [vlm.task.classes[i] for i in vlm.rank(images, len(images)).argmax(1)]
 
     return ask
 
@@ -118,9 +122,9 @@ def by_generate(vlm: "VLM", model: Any, batch: int) -> Ask:
     """What a user of transformers writes: the chat template, the processor, greedy `generate`, decode."""
     from hf_inspect import prompts
 
-    messages = prompts.render(vlm.task)["prompt"]
+    messages = prompts.render(vlm.question)["prompt"]
     text = vlm.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    longest = max(len(ids) for ids in vlm.processor.tokenizer(list(vlm.task.options))["input_ids"])
+    longest = max(len(ids) for ids in vlm.processor.tokenizer(list(vlm.task.classes))["input_ids"])
 
     def some(images: Sequence[np.ndarray]) -> list[str]:
         inputs = vlm.processor(images=list(images), text=[text] * len(images), return_tensors="pt").to(model.device)
@@ -141,7 +145,7 @@ def by_forwards(vlm: "VLM") -> Ask:
     def ask(images: Sequence[np.ndarray]) -> list[str]:
         inputs = vlm.prepare(images).to(vlm.model.device)
         scores = [option_scores(vlm.model, inputs, [ids])[:, 0].cpu().numpy() for ids in vlm._options]
-        return [vlm.task.options[i] for i in np.stack(scores, axis=1).argmax(1)]
+        return [vlm.task.classes[i] for i in np.stack(scores, axis=1).argmax(1)]
 
     return ask
 
@@ -151,7 +155,7 @@ def by_crops(vlm: "VLM") -> Ask:
 
     def ask(images: Sequence[np.ndarray]) -> list[str]:
         means = [np.mean([vlm.log_p(vlm.prepare([crop]))[0] for crop in crops_of(image, 5)], 0) for image in images]
-        return [vlm.task.options[mean.argmax()] for mean in means]
+        return [vlm.task.classes[mean.argmax()] for mean in means]
 
     return ask
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -21,7 +22,7 @@ import torch
 
 from hf_inspect import files, images
 from hf_inspect.data import load_split, questions_of
-from hf_inspect.vlm import VLM, families, tiny
+from hf_inspect.vlm import VLM, Asking, tiny
 from hf_inspect.vlm.base import base_folder
 
 RECIPES = Path("recipes/vlm_sft")
@@ -140,16 +141,14 @@ def report_training(base: Path, recipe: str, batch: int, steps: int, data: Path,
 def report_ranking(base: Path, side: int | None, data: Path, split: str, n: int) -> None:
     """Images/s of ranking with one and five crops, and of batched `generate` on the same model."""
     rows = load_split(data, split)
-    shown = [images.load(row["bytes"]).rgb for row in rows.select(range(min(n, len(rows))))["image"]]
-    vlm = VLM.from_pretrained(base, task=questions_of(data).task())
-    if side is not None:
-        families.set_side(vlm.processor, vlm.model.config, side)
-    batches = [shown[at : at + BATCH] for at in range(0, len(shown), BATCH)]
-    speed = {
-        "one crop": per_second(lambda: vlm.rank(shown, BATCH), len(shown)),
-        "five crops": per_second(lambda: vlm.rank(shown, BATCH, crops=5), len(shown)),
-        "generate": per_second(lambda: [vlm.generate(vlm.prepare(batch)) for batch in batches], len(shown)),
+    pixels = [images.load(row["bytes"]).rgb for row in rows.select(range(min(n, len(rows))))["image"]]
+    ways = {"one crop": {}, "five crops": {"crops": 5}, "generate": {"mode": "generate"}}
+    vlm = VLM.from_pretrained(base, question=questions_of(data).question(), asking=Asking(imgsz=side))
+    askers = {
+        name: VLM(vlm.model, vlm.processor, vlm.question, asking=Asking(batch_size=BATCH, **way))
+        for name, way in ways.items()
     }
+    speed = {name: per_second(partial(asker.predict, pixels), len(pixels)) for name, asker in askers.items()}
     for name, found in speed.items():
         print(f"{name}: {found:.1f} images/s, {found / speed['generate']:.1f}x generate")
 

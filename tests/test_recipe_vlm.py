@@ -194,7 +194,7 @@ def test_a_whole_fine_tune_goes_on_from_an_adapter_and_knows_all_that_was_seen(
     assert set(past.signatures) | set(own.signatures) <= set(history.signatures)
     merged, tuned = (VLM.from_pretrained(*given, dtype=torch.float32) for given in ((base, trained[0]), (out,)))
     assert tuned.question == merged.question
-    plain = dict(VLM.from_pretrained(base, dtype=torch.float32).model.named_parameters())
+    plain = dict(VLM.from_pretrained(base, question=merged.question, dtype=torch.float32).model.named_parameters())
     moved = 0
     for (name, ours), wanted in zip(merged.model.named_parameters(), tuned.model.parameters(), strict=True):
         assert torch.allclose(wanted, ours, atol=1e-3, rtol=1e-2), name  # saved in bfloat16

@@ -262,6 +262,8 @@ def test_a_folder_without_its_record_is_refused(folder, moved):
     (moved / parity.PROMPT).unlink()
     with pytest.raises(DataError, match=r"prompt\.json is missing"):
         VLM.from_pretrained(folder, moved)
+    with pytest.raises(DataError, match="was trained on no question; give one"):
+        VLM.from_pretrained(folder)
 
 
 def test_training_rows_become_the_pixels_inference_sees(folder):

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,8 +68,8 @@ class VLM:
 
         A repository is `org/name` or `org/name@revision`. `dtype` is that of matrix products and convolutions: by
         default bfloat16 where the machine has units for it (GPU, AMX), else float32. The question is the adapter's, or
-        that of a base fine-tuned whole; without one, `question` (default: solar cells). ParityError when the prompt is
-        not the trained one, DataError when it is about other classes or when the adapter does not fit the base.
+        that of a base fine-tuned whole; any other base is asked `question`. ParityError when the prompt is not the
+        trained one, DataError when it is about other classes, when there is none, or when the adapter does not fit.
         """
         import torch
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -86,11 +86,13 @@ class VLM:
         trained = parts.get("adapter", source)
         if adapter is not None or (trained / parity.PROMPT).is_file():
             question = parity.check_prompt(trained, processor, question)
+        if question is None:
+            raise DataError(f"{base} was trained on no question; give one (prompts.Question), or an adapter.")
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
         if adapter is not None:
             model = merge_adapter(model, trained)
         model = _on_device(model, dtype or fast_dtype())
-        return cls(model, processor, question or prompts.SOLAR_CELL, history, asking, parts)
+        return cls(model, processor, question, history, asking, parts)
 
     @property
     def task(self) -> TaskSpec:
@@ -158,14 +160,14 @@ class VLM:
 
     def _scores(self, images: Sequence[Rgb], batch_size: int | None = None) -> NDArray[np.float64]:
         """log P of every option (n, k) up to a constant a row; `normalise` divides it by the option's tokens."""
-        rows = self._in_batches(images, self.log_p, batch_size)
+        rows: list[NDArray[np.float64]] = self._in_batches(images, self.log_p, batch_size)
         lengths = [len(ids) if self.asking.normalise else 1 for ids in self._options]
         return np.reshape(rows, (len(images), len(lengths))) / np.array(lengths)
 
     def _in_batches(
         self,
         images: Sequence[Rgb],
-        ask: "Callable[[BatchFeature], Sequence[Answer]]",
+        ask: "Callable[[BatchFeature], Iterable[Answer]]",
         batch_size: int | None = None,
     ) -> list[Answer]:
         """What `ask` says of each image, in order: like sizes share a batch, and a thread prepares the next one."""
@@ -175,7 +177,7 @@ class VLM:
         order = sorted(range(len(images)), key=lambda i: images[i].shape)  # like sizes together: less padding
         batches = [order[at : at + size] for at in range(0, len(order), size)]
         prepared = prefetched(lambda batch: self.prepare([images[i] for i in batch]), batches)
-        said = {}
+        said: dict[int, Answer] = {}
         for batch, inputs in zip(batches, prepared, strict=True):
             said |= dict(zip(batch, ask(inputs), strict=True))
         return [said[i] for i in range(len(images))]
