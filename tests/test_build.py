@@ -65,6 +65,17 @@ def test_a_build_reads_back_byte_equal_with_plain_load_dataset(parts, tmp_path):
     assert read["train"].features["class_name"].names == ["dent", "ok", "scratch"]
 
 
+def test_a_folder_that_is_built_anew_reads_back_as_it_is_now(tmp_path):
+    """`load_dataset` keeps what it read by the folder's name; two builds in one place must not be taken for one."""
+    for seed in (1, 2):
+        source = raw.classes(tmp_path / f"raw{seed}", {"good": 24, "dent": 12}, seed=seed)
+        build("folder", tmp_path / "twice", src=source)
+        whole = datasets.load_dataset(str(tmp_path / "twice"))
+        for split, rows in whole.items():
+            kept = rows.cast_column("image", datasets.Image(decode=False))["image"][:]
+            assert kept == load_split(tmp_path / "twice", split)["image"][:]
+
+
 def test_the_result_does_not_depend_on_threads_or_on_when(parts, tmp_path):
     one = build("folder", tmp_path / "one", src=parts, num_proc=1)
     three = build("folder", tmp_path / "three", src=parts, num_proc=3)
@@ -109,7 +120,7 @@ def test_the_folders_layout_has_each_evaluation_image_once(small_mvtec, tmp_path
         listed = (tmp_path / "b" / "splits" / f"mvtec_inspect_{label}.txt").read_text().split()
         assert len(listed) == manifest["counts"]["holdout"]["test"][label]
         found = {files.sha256(tmp_path / "b" / path) for path in listed}
-        assert found == {row["sha256"] for row in held if row["label"] == label}
+        assert found == {row["sha256"] for row in held if row["class"] == label}
         assert {p.parent.as_posix() for p in map(Path, listed)} == {f"val/{label}"}
     config = datasets.load_dataset(str(tmp_path / "b"), "holdout")
     assert set(config) == {"test"}

@@ -9,14 +9,24 @@ import pytest
 import yaml
 
 from hf_inspect import files, prompts
-from hf_inspect.data import answers_of, build, load_split, questions_of, read_manifest, script_named
+from hf_inspect.data import (
+    build,
+    class_ids,
+    default_questions,
+    load_split,
+    questions_of,
+    read_manifest,
+    read_task,
+    script_named,
+)
 from hf_inspect.data.chat import QUESTIONS, chat, read_questions
 from hf_inspect.errors import DataError
-from tests.test_folder_coco import write_classes
+from hf_inspect.schema import BINARY, TaskSpec
+from tests import raw
 
 NAMES = ("dent", "good", "scratch")
 ASKED = {
-    "column": "class_name",
+    "good": ["good"],
     "direct": "Which is it?",
     "templates": ["What is there?", "Is it fine?"],
     "classes": {
@@ -34,7 +44,7 @@ def write_yaml(path, **changed):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
-    write_classes(folder / "raw", {"good": 24, "scratch": 12, "dent": 12})
+    raw.classes(folder / "raw", {"good": 24, "scratch": 12, "dent": 12})
     shutil.copy(folder / "raw" / "good" / "000.png", folder / "raw" / "good" / "copy.png")
     build("folder", folder / "built", src=folder / "raw")
     return folder / "built"
@@ -127,9 +137,9 @@ def prompts_of(row):
 
 
 def test_messages_are_those_that_render_makes(chatted, parts):
-    task = prompts.Task(system="", question="Which is it?", options=("good", "dent", "scratch"))
+    question = prompts.Question("", "Which is it?", TaskSpec.of(("good", "dent", "scratch"), ["good"]))
     row = loaded(chatted)["train"][6]
-    assert prompts_of(row) == prompts.render(task, task.options.index(row["source"].split("/")[0]))
+    assert prompts_of(row) == prompts.render(question, question.task.index(row["source"].split("/")[0]))
 
 
 def test_the_same_arguments_make_the_same_bytes(chatted, parts, tmp_path):
@@ -146,14 +156,17 @@ def test_the_manifest_names_source_and_questions(chatted, parts, tmp_path):
     assert manifest["builder"]["source_fingerprint"] == read_manifest(parts)["fingerprint"]
     other = chat(parts, tmp_path / "out", write_yaml(tmp_path / QUESTIONS, direct="What is it?"))
     assert other["fingerprint"] != manifest["fingerprint"]
-    assert "`good`, `dent`, `scratch`" in (chatted / "README.md").read_text()
+    assert manifest["task"] == read_manifest(parts)["task"]
+    card = (chatted / "README.md").read_text()
+    assert "| good | good |\n| dent | defect |\n| scratch | defect |" in card
+    assert "\n> Which is it?\n" in card
 
 
 def test_configs_of_the_source_stay_configs(tmp_path, monkeypatch):
     """Two configs, one of which unites what the other holds, as a data set's script may say."""
     import datasets
 
-    write_classes(tmp_path / "raw", {"good": 12, "scratch": 12, "dent": 12})
+    raw.classes(tmp_path / "raw", {"good": 12, "scratch": 12, "dent": 12})
     build("folder", tmp_path / "built", src=tmp_path / "raw")
     manifest = read_manifest(tmp_path / "built")
     for place in ("one", "two"):
@@ -177,8 +190,13 @@ def test_configs_of_the_source_stay_configs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"direct": None}, "questions are column, classes, templates, direct and maybe system"),
-        ({"extra": 1}, r"has the keys \['classes', 'column', 'direct', 'extra', 'templates'\]"),
+        ({"direct": None}, "questions are classes, good, templates, direct and maybe system"),
+        ({"good": None}, r"has the keys \['classes', 'direct', 'templates'\]; questions are classes, good"),
+        ({"column": "label"}, r"has the keys \['classes', 'column', 'direct', 'good', 'templates'\]"),
+        ({"good": "good"}, "good is 'good'; give the list of those classes that may ship"),
+        ({"good": []}, "good is \\[\\]; give the list"),
+        ({"good": ["fine"]}, "fine is said to be good, but the classes are good, dent, scratch"),
+        ({"good": ["good", "dent"]}, r"(?s)the questions .*dent \(defect\).*dent \(good\)"),
         (
             {"classes": ASKED["classes"] | {"dent": []}},
             "class 'dent' needs a name and a list of one or more descriptions",
@@ -188,11 +206,10 @@ def test_configs_of_the_source_stay_configs(tmp_path, monkeypatch):
         ({"classes": []}, "classes a list of descriptions for each class"),
         ({"templates": []}, "templates is a list of questions"),
         ({"direct": 3}, "direct is 3; give a text"),
-        ({"direct": " "}, "needs a question"),
-        ({"classes": ASKED["classes"] | {"dent": ["good: first."]}}, "two or more different options"),
-        ({"column": "group"}, "no class column 'group'; it has label, class_name"),
-        ({"classes": {k: ASKED["classes"][k] for k in ("good", "dent")}}, "the difference is scratch"),
-        ({"classes": ASKED["classes"] | {"crack": ["crack."]}}, "the difference is crack"),
+        ({"direct": " "}, "needs a text"),
+        ({"classes": ASKED["classes"] | {"dent": ["good: first."]}}, "names a class twice"),
+        ({"classes": {k: ASKED["classes"][k] for k in ("good", "dent")}}, "(?s)different questions.*scratch"),
+        ({"classes": ASKED["classes"] | {"crack": ["crack."]}}, "(?s)different questions.*crack"),
     ],
 )
 def test_questions_that_do_not_fit_are_a_sentence(parts, tmp_path, changed, sentence):
@@ -203,7 +220,7 @@ def test_questions_that_do_not_fit_are_a_sentence(parts, tmp_path, changed, sent
 
 def test_files_that_are_not_there_or_not_the_built_ones_are_a_sentence(parts, tmp_path):
     with pytest.raises(DataError, match="is missing; write the data set's questions"):
-        chat(parts, tmp_path / "out")  # class folders have no questions of their own
+        chat(parts, tmp_path / "out", tmp_path / "nothing.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(DataError, match="is not YAML"):
         chat(parts, tmp_path / "out", tmp_path / "broken.yaml")
@@ -227,28 +244,26 @@ def shipped_questions():
 @pytest.mark.parametrize("path", shipped_questions(), ids=lambda path: path.parent.name)
 def test_shipped_questions_fit_their_data_sets(path):
     asked = read_questions(path)
-    script = script_named(path.parent.name)
-    names = ["good", "defect"] if asked.column == "label" else script.COLUMNS[asked.column].names
-    assert list(asked.classes) == names
+    assert asked.task() == script_named(path.parent.name).task([], None)
     assert {len(asked.about(name)) for name in asked.classes} == {11 if path.parent.name == "solar_panels" else 7}
     for of_class, descriptions in asked.classes.items():
         assert all(text.startswith(f"{of_class}: ") for text in descriptions)
-        assert of_class in asked.direct or asked.column == "label"
+        assert of_class in asked.direct
 
 
 def test_data_sets_with_questions():
     names = {path.parent.name for path in shipped_questions()}
     assert names == {"elpv", "ksdd2_balanced", "mvtec_inspect", "solar_panels"}
-    assert read_questions(files.shipped("dataset_scripts") / "elpv" / QUESTIONS).task() == prompts.SOLAR_CELL
+    assert read_questions(files.shipped("dataset_scripts") / "elpv" / QUESTIONS).question() == prompts.SOLAR_CELL
 
 
 def test_trl_s_collator_trains_on_the_answers_alone(chatted, tmp_path):
     from transformers import AutoProcessor
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-    from hf_inspect.vlm import base
+    from hf_inspect.vlm import tiny
 
-    base.tiny_base(tmp_path / "base")
+    tiny.tiny_base(tmp_path / "base")
     processor = AutoProcessor.from_pretrained(tmp_path / "base")
     rows = [loaded(chatted)["train"][i] for i in (0, 6)]
     batch = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)(rows)
@@ -264,11 +279,41 @@ def test_the_answers_are_in_the_order_of_the_questions(elpv, tmp_path):
     asked["classes"] = dict(reversed(asked["classes"].items()))
     (tmp_path / "turned.yaml").write_text(yaml.safe_dump(asked, sort_keys=False))
     rows = load_split(elpv, "validation")
-    assert answers_of(rows, questions_of(elpv)) == rows["label"]
+    assert class_ids(rows, questions_of(elpv).task()) == rows["label"]
     turned = questions_of(elpv, tmp_path / "turned.yaml")
-    assert turned.task().options == ("defect", "good")
-    assert answers_of(rows, turned) == [1 - label for label in rows["label"]]
+    assert turned.question().options == ("defect", "good")
+    assert class_ids(rows, turned.task()) == [1 - label for label in rows["label"]]
+    for name in BINARY.classes:
+        answer = turned.about(name)[-1]["completion"][0]["content"][0]["text"]
+        assert answer == name
+
+
+def test_the_order_of_the_questions_changes_no_row_but_that_of_the_options(parts, chatted, tmp_path):
+    turned = {"classes": dict(reversed(ASKED["classes"].items()))}
+    chat(parts, tmp_path / "out", write_yaml(tmp_path / QUESTIONS, **turned))
+    for split, rows in loaded(chatted).items():
+        other = loaded(tmp_path / "out")[split]
+        assert other.features["class"].names == rows.features["class"].names
+        assert [prompts_of(row) for row in other] == [prompts_of(row) for row in rows]
+        assert other["class"][:] == rows["class"][:]
 
 
 def test_the_shipped_adapter_answers_the_data_sets_own_question(elpv):
-    assert questions_of(elpv).task() == prompts.SOLAR_CELL
+    assert questions_of(elpv).question() == prompts.SOLAR_CELL
+
+
+def test_a_set_without_questions_is_asked_which_of_its_classes_a_part_is(parts, tmp_path):
+    asked = questions_of(parts)
+    assert asked.task() == read_task(parts)
+    assert asked.direct == "Which of dent, good and scratch is this part? Answer with the class name only."
+    manifest = chat(parts, tmp_path / "out")
+    assert manifest["rows"]["default"] == {split: n // 7 for split, n in chatted_rows(parts, tmp_path).items()}
+    for rows in loaded(tmp_path / "out").values():
+        for row in rows:
+            assert row["completion"][0]["content"][0]["text"] == row["source"].split("/")[0] == NAMES[row["class"]]
+    odd = TaskSpec.of(["a, b", "🔥"], ["🔥"])
+    assert default_questions(odd).question().options == odd.classes
+
+
+def chatted_rows(parts, tmp_path):
+    return chat(parts, tmp_path / "asked", write_yaml(tmp_path / QUESTIONS))["rows"]["default"]

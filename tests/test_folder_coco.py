@@ -6,21 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_inspect.data import build, load_split, read_manifest, script_named
+from hf_inspect.data import build, class_ids, described, load_split, read_manifest, read_task, script_named, stream
 from hf_inspect.data.shares import parse_shares
 from hf_inspect.errors import DataError
+from hf_inspect.schema import BINARY, TaskSpec
+from tests import raw
 from tests.raw import picture
 
 WAGON = Path(__file__).parents[2] / "shared" / "data" / "wagon"
 SIDE = 32
-
-
-def write_classes(root, counts, seed=0):
-    rng = np.random.default_rng(seed)
-    for name, n in counts.items():
-        (root / name).mkdir(parents=True)
-        for i in range(n):
-            picture(rng).save(root / name / f"{i:03}.png")
 
 
 def write_coco(root, n=30, inside="images", names=None, annotations=None, **more):
@@ -60,7 +54,7 @@ def notes_of(tmp_path, annotations, **more):
 
 @pytest.mark.parametrize("around", ["", "parts", "parts/2024"])
 def test_folders_are_classes_and_the_good_ones_are_good(tmp_path, around):
-    write_classes(tmp_path / "raw" / around, {"OK": 40, "scratch": 20, "dent": 20})
+    raw.classes(tmp_path / "raw" / around, {"OK": 40, "scratch": 20, "dent": 20})
     manifest = build("folder", tmp_path / "out", src=tmp_path / "raw", options={"license": "cc0-1.0"})
     assert manifest["licence"] == "cc0-1.0"
     assert {split: sum(n.values()) for split, n in manifest["counts"]["default"].items()} == {
@@ -70,15 +64,86 @@ def test_folders_are_classes_and_the_good_ones_are_good(tmp_path, around):
     names = rows.features["class_name"].names
     assert names == ["OK", "dent", "scratch"]
     assert all((names[row["class_name"]] == "OK") == (row["label"] == 0) for row in rows)
+    assert read_task(tmp_path / "out") == TaskSpec(("OK", "dent", "scratch"), ("good", "defect", "defect"))
+    assert manifest["counts"]["default"]["test"] == {"OK": 8, "dent": 4, "scratch": 4}
+    assert described(manifest).startswith("classification into OK (good), dent (defect), scratch (defect)\n")
 
 
 def test_what_is_good_can_be_said_and_must_be(tmp_path):
-    write_classes(tmp_path / "raw", {"pass": 30, "fail": 10, "unsure": 10})
+    raw.classes(tmp_path / "raw", {"pass": 30, "fail": 10, "unsure": 10})
     with pytest.raises(DataError, match=r"none of the folders fail, pass, unsure is named as good .*--good"):
         build("folder", tmp_path / "out", src=tmp_path / "raw")
     options = {"good": "Pass, unsure", "shares": "50/0/0/50"}
-    counts = build("folder", tmp_path / "out", src=tmp_path / "raw", options=options)["counts"]["default"]
-    assert counts == {"test": {"defect": 5, "good": 20}, "train": {"defect": 5, "good": 20}}
+    manifest = build("folder", tmp_path / "out", src=tmp_path / "raw", options=options)
+    of_split = {"fail": 5, "pass": 15, "unsure": 5}
+    assert manifest["counts"]["default"] == {"test": of_split, "train": of_split}
+    assert read_task(tmp_path / "out") == TaskSpec(("fail", "pass", "unsure"), ("defect", "good", "good"))
+    assert sum(load_split(tmp_path / "out", "test")["label"]) == 5
+
+
+ODD = {
+    "good, or nearly": 14, "good": 12, 'he said "no"': 12, "it's": 12, "a|b": 12, "`code` *bold*": 12, "<b>": 12,
+    "größer ∞": 12, "欠陥": 12, "🔥": 12, "yes": 12, "0": 12, "- x: [1]": 12, "a\nb": 12, "back\\slash": 12,
+    "#": 12,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A built set of classes called by what Markdown, YAML, JSON and commas would trip over."""
+    folder = tmp_path_factory.mktemp("odd")
+    options = {"good": "good, or nearly", "license": "cc0-1.0"}
+    build("folder", folder / "out", src=raw.classes(folder / "raw", ODD), options=options)
+    return folder / "out"
+
+
+def test_classes_may_be_called_anything(odd):
+    import datasets
+
+    task = read_task(odd)
+    assert task == TaskSpec.of(sorted(ODD), ["good, or nearly"])
+    whole = datasets.concatenate_datasets(list(datasets.load_dataset(str(odd)).values()))
+    names = whole.features["class_name"].names
+    assert names == sorted(ODD)
+    assert {name: whole["class_name"][:].count(i) for i, name in enumerate(names)} == ODD
+    for split in ("train", "test"):
+        rows = load_split(odd, split)
+        streamed = [row["class_name"] for some in stream(odd, split, ["class_name"]) for row in some]
+        assert streamed == [task.classes[i] for i in class_ids(rows, task)]
+        assert [name != "good, or nearly" for name in streamed] == [bool(label) for label in rows["label"]]
+
+
+def test_a_card_shows_any_class_as_it_is_called(odd):
+    import yaml
+
+    card = (odd / "README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head["license"] == "cc0-1.0"
+    assert [config["config_name"] for config in head["configs"]] == ["default"]
+    (splits,) = [part for part in card.split("\n\n") if part.startswith("| config | split")]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in splits.splitlines()]
+    assert {len(row) for row in rows} == {2 + len(ODD)}
+    said = [re.sub(r"\\([\\`*_\[\]<>&|~$])", r"\1", cell.strip()) for cell in rows[0][2:]]
+    assert said == [" ".join(name.split()) for name in sorted(ODD)]
+    assert r"\`code\` \*bold\*" in card
+    assert r"| a\|b | defect |" in card
+    assert "| good, or nearly | good |" in card
+
+
+def test_good_and_defect_alone_are_the_binary_task(tmp_path):
+    data = raw.built_parts(tmp_path, good=20, defect=20)
+    assert read_task(data).same_as(BINARY)
+    rows = load_split(data, "train")
+    assert "class_name" not in rows.features
+    assert class_ids(rows, BINARY) == rows["label"]
+    assert class_ids(rows, read_task(data)) == [1 - label for label in rows["label"]]  # sorted: defect, good
+
+
+def test_a_name_is_one_class_however_a_system_spells_it(tmp_path):
+    raw.classes(tmp_path / "raw", {"ok": 12, "gr\u00f6\u00dfer": 12}, seed=1)
+    raw.classes(tmp_path / "raw", {"gro\u0308\u00dfer": 12}, seed=2)
+    build("folder", tmp_path / "out", src=tmp_path / "raw", options={"good": "Gro\u0308\u00dfer"})
+    assert read_task(tmp_path / "out") == TaskSpec(("gr\u00f6\u00dfer", "ok"), ("good", "defect"))
 
 
 def test_images_outside_a_class_folder_are_named(tmp_path):
@@ -87,14 +152,14 @@ def test_images_outside_a_class_folder_are_named(tmp_path):
     for wrong in (None, tmp_path / "missing", tmp_path):
         with pytest.raises(DataError, match="class folders"):
             script.read(wrong, options)
-    write_classes(tmp_path, {"good": 1})
+    raw.classes(tmp_path, {"good": 1})
     (tmp_path / "good" / "000.png").rename(tmp_path / "loose.png")
     with pytest.raises(DataError, match="class folders"):
         script.read(tmp_path, options)
 
 
 def test_one_class_is_enough_for_a_model_of_what_is_normal(tmp_path):
-    write_classes(tmp_path, {"parts/good": 3})
+    raw.classes(tmp_path, {"parts/good": 3})
     script = script_named("folder")
     assert [s.source for s in script.read(tmp_path, script.checked({}))] == [f"parts/good/00{i}.png" for i in range(3)]
 

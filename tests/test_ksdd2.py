@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from hf_inspect import files
-from hf_inspect.data import build, load_split, read_manifest, trained_on
-from hf_inspect.data.leakage import refuse_seen
+from hf_inspect.data import build, load_split, read_manifest, read_task, record_history, refuse_seen
 from hf_inspect.errors import DataError, LeakageError
+from hf_inspect.schema import BINARY
 from tests import raw
 
 FEW = {"train": (30, 8), "test": (20, 4)}
@@ -67,12 +67,13 @@ def test_images_labels_and_masks_read_back_byte_equal(whole, source, tmp_path, c
             assert row["mask"]["bytes"] == (folder / name.replace(".png", "_GT.png")).read_bytes()
     for row in loaded["test"].select(range(0, len(loaded["test"]), 20)):
         assert row["label"] == int(np.asarray(row["mask"]).any())
+    assert read_task(whole) == BINARY
 
 
-def test_good_parts_are_drawn_from_both_published_splits_by_the_seed(whole, few, tmp_path):
+def test_good_parts_are_sampled_from_both_published_splits_by_the_seed(whole, few, tmp_path):
     rows = load_split(whole, "balanced/test")
-    drawn = [split for split, label in zip(rows["original_split"], rows["label"], strict=True) if label == 0]
-    assert drawn.count("train") == pytest.approx(356 * 2085 / 2979, abs=30)
+    sampled = [split for split, label in zip(rows["original_split"], rows["label"], strict=True) if label == 0]
+    assert sampled.count("train") == pytest.approx(356 * 2085 / 2979, abs=30)
     one, again = built(few, tmp_path / "one"), built(few, tmp_path / "again", seed=1234)
     other = built(few, tmp_path / "other", seed=1)
     assert one == again
@@ -94,11 +95,9 @@ def test_the_number_of_threads_changes_no_byte(few, tmp_path):
 def test_what_was_trained_on_original_is_refused_on_balanced(few, tmp_path):
     manifest = built(few, tmp_path / "out")
     assert any("`balanced` shows images of `original`" in note for note in manifest["notes"])
-    learnt = load_split(tmp_path / "out", "train")["image"]
-    record = trained_on(manifest, [row["bytes"] for row in learnt])
-    balanced = load_split(tmp_path / "out", "balanced/test")["image"]
+    history = record_history(tmp_path / "out", {"train": None})
     with pytest.raises(LeakageError, match=r"of 24 images .*1000\d\.png, 100\d\d\.png, 100\d\d\.png, \.\.\."):
-        refuse_seen(record, [row["bytes"] for row in balanced], [row["path"] for row in balanced])
+        refuse_seen(history, tmp_path / "out", "balanced/test", "the edge")
 
 
 def test_the_evaluation_folders_hold_the_balanced_images(few, tmp_path):

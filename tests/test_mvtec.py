@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_inspect import files
-from hf_inspect.data import Examined, Signature, build, group, near_pairs, read_manifest, script_named, sign
+from hf_inspect.data import Examined, Signature, build, duplicates, group, read_manifest, script_named, sign
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Sample
 from tests import raw
@@ -41,7 +41,7 @@ def published(source, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def dealt(source, tmp_path_factory):
+def inspected(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built") / "mvtec_inspect"
     build("mvtec_inspect", folder, src=source, accept_license=True)
     return folder
@@ -119,26 +119,26 @@ def test_images_and_masks_decode(published, tmp_path):
     assert set(np.unique(defect["mask"])) == {0, 255}
 
 
-def test_the_holdout_is_official_test_images_one_to_one_and_the_shortfall_is_said(dealt, source, tmp_path):
-    manifest = read_manifest(dealt)
+def test_the_holdout_is_official_test_images_one_to_one_and_the_shortfall_is_said(inspected, source, tmp_path):
+    manifest = read_manifest(inspected)
     assert manifest["counts"]["holdout"] == {"test": {"good": 467, "defect": 500}}
     short = "The holdout has 467 good images, 500 were asked for: there are no more."
     assert short in manifest["notes"]
-    assert short in (dealt / "README.md").read_text()
-    rows = undecoded(dealt, "holdout", tmp_path)["test"]
+    assert short in (inspected / "README.md").read_text()
+    rows = undecoded(inspected, "holdout", tmp_path)["test"]
     assert set(rows["original_split"]) == {"test"}
     places = [image["source"] for image in manifest["images"] if image["config"] == "holdout"]
     for row, place in zip(rows, places, strict=True):
         check_bytes(source, row, place)
 
 
-def test_sft_is_the_training_images_and_half_the_test_defects(dealt, tmp_path):
-    counts = read_manifest(dealt)["counts"]["sft"]
+def test_sft_is_the_training_images_and_half_the_test_defects(inspected, tmp_path):
+    counts = read_manifest(inspected)["counts"]["sft"]
     assert counts["train"]["good"] + counts["validation"]["good"] == 3629
     assert counts["train"]["defect"] + counts["validation"]["defect"] == 629
     assert counts["validation"]["good"] == pytest.approx(363, abs=8)
     assert counts["validation"]["defect"] == pytest.approx(63, abs=8)
-    sft = undecoded(dealt, "sft", tmp_path)
+    sft = undecoded(inspected, "sft", tmp_path)
     rows = datasets.concatenate_datasets(list(sft.values()))
     defects = Counter(zip(rows["category"], rows["defect_type"], strict=True))
     for category, (_, _, kinds) in raw.MVTEC.items():
@@ -147,24 +147,24 @@ def test_sft_is_the_training_images_and_half_the_test_defects(dealt, tmp_path):
     assert set(sft["validation"]["category"]) == set(raw.MVTEC)
 
 
-def test_the_holdout_is_even_over_defect_types(dealt, tmp_path):
-    rows = undecoded(dealt, "holdout", tmp_path)["test"]
-    drawn = Counter(zip(rows["category"], rows["defect_type"], strict=True))
-    sizes = [n for (_, kind), n in drawn.items() if kind != "good"]
+def test_the_holdout_is_even_over_defect_types(inspected, tmp_path):
+    rows = undecoded(inspected, "holdout", tmp_path)["test"]
+    sampled = Counter(zip(rows["category"], rows["defect_type"], strict=True))
+    sizes = [n for (_, kind), n in sampled.items() if kind != "good"]
     assert len(sizes) == 73
     level = max(sizes)
     for category, (_, good, kinds) in raw.MVTEC.items():
-        assert drawn[category, "good"] == good
+        assert sampled[category, "good"] == good
         for kind, n in kinds.items():  # below the level only where there are no more
-            assert drawn[category, kind] >= min(level - 1, n // 2)
+            assert sampled[category, kind] >= min(level - 1, n // 2)
 
 
-def test_nothing_of_the_holdout_is_near_anything_learnt_from(dealt, source):
-    images = read_manifest(dealt)["images"]
+def test_nothing_of_the_holdout_is_near_anything_learnt_from(inspected, source):
+    images = read_manifest(inspected)["images"]
     signed = {image["source"]: sign((source / image["source"]).read_bytes()) for image in images}
     sides = [[signed[image["source"]] for image in images if image["config"] == side] for side in ("sft", "holdout")]
     assert len(signed) == len(images) == 3629 + 629 + 967
-    assert near_pairs(*sides).tolist() == []
+    assert duplicates(*sides).tolist() == []
 
 
 def test_planted_near_duplicates_of_training_images_are_never_tested_on(few, tmp_path):
@@ -296,10 +296,10 @@ def test_a_real_chunk(real_images, tmp_path):
 
 def examined(place, signature):
     category, split, kind = place
-    label = "good" if kind == "good" else "defect"
+    class_name = "good" if kind == "good" else "defect"
     source = f"{category}/{split}/{kind}/{signature.sha256[:8]}.png"
     columns = {"category": category, "defect_type": kind, "original_split": split}
-    return Examined(Sample(source, Path(source), label, f"{category} {kind}", columns), signature, 24, 24)
+    return Examined(Sample(source, Path(source), class_name, f"{category} {kind}", columns), signature, 24, 24)
 
 
 def variant(photo, number, i):
@@ -310,7 +310,7 @@ def variant(photo, number, i):
     return Signature(hashlib.sha256(b"image %d" % i).hexdigest(), np.packbits(bits).tobytes().hex(), thumb)
 
 
-def placed(images, **options):
+def rows_of(images, **options):
     """Place images of (where in MVTec AD, photo, variant) -> groups, config and split by index, rows."""
     script = script_named("mvtec_inspect")
     signed = [examined(place, variant(photo, number, i)) for i, (place, photo, number) in enumerate(images)]
@@ -336,10 +336,10 @@ SETTINGS = settings(max_examples=200, deadline=None, suppress_health_check=[Heal
 def test_no_image_group_or_near_duplicate_is_in_two_places(images, n, ratio, seed):
     options = {"n_good": n, "n_defect": n, "defect_train_ratio": ratio, "seed": seed}
     try:
-        signed, groups, rows = placed(images, **options)
+        signed, groups, rows = rows_of(images, **options)
     except DataError:
         assume(False)
-    assert rows == placed(images, **options)[2]
+    assert rows == rows_of(images, **options)[2]
     place = {row.sample.source: (row.config, row.split) for row in rows}
     assert len(place) == len(rows)
     of_group = defaultdict(set)
@@ -348,16 +348,16 @@ def test_no_image_group_or_near_duplicate_is_in_two_places(images, n, ratio, see
     assert all(len(found) == 1 for found in of_group.values())
     cells = {at: [row.signature for row in rows if (row.config, row.split) == at] for at in set(place.values())}
     for one in cells:
-        assert all(near_pairs(cells[one], cells[other]).tolist() == [] for other in cells if other != one)
+        assert all(duplicates(cells[one], cells[other]).tolist() == [] for other in cells if other != one)
     near_training = {g for image, g in zip(signed, groups, strict=True) if "/train/" in image.sample.source}
     for image, g in zip(signed, groups, strict=True):
         config = place.get(image.sample.source, (None, None))[0]
         if g in near_training:
             assert config in (("sft",) if "/train/" in image.sample.source else ("sft", None))
-        if config == "sft" and image.sample.label == "good":
+        if config == "sft" and image.sample.class_name == "good":
             assert "/train/" in image.sample.source
-    drawn = Counter(row.sample.label for row in rows if row.config == "holdout")
-    assert max(drawn.values()) <= n
+    sampled = Counter(row.sample.class_name for row in rows if row.config == "holdout")
+    assert max(sampled.values()) <= n
 
 
 @settings(max_examples=30, deadline=None)
@@ -366,13 +366,15 @@ def test_the_size_of_the_holdout_changes_nothing_else(seed, fewer, more):
     kinds = [("grid", "train", "good")] * 20 + [("grid", "test", "good")] * 30
     kinds += [(category, "test", kind) for category in ("grid", "wood") for kind in ("bent", "hole")] * 15
     images = [(kind, i, 0) for i, kind in enumerate(kinds)]
-    small, large = (placed(images, n_good=n, n_defect=n, seed=seed)[2] for n in (fewer, fewer + more))
+    small, large = (rows_of(images, n_good=n, n_defect=n, seed=seed)[2] for n in (fewer, fewer + more))
     assert [row for row in small if row.config == "sft"] == [row for row in large if row.config == "sft"]
     assert {row.sample.source for row in small} <= {row.sample.source for row in large}
-    learnt = [row for row in small if row.config == "sft" and row.sample.label == "defect"]
+    learnt = [row for row in small if row.config == "sft" and row.sample.class_name == "defect"]
     assert len(learnt) == 30
-    drawn = Counter(row.sample.stratum for row in small if row.config == "holdout" and row.sample.label == "defect")
-    assert max(drawn.values()) - min(drawn.get(f"{c} {k}", 0) for c in ("grid", "wood") for k in ("bent", "hole")) <= 1
+    defects = [row.sample for row in small if row.config == "holdout" and row.sample.class_name == "defect"]
+    sampled = Counter(sample.stratum for sample in defects)
+    kinds = [f"{category} {kind}" for category in ("grid", "wood") for kind in ("bent", "hole")]
+    assert max(sampled.values()) - min(sampled[kind] for kind in kinds) <= 1
 
 
 def test_a_share_of_what_is_learnt_from_can_be_kept_for_calibration(few, tmp_path):

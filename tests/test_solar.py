@@ -1,11 +1,11 @@
 from collections import defaultdict
 
-import numpy as np
 import pytest
 
-from hf_inspect.data import build, load_split, read_manifest, script_named
+from hf_inspect.data import build, class_ids, load_split, questions_of, read_manifest, read_task, script_named
 from hf_inspect.errors import DataError
-from tests.raw import picture
+from hf_inspect.schema import TaskSpec
+from tests import raw
 
 COUNTS = {
     "Bird-drop": 191,
@@ -18,22 +18,14 @@ COUNTS = {
 SHARES = {"train": 0.70, "validation": 0.10, "test": 0.20}
 
 
-def write_solar(folder, counts, seed=0, suffix=".jpg"):
-    rng = np.random.default_rng(seed)
-    for name, n in counts.items():
-        (folder / name).mkdir(parents=True)
-        for i in range(n):
-            picture(rng).save(folder / name / f"{name} ({i}){suffix}", quality=95)
-
-
 @pytest.fixture(scope="module")
 def solar(tmp_path_factory):
-    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("built") / "solar"
-    write_solar(raw / "Faulty_solar_panel", COUNTS)
+    folder, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("built") / "solar"
+    raw.classes(folder / "Faulty_solar_panel", COUNTS, suffix=".jpg")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_INSPECT_CACHE", str(raw / ".cache"))
-        build("solar_panels", out, src=raw, accept_license=True)
-    return raw, out
+        patch.setenv("HF_INSPECT_CACHE", str(folder / ".cache"))
+        build("solar_panels", out, src=folder, accept_license=True)
+    return folder, out
 
 
 @pytest.fixture(autouse=True)
@@ -57,12 +49,23 @@ def test_the_counts_and_the_shares_of_each_class(solar):
         for split, share in SHARES.items():
             assert splits[split] == pytest.approx(share * COUNTS[name], abs=1)
     counts = read_manifest(solar[1])["counts"]["default"]
-    assert sum(splits["good"] for splits in counts.values()) == COUNTS["Clean"]
-    assert sum(splits["defect"] for splits in counts.values()) == 868 - COUNTS["Clean"]
+    assert {name: sum(splits[name] for splits in counts.values()) for name in COUNTS} == COUNTS
+    task = read_task(solar[1])
+    assert task == TaskSpec.of(COUNTS, ["Clean"])
+    for split in whole:
+        ids = class_ids(load_split(solar[1], split), task)
+        assert ids == whole[split]["class_name"][:]
+        assert task.is_defect[ids].astype(int).tolist() == whole[split]["label"][:]
+
+
+def test_its_own_questions_ask_for_its_classes(solar):
+    asked = questions_of(solar[1])
+    assert asked.task().same_as(read_task(solar[1]))
+    assert asked.question().options == tuple(COUNTS)
 
 
 def test_bytes_are_the_raw_files_own_and_no_group_is_split(solar):
-    raw, out = solar
+    folder, out = solar
     manifest = read_manifest(out)
     splits = defaultdict(set)
     for image in manifest["images"]:
@@ -70,7 +73,7 @@ def test_bytes_are_the_raw_files_own_and_no_group_is_split(solar):
     assert all(len(found) == 1 for found in splits.values())
     sources = [image["source"] for image in manifest["images"] if image["split"] == "test"]
     for source, row in zip(sources, load_split(out, "test"), strict=True):
-        assert row["image"]["bytes"] == (raw / source).read_bytes()
+        assert row["image"]["bytes"] == (folder / source).read_bytes()
         assert row["label"] == (source.split("/")[1] != "Clean")
 
 
@@ -82,24 +85,24 @@ def test_the_card_marks_it_as_non_commercial_and_says_what_is_unknown(solar):
 
 def test_other_copies_folder_names_are_understood(tmp_path):
     names = ["bird drop", "CLEAN", "Dust", "Electrical", "physical", "snow_covered"]
-    write_solar(tmp_path / "raw", dict.fromkeys(names, 4))
+    raw.classes(tmp_path / "raw", dict.fromkeys(names, 4))
     build("solar_panels", tmp_path / "out", src=tmp_path / "raw", accept_license=True)
     rows = load_split(tmp_path / "out", "train")
     assert rows.features["class_name"].names == list(COUNTS)
     assert set(rows["class_name"]) == set(range(6))
     script = script_named("solar_panels")
     read = script.read(tmp_path / "raw", script.checked({}))
-    assert {s.source.split("/")[0]: s.columns["class_name"] for s in read} == dict(
+    assert {s.source.split("/")[0]: s.class_name for s in read} == dict(
         zip(sorted(names, key=str), ["Clean", "Dusty", "Electrical-damage", "Bird-drop", "Physical-Damage",
                                      "Snow-Covered"], strict=True)
     )  # fmt: skip
 
 
 def test_the_nearest_class_folder_counts(tmp_path):
-    write_solar(tmp_path / "Clean", few())  # the folder around them is called like a class
+    raw.classes(tmp_path / "Clean", few())  # the folder around them is called like a class
     script = script_named("solar_panels")
     read = script.read(tmp_path, script.checked({}))
-    assert sorted({s.columns["class_name"] for s in read}) == sorted(COUNTS)
+    assert sorted({s.class_name for s in read}) == sorted(COUNTS)
 
 
 def test_wrong_roots_are_a_sentence(tmp_path):
@@ -107,11 +110,11 @@ def test_wrong_roots_are_a_sentence(tmp_path):
     options = script.checked({})
     with pytest.raises(DataError, match="no images of Bird-drop, Clean"):
         script.read(tmp_path, options)
-    write_solar(tmp_path / "raw", {**few(), "Snow-Covered": 0})
+    raw.classes(tmp_path / "raw", {**few(), "Snow-Covered": 0})
     with pytest.raises(DataError, match="has no images of Snow-Covered; give"):
         script.read(tmp_path / "raw", options)
-    write_solar(tmp_path / "raw", {"Cracked": 1})
-    with pytest.raises(DataError, match=r"Cracked/Cracked \(0\)\.jpg is in none of the class folders"):
+    raw.classes(tmp_path / "raw", {"Cracked": 1})
+    with pytest.raises(DataError, match=r"Cracked/000\.png is in none of the class folders"):
         script.read(tmp_path / "raw", options)
     with pytest.raises(DataError, match="--src, or --download"):
         script.read(None, options)
@@ -125,7 +128,7 @@ def test_download_without_kagglehub_says_what_to_install(monkeypatch):
 
 
 def test_a_group_rule_keeps_copies_of_a_photo_together(tmp_path):
-    write_solar(tmp_path / "raw", few(12), suffix=".png")
+    raw.classes(tmp_path / "raw", few(12), suffix=".png")
     for folder in (tmp_path / "raw").iterdir():
         for i, path in enumerate(sorted(folder.iterdir())):
             path.rename(folder / f"{folder.name}-{i // 2}.rf.{i:04x}.png")

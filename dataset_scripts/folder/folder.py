@@ -20,8 +20,9 @@ from hf_inspect.schema import Sample, TaskSpec
 class Options:
     """Which folders hold good parts, and how the images are split and joined.
 
-    `good`: names of folders, separated by commas, in any case. `shares`: percent of train/validation/calibration/test.
-    `group_rule`: a regular expression whose group 1, found in the file name, names the part.
+    `good`: names of folders, separated by commas, in any case; or one name, its own commas and all. `shares`: percent
+    of train/validation/calibration/test. `group_rule`: a regular expression whose group 1, found in the file name,
+    names the part.
     """
 
     good: str = "good,ok,clean,normal"
@@ -56,7 +57,7 @@ class Folder(InspectionBuilder):
         """The classes that have images, sorted by name."""
         names = sorted({sample.stratum for sample in samples})
         said = unicodedata.normalize("NFC", options.good).lower()
-        good = {said, *(name.strip() for name in said.split(","))}  # or one name with commas in it
+        good = {name.strip() for name in said.split(",")} if said not in map(str.lower, names) else {said}
         return TaskSpec.of(names, [name for name in names if name.lower() in good])
 
     @classmethod

@@ -70,23 +70,26 @@ def _usage(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> st
 
 def _yaml(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:
     values = {"license": manifest["licence"].lower(), "task_categories": ["image-classification"]}
-    return head(values | {"configs": configs(script, manifest["builder"]["name"], manifest["counts"])})
+    return head(values | {"configs": configs(script, manifest, manifest["counts"])})
 
 
 def configs(
-    script: "type[InspectionBuilder]", name: str, places: Mapping[str, Mapping[str, Any]]
+    script: "type[InspectionBuilder]", manifest: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """What `load_dataset` reads from a card's head: each config's Parquet files by split.
 
-    `places` are the configs and splits that were written, `name` is what their files begin with.
+    `places` are the configs and splits that were written. The description is there since `load_dataset` keeps what it
+    read by the folder's name and these lines: without it, a folder that is built anew is answered from the old one.
     """
+    name, description = manifest["builder"]["name"], f"fingerprint {manifest['fingerprint']}"
     found = []
     for config, united in script.CONFIGS.items():
         by_split = {
             split: [_glob(name, part, split) for part in united if split in places.get(part, {})] for split in SPLITS
         }
         data_files = [{"split": split, "path": paths} for split, paths in by_split.items() if paths]
-        found += [{"config_name": config, "data_files": data_files}] if data_files else []
+        named = {"config_name": config, "description": description, "data_files": data_files}
+        found += [named] if data_files else []
     return found
 
 

@@ -266,7 +266,7 @@ def _manifest(source: Mapping[str, Any], asked: Questions, rows: Mapping[str, Ma
 
 def _card(name: str, manifest: Mapping[str, Any], asked: Questions, notes: str = "") -> str:
     """The card: YAML that makes `load_dataset` work, counts, the direct question and where it all comes from."""
-    loaded = configs(script_named(name), manifest["builder"]["name"], manifest["rows"])
+    loaded = configs(script_named(name), manifest, manifest["rows"])
     stated = {"license": manifest["licence"].lower(), "task_categories": ["visual-question-answering"]}
     table = ["| config | split | images | rows |", "|---|---|---|---|"]
     for config, splits in manifest["rows"].items():

@@ -228,7 +228,7 @@ def _words(hashes: Sequence[str]) -> NDArray[np.uint64]:
 def _planes() -> NDArray[np.float64]:
     """The fixed planes' normals (256, 64), each number -1 or 1."""
     bits = hashlib.shake_256(_CHECK_SEED).digest(THUMB_BYTES * CHECK_BITS // 8)
-    return np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(THUMB_BYTES, CHECK_BITS) * 2.0 - 1
+    return np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(THUMB_BYTES, CHECK_BITS).astype(np.float64) * 2 - 1
 
 
 def _pixels(signatures: Iterable[Signature]) -> NDArray[np.float32]:
