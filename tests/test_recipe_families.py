@@ -22,8 +22,8 @@ from hf_inspect.schema import TaskSpec
 from hf_inspect.training import check_processes
 from hf_inspect.vlm import VLM, families, parity, training
 from hf_inspect.vlm import tiny as tiny_bases
-from tests import tiny
-from tests.test_solar import COUNTS, write_solar
+from tests import raw, tiny
+from tests.test_solar import COUNTS
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes/vlm_sft"
@@ -236,7 +236,7 @@ def test_a_length_that_would_cut_the_image_is_refused(main, elpv, tmp_path):
 
 
 def test_six_classes_of_solar_panels_fine_tuned_whole(main, tmp_path, capsys):
-    write_solar(tmp_path / "raw" / "Faulty_solar_panel", dict.fromkeys(COUNTS, 10))
+    raw.classes(tmp_path / "raw" / "Faulty_solar_panel", dict.fromkeys(COUNTS, 10), suffix=".jpg")
     data, out = tmp_path / "solar", tmp_path / "model"
     build("solar_panels", data, src=tmp_path / "raw", accept_license=True)
     small = [
