@@ -19,7 +19,9 @@ CARD, NOTES, RESULTS = "README.md", "notes.md", "results.json"
 CONFIG, ADAPTER_CONFIG, PROMPT = "config.json", "adapter_config.json", "prompt.json"
 SUMS, LICENCES = "SHA256SUMS", "LICENCES.md"  # of a bundle; the first as sha256sum writes it
 WEIGHTS = "openvino_model.bin"
-_STAY = ("evaluations.json", ".DS_Store", "*.pyc")  # a ledger of this machine, what programs leave behind
+_STAY = (
+    "evaluations.json", "*.scores.jsonl", ".DS_Store", "*.pyc",
+)  # a ledger of this machine, answers that an evaluation goes on from, what programs leave behind  # fmt: skip
 _STAY_FOLDERS = (".git", ".cache")  # git's, and what `hf download --local-dir` keeps
 _EVERYWHERE = (
     CARD, NOTES, "LICENSE*", ".gitattributes", RESULTS, "training_log.json", TRAINED_ON, "plots/*.png",
