@@ -22,6 +22,7 @@ WEIGHTS = "openvino_model.bin"
 _STAY = (
     "evaluations.json", "*.scores.jsonl", ".DS_Store", "*.pyc",
 )  # a ledger of this machine, answers that an evaluation goes on from, what programs leave behind  # fmt: skip
+_TRAINERS = ("checkpoint-*", "runs")  # folders that a training goes on from, and TensorBoard's
 _STAY_FOLDERS = (".git", ".cache")  # git's, and what `hf download --local-dir` keeps
 _EVERYWHERE = (
     CARD, NOTES, "LICENSE*", ".gitattributes", RESULTS, "training_log.json", TRAINED_ON, "plots/*.png",
@@ -225,7 +226,9 @@ def shards_of(folder: Path, manifest: dict[str, Any]) -> dict[tuple[str, str], l
 
 
 def _stays(path: str) -> bool:
-    return any(fnmatchcase(Path(path).name, one) for one in _STAY)
+    return any(fnmatchcase(Path(path).name, one) for one in _STAY) or any(
+        "/" in path and fnmatchcase(path.partition("/")[0], one) for one in _TRAINERS
+    )
 
 
 def _of_part(folder: Path, part: Path) -> dict[str, Path]:
