@@ -1,6 +1,6 @@
 """How much sooner the exported INT8 student answers than transformers' and Optimum's own pipelines.
 
-From image file to verdict, one image at a time, the three taking turns in one process on as many threads:
+From image file to the likeliest class, one image at a time, the three taking turns in one process on as many threads:
 python benchmarks/edge.py STUDENT EXPORTED_INT8 IMAGES [--threads 1] [--images 200]
 """
 
@@ -40,7 +40,8 @@ def with_engine(folder: Path, threads: int) -> Ask:
     engine = Engine.from_pretrained(folder, threads=threads)
 
     def ask(file: Path) -> str:
-        return "defect" if engine.predict([file])[0] >= engine.info["threshold"] else "good"
+        (answer,) = engine.predict([file])
+        return max(zip(answer.probabilities, engine.task.classes, strict=True))[1]
 
     return ask
 
@@ -49,8 +50,10 @@ def with_pipeline(folder: Path, threads: int) -> Ask:
     import torch
     from transformers import pipeline
 
+    from hf_inspect.hub.kinds import STUDENT
+
     torch.set_num_threads(threads)
-    return top_of(pipeline("image-classification", model=str(folder), device="cpu"))
+    return top_of(pipeline(STUDENT.pipeline, model=str(folder), device="cpu"))
 
 
 def with_optimum(folder: Path, threads: int) -> Ask:
@@ -59,10 +62,12 @@ def with_optimum(folder: Path, threads: int) -> Ask:
     from optimum.intel.pipelines import pipeline
     from transformers import AutoImageProcessor
 
+    from hf_inspect.hub.kinds import STUDENT
+
     settings = {"INFERENCE_NUM_THREADS": str(threads), "INFERENCE_PRECISION_HINT": "f32"}
     model = OVModelForImageClassification.from_pretrained(folder, ov_config=settings)
     processor = AutoImageProcessor.from_pretrained(folder)
-    return top_of(pipeline("image-classification", model=model, image_processor=processor, accelerator="openvino"))
+    return top_of(pipeline(STUDENT.pipeline, model=model, image_processor=processor, accelerator="openvino"))
 
 
 def top_of(pipe: Callable[..., list[dict[str, str | float]]]) -> Ask:

@@ -1,5 +1,7 @@
 """The cascade's table, by its documented command: on generated parts, with tiny models."""
 
+import dataclasses
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,11 +17,13 @@ ROOT = Path(__file__).parent.parent
 ROWS = ("edge", "vlm", "vlm_zero_shot", "baseline")
 
 
-def run(data, out, cache):
+def run(data, out, cache, *given):
     command = [sys.executable, "recipes/saec/run.py", "--config", "recipes/saec/tiny.yaml"]
     environment = os.environ | {"HF_INSPECT_CACHE": str(cache)}
     more = ["--data", str(data), "--output_dir", str(out)]
-    return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=580, env=environment)
+    return subprocess.run(
+        [*command, *more, *given], cwd=ROOT, capture_output=True, text=True, timeout=580, env=environment
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,9 @@ def parts(tmp_path_factory, cache):
 
 
 def test_one_command_makes_the_whole_table_and_does_nothing_twice(parts, cache, tmp_path):
-    done = run(parts, tmp_path / "out", cache)
+    edge = tmp_path / "edge.yaml"
+    edge.write_text((ROOT / "recipes/edge_classifier/tiny.yaml").read_text())
+    done = run(parts, tmp_path / "out", cache, "--edge", edge)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     results = files.read_json(tmp_path / "out" / "results.json")
     for report in (*(results[name] for name in ROWS), *results["cascade"].values()):
@@ -51,10 +57,21 @@ def test_one_command_makes_the_whole_table_and_does_nothing_twice(parts, cache, 
     assert len(table.splitlines()) == 2 + len(ROWS) + 2
     names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert len(set(names)) == len(names)
-    again = run(parts, tmp_path / "out", cache)
+    again = run(parts, tmp_path / "out", cache, "--edge", edge)
     assert again.returncode == 0
     assert "$" not in again.stdout
     assert table in again.stdout
+    other = run(parts, tmp_path / "out", cache, "--edge", edge, "--escape", "0.2")
+    assert other.returncode == 0, other.stderr[-3000:]
+    commands = [line.split()[2:4] for line in other.stdout.splitlines() if line.startswith("$")]
+    assert commands == [["calibrate", "--edge"], ["eval", "cascade"]]
+    assert files.read_json(tmp_path / "out" / "cascade" / "cascade.json") != results
+    edge.write_text(edge.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
+    refused = run(parts, tmp_path / "out", cache, "--edge", edge)
+    assert refused.returncode == 1
+    assert "learning_rate 0.003 there, 0.001 here" in refused.stderr
+    assert "training_log.json was made from something else: reads." in refused.stdout
+    assert [line for line in refused.stdout.splitlines() if line.startswith("$")][1:] == []
 
 
 def test_a_data_set_without_calibration_is_refused_by_name(tmp_path, cache):
@@ -66,6 +83,61 @@ def test_a_data_set_without_calibration_is_refused_by_name(tmp_path, cache):
     assert done.returncode == 1
     assert "no split calibration, validation" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def step(tmp_path, recipe):
+    """A step that reads one file and adds a line to its result each time it is done."""
+    read, made = tmp_path / "read.json", tmp_path / "out" / "sub" / "made.txt"
+    read.write_text("{}")
+    made.parent.mkdir(parents=True)
+    return recipe.Step(made, [sys.executable, "-c", f"open({str(made)!r}, 'a').write('done\\n')"], [read])
+
+
+@pytest.fixture
+def recipe():
+    spec = importlib.util.spec_from_file_location("saec_run", ROOT / "recipes/saec/run.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["saec_run"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def times(step):
+    return step.made.read_text().count("done")
+
+
+def test_a_step_is_done_again_when_anything_it_was_made_from_changed(recipe, step, tmp_path):
+    out = tmp_path / "out"
+    for _ in range(2):
+        recipe.do(step, out, "data")
+        assert times(step) == 1
+    recipe.do(step, out, "other data")
+    assert times(step) == 2
+    step.reads[0].write_text("{ }")
+    recipe.do(step, out, "other data")
+    assert times(step) == 3
+    recipe.do(dataclasses.replace(step, command=[*step.command, "more"]), out, "other data")
+    assert times(step) == 4
+    step.made.unlink()
+    recipe.do(step, out, "other data")
+    assert times(step) == 1
+
+
+def test_a_result_that_nothing_is_known_of_is_made_again(recipe, step, tmp_path):
+    step.made.write_text("somebody's")
+    recipe.do(step, tmp_path / "out", "data")
+    assert times(step) == 1
+
+
+def test_a_step_that_failed_leaves_no_word_that_it_was_done(recipe, step, tmp_path):
+    out = tmp_path / "out"
+    recipe.do(step, out, "data")
+    fails = dataclasses.replace(step, command=[sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(SystemExit, match="ended with 3"):
+        recipe.do(fails, out, "data")
+    recipe.do(step, out, "data")
+    assert times(step) == 2, "its old result counted as the new one"
 
 
 def test_every_yaml_names_recipes_that_are_there():

@@ -56,6 +56,7 @@ class StudentTrainer(Trainer):
 
 def main():
     arguments, training = runs.parsed(StudentArguments, TrainingArguments)
+    runs.check_processes(training.world_size)
     set_seed(training.seed)
     task, out = sets.read_task(arguments.data), Path(training.output_dir)
     splits = {name: sets.load_split(arguments.data, name) for name in ("train", "validation")}

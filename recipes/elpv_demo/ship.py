@@ -7,11 +7,12 @@ import argparse
 import shutil
 from pathlib import Path
 
-from hf_inspect import demo, files
+from hf_inspect import demo, files, hub
 from hf_inspect.data import build
 from hf_inspect.errors import ParityError
 from hf_inspect.export import export_student
 from hf_inspect.reports import evaluate_edge, results_table, write_card
+from hf_inspect.schema import Part
 
 EDGE_FILES = ("config.json", "model.safetensors", "trained_on.json", "training_log.json")
 ADAPTER_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt")
@@ -31,7 +32,7 @@ def seeds_report(students: list[Path], data: Path, work: Path) -> dict:
         except ParityError as error:
             report[student.name]["refused"] = str(error)
             continue
-        found = evaluate_edge(folder, data, "test")["edge"]
+        found = evaluate_edge(folder, data, "test", work / f"{student.name}.scores.jsonl")["edge"]
         report[student.name]["test"] = {key: found[key] for key in FIGURES}
     return report
 
@@ -56,7 +57,7 @@ def results_of_part(results: dict, part: str) -> dict:
     section = SECTIONS[part]
     models = {name.removeprefix(f"{part}/"): sha256 for name, sha256 in results["inputs"]["models"].items()
               if name.startswith(f"{part}/")}  # fmt: skip
-    kept = {key: results[key] for key in ("data", "environment")}
+    kept = {key: results[key] for key in ("data", "environment", "task")}
     own = {"edge" if part.startswith("edge") else section: results[section]}
     return kept | own | {"inputs": {"data": results["inputs"]["data"], "models": models}}
 
@@ -83,8 +84,8 @@ def write_assets(models: Path, made: Path, seeds: dict, out: Path) -> None:
     with files.staged_folder(out) as stage:
         shutil.copytree(models, stage, dirs_exist_ok=True)
         stated = files.read_json(made / "cascade" / "cascade.json")
-        parts = {"edge": "edge_int8", "vlm": {"base": demo.BASE, "adapter": "adapter"}}
-        files.write_json(stage / "cascade.json", stated | parts)
+        parts = hub.parts_of(stated) | {"edge": Part("folder", "edge_int8")}
+        files.write_json(stage / "cascade.json", stated | hub.stated_parts(parts))
         shutil.copy(made / "cascade" / "calibration.jsonl", stage)
         shutil.copy(made / "data" / "manifest.json", stage)
         for name in ("results.json", demo.TEST_SCORES):

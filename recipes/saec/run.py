@@ -4,7 +4,8 @@
 
 The data set has the splits train, validation, calibration and test (`mvtec_inspect --calibration-share 0.15`,
 `ksdd2_balanced --shares 55/10/15/20`, or parts of your own). Each step is a command that is printed and can be given
-by hand; a step whose result is there is not done again. Writes results.json and table.md.
+by hand. It is not done again while its command, its YAML, the data and what it reads of the steps before are those
+that made its result; steps/ says what they were. Writes results.json and table.md.
 """
 
 import shlex
@@ -17,7 +18,7 @@ from hf_inspect import files
 from hf_inspect.data import read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.reports import results_table
-from hf_inspect.training import parsed, run
+from hf_inspect.training import content_of, differences, parsed, run
 
 NEEDED = {"train", "validation", "calibration", "test"}
 
@@ -38,8 +39,27 @@ class Arguments:
     confidence: float = 0.95
 
 
-def steps(chosen: Arguments) -> list[tuple[Path, list[str]]]:
-    """What each step leaves when it is done, and its command, in order."""
+@dataclass(frozen=True)
+class Step:
+    """A command, the file that is there when it is done, and the files and folders beside the data that it reads."""
+
+    made: Path
+    command: list[str]
+    reads: list[Path]
+
+    def made_from(self, fingerprint):
+        """All that decides its result, as plain JSON values."""
+        contents = {files.portable_name(path): content_of(path) for path in self.reads if path.exists()}
+        command = shlex.join([Path(self.command[0]).name, *self.command[1:]])
+        return {"data": fingerprint, "command": command, "reads": contents}
+
+    def stamp(self, out):
+        """Where it is kept what made the result that is there."""
+        return out / "steps" / f"{self.made.relative_to(out).as_posix().replace('/', '-')}"
+
+
+def steps(chosen: Arguments) -> list[Step]:
+    """The steps in order."""
     out, data = chosen.output_dir, ["--data", str(chosen.data)]
     beside = Path(sys.executable).parent  # the commands of this environment, activated or not
     launch, inspect = [str(beside / "accelerate"), "launch"], str(beside / "hf-inspect")
@@ -47,25 +67,44 @@ def steps(chosen: Arguments) -> list[tuple[Path, list[str]]]:
     risk = [f"--{name}={getattr(chosen, name)}" for name in ("escape", "overkill", "confidence")]
     asked = [inspect, "eval", "vlm", *data, "--split", "test"]
 
-    def train(stage: str, config: Path, to: Path) -> tuple[Path, list[str]]:
+    def train(stage: str, config: Path, to: Path) -> Step:
         script = f"recipes/{stage}/train.py"
-        return to / "training_log.json", [*launch, script, "--config", str(config), *data, "--output_dir", str(to)]
+        command = [*launch, script, "--config", str(config), *data, "--output_dir", str(to)]
+        return Step(to / "training_log.json", command, [config])
 
-    def measure(model: str, name: str) -> tuple[Path, list[str]]:
-        return out / f"{name}.json", [*asked, "--model", model, "--out", str(out / f"{name}.json")]
+    def measure(model: str, name: str) -> Step:
+        return Step(out / f"{name}.json", [*asked, "--model", model, "--out", str(out / f"{name}.json")], [Path(model)])
 
     to_edge = ["--calibrate", str(chosen.data), "--out", str(exported), *(["--int8"] if chosen.int8 else [])]
     parts = ["--edge", str(exported), "--base", chosen.base, "--adapter", str(adapter), "--out", str(cascade)]
     measured = out / "cascade.json"
+    evaluate = [inspect, "eval", "cascade", str(cascade), *data, "--split", "test", "--out", str(measured)]
     return [
         train("edge_classifier", chosen.edge, student),
-        (exported / "inspect.json", [inspect, "export", str(student), *to_edge]),
+        Step(exported / "inspect.json", [inspect, "export", str(student), *to_edge], [student]),
         train("vlm_sft", chosen.vlm, adapter),
         measure(chosen.base, "vlm_zero_shot"),
         measure(chosen.baseline, "baseline"),
-        (cascade / "cascade.json", [inspect, "calibrate", *parts, *data, *risk]),
-        (measured, [inspect, "eval", "cascade", str(cascade), *data, "--split", "test", "--out", str(measured)]),
-    ]
+        Step(cascade / "cascade.json", [inspect, "calibrate", *parts, *data, *risk],
+             [exported, adapter, Path(chosen.base)]),
+        Step(measured, evaluate, [cascade]),
+    ]  # fmt: skip
+
+
+def do(step: Step, out: Path, fingerprint: str) -> None:
+    """Run a step's command, unless its result is there and was made from the same; SystemExit where it fails."""
+    stamp, now = step.stamp(out), step.made_from(fingerprint)
+    then = files.read_json(stamp) if stamp.exists() and step.made.exists() else None
+    if then == now:
+        print(f"{step.made} is there", flush=True)
+        return
+    if then:
+        print(f"{step.made} was made from something else: {'; '.join(differences(then, now))}", flush=True)
+    stamp.unlink(missing_ok=True)
+    print("$", shlex.join(step.command), flush=True)
+    if code := subprocess.run(step.command).returncode:
+        raise SystemExit(f"saec: this step ended with {code}; mend what it says and run the same command again.")
+    files.write_json(stamp, now)
 
 
 def check(data: Path) -> None:
@@ -81,13 +120,8 @@ def check(data: Path) -> None:
 def main() -> None:
     (chosen,) = parsed(Arguments)
     check(chosen.data)
-    for made, command in steps(chosen):
-        if made.exists():
-            print(f"{made} is there", flush=True)
-            continue
-        print("$", shlex.join(command), flush=True)
-        if code := subprocess.run(command).returncode:
-            raise SystemExit(f"saec: this step ended with {code}; mend what it says and run the same command again.")
+    for step in steps(chosen):
+        do(step, chosen.output_dir, read_manifest(chosen.data)["fingerprint"])
     results = files.read_json(chosen.output_dir / "cascade.json")
     for name in ("vlm_zero_shot", "baseline"):
         results[name] = files.read_json(chosen.output_dir / f"{name}.json")["vlm"]
