@@ -13,7 +13,7 @@ from hf_inspect.data.build import MANIFEST
 from hf_inspect.errors import HubError
 from hf_inspect.hub import kinds
 from hf_inspect.hub.kinds import CARD, RESULTS, Metric, kind_of, task_of
-from hf_inspect.hub.parts import read_cascade, weights_of
+from hf_inspect.hub.parts import parts_of, read_cascade, weights_of
 from hf_inspect.runtime import TRAINED_ON
 from hf_inspect.schema import TaskSpec
 
@@ -41,9 +41,7 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     if wrong := [f"{name} ({stated[:12]})" for name, stated in _fingerprints(folder) if stated != measured]:
         raise HubError(f"{folder / RESULTS} is of the data {measured[:12]}, not of {', '.join(wrong)}; measure again.")
     models = results.get("inputs", {}).get("models", {})
-    own = _weights(folder)
-    inside = [files.weights(p) for p in folder.iterdir() if p.is_dir()] if kind_of(folder) is kinds.CASCADE else []
-    held = {*own.values(), *chain.from_iterable(one.values() for one in inside)}
+    own, held = _weights(folder)
     if other := [name for name, sha256 in models.items() if sha256 not in held]:
         raise HubError(f"{folder / RESULTS} was measured on another {other[0]} than the folder's; measure again.")
     if unknown := [name for name, sha256 in own.items() if sha256 not in models.values()]:
@@ -140,9 +138,18 @@ def refuse_other_figures(folder: Path, index: Any) -> None:
         )
 
 
-def _weights(folder: Path) -> dict[str, str]:
-    """SHA-256 of the weights that must have been measured: the folder's, or those of a cascade's edge and VLM."""
-    return weights_of(read_cascade(folder)) if kind_of(folder) is kinds.CASCADE else files.weights(folder)
+def _weights(folder: Path) -> tuple[dict[str, str], set[str]]:
+    """SHA-256 of the weights that must have been measured, by name, and of all that may have been.
+
+    They are the folder's, or those of a cascade's edge and VLM; another model may lie beside these.
+    """
+    if kind_of(folder) is not kinds.CASCADE:
+        own = files.weights(folder)
+        return own, set(own.values())
+    stated = read_cascade(folder)
+    parts = {part.name for part in parts_of(stated).values()}  # their hashes are stated
+    beside = [files.weights(path) for path in folder.iterdir() if path.is_dir() and path.name not in parts]
+    return weights_of(stated), {*stated["files"].values(), *chain.from_iterable(one.values() for one in beside)}
 
 
 def _fingerprints(folder: Path) -> Iterator[tuple[str, str]]:
