@@ -19,12 +19,13 @@ from typer.testing import CliRunner
 
 from hf_inspect import images
 from hf_inspect.cli import app
-from hf_inspect.data import load_split, trained_on, write_trained_on
+from hf_inspect.data import class_ids, load_split, record_history, write_history
 from hf_inspect.errors import DataError, HubError, LeakageError, MissingExtraError
 from hf_inspect.export import export_student
 from hf_inspect.hub import check
 from hf_inspect.reports import evaluate_edge, write_card
 from hf_inspect.runtime import Engine
+from hf_inspect.schema import BINARY
 from hf_inspect.students import load_student, new_student, preprocess_of
 from hf_inspect.students.yolo import NETWORKS, YoloStudentConfig, yolo_processor
 from tests import tiny_edge
@@ -68,11 +69,11 @@ def edge(trained, elpv):
 def sure(tmp_path_factory):
     """A student of the tiny data set of bright squares, trained until its scores spread over [0, 1]."""
     torch.manual_seed(0)
-    model = new_student(BASE, SIDE)
+    model = new_student(BASE, SIDE, BINARY)
     rows = load_split(tiny_edge.data(), "train")
     preprocess = preprocess_of(model.config)
     pixels = [images.prepare(images.load(row["bytes"]).rgb, preprocess) for row in rows["image"]]
-    inputs, labels = torch.from_numpy(np.stack(pixels)), torch.tensor(rows["label"])
+    inputs, labels = torch.from_numpy(np.stack(pixels)), torch.tensor(class_ids(rows, BINARY))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(20):
         for batch in torch.randperm(len(labels)).split(32):
@@ -82,7 +83,7 @@ def sure(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sure") / "student"
     model.save_pretrained(folder)
     yolo_processor(model.config).save_pretrained(folder)
-    write_trained_on(folder / "trained_on.json", trained_on({"fingerprint": "f" * 64, "licence": "cc0-1.0"}, []))
+    write_history(folder, record_history(tiny_edge.data(), {"train": None}))
     return folder
 
 
@@ -126,7 +127,7 @@ def test_a_student_and_its_export_may_be_pushed_under_both_licences(trained, edg
 @pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo11s.yaml"])
 def test_every_config_of_true_size_builds_its_network(name):
     config = yaml.safe_load((ROOT / "recipes/edge_classifier" / name).read_text())
-    model = new_student(config["base"], config["side"])
+    model = new_student(config["base"], config["side"], BINARY)
     assert config["base"] == name.replace(".yaml", "-cls") == model.config.network
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     assert millions == pytest.approx({"yolo11n-cls": 1.53, "yolo11s-cls": 5.44}[config["base"]], abs=0.01)
@@ -139,7 +140,7 @@ def test_every_config_of_true_size_builds_its_network(name):
 def test_saving_and_loading_changes_no_bit(tmp_path):
     from transformers import AutoModelForImageClassification
 
-    model = new_student(BASE, SIDE)
+    model = new_student(BASE, SIDE, BINARY)
     model.train()(torch.rand(4, 3, SIDE, SIDE))  # moves the running statistics
     model.eval().save_pretrained(tmp_path)
     again = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
@@ -152,15 +153,15 @@ def test_saving_and_loading_changes_no_bit(tmp_path):
 
 def test_a_seed_fixes_the_weights_and_ultralytics_initialises_them():
     torch.manual_seed(3)
-    first = new_student(BASE, SIDE).state_dict()
+    first = new_student(BASE, SIDE, BINARY).state_dict()
     torch.manual_seed(3)
-    second = new_student(BASE, SIDE).state_dict()
+    second = new_student(BASE, SIDE, BINARY).state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert first["yolo.model.1.conv.weight"].std() > 0.04, "transformers' own 0.02 took their place"
 
 
 def test_training_goes_on_from_a_student_s_folder(sure):
-    model = new_student(str(sure), 96).eval()
+    model = new_student(str(sure), 96, BINARY).eval()
     assert model.config.image_size == 96
     pixels = torch.rand(2, 3, SIDE, SIDE)
     with torch.inference_mode():
@@ -188,6 +189,11 @@ def test_the_pipeline_of_transformers_answers_as_we_do(sure):
 # Export, engine, cascade.
 
 
+def severities(folder, contents):
+    """P(defect) of an exported folder's engine, an image."""
+    return np.array([answer.severity for answer in Engine.from_pretrained(folder).predict(contents)])
+
+
 @pytest.mark.parametrize("int8", [False, True])
 def test_exports_pass_the_gate_and_the_engine_answers_as_torch(sure, int8, tmp_path):
     out = tmp_path / "out"
@@ -199,7 +205,7 @@ def test_exports_pass_the_gate_and_the_engine_answers_as_torch(sure, int8, tmp_p
         wanted = student.model(torch.from_numpy(pixels)).logits.softmax(-1)[:, 1].numpy()
     assert wanted.min() < 0.2
     assert wanted.max() > 0.8
-    change = np.abs(Engine.from_pretrained(out).predict(contents) - wanted).max()
+    change = np.abs(severities(out, contents) - wanted).max()
     assert change == pytest.approx(report["max_change"], abs=1e-5)
     assert (change < 1e-3) is not int8, "FP32 must not differ, INT8 must"
     info = json.loads((out / "inspect.json").read_text())
@@ -221,7 +227,7 @@ def test_optimum_exports_and_opens_it_by_its_own_calls(edge, trained, elpv):
     for folder, more in ((edge, {}), (trained, {"export": True})):
         model = OVModelForImageClassification.from_pretrained(str(folder), **exact, **more)
         theirs = model(**inputs).logits.softmax(-1)[:, 1].numpy()
-        np.testing.assert_allclose(Engine.from_pretrained(edge).predict(contents), theirs, atol=1e-2)
+        np.testing.assert_allclose(severities(edge, contents), theirs, atol=1e-2)
         assert model.config.id2label == {0: "good", 1: "defect"}
 
 
@@ -238,7 +244,7 @@ def test_it_calibrates_inspects_and_is_measured(edge, elpv, tmp_path):
     assert json.loads((tmp_path / "verdicts.jsonl").read_text())["label"] in {"good", "defect", "undecided"}
     assert json.loads(results.read_text())["edge"]["n"] == 525
     with pytest.raises(LeakageError):
-        evaluate_edge(edge, elpv, "validation")
+        evaluate_edge(edge, elpv, "validation", tmp_path / "scores.jsonl")
     assert json.loads((edge / "inspect.json").read_text())["licence"] == BOTH
 
 
@@ -247,7 +253,7 @@ def test_it_calibrates_inspects_and_is_measured(edge, elpv, tmp_path):
 
 def network_of(classes, name="yolo11n"):
     """Ultralytics' own network, as its checkpoints hold it."""
-    new_student(BASE, SIDE)  # imports Ultralytics offline
+    new_student(BASE, SIDE, BINARY)  # imports Ultralytics offline
     from ultralytics.nn.tasks import ClassificationModel
 
     return ClassificationModel(f"{name}-cls.yaml", nc=classes, verbose=False)
@@ -261,7 +267,7 @@ def sha256(path):
 def test_a_body_comes_from_weights_and_the_head_is_fresh(suffix, tmp_path):
     stored, path = network_of(1000).state_dict(), tmp_path / f"imagenet{suffix}"
     torch.save(stored, path) if suffix == ".pt" else save_file(stored, path)
-    model = new_student(BASE, SIDE, weights=path, weights_sha256=sha256(path) if suffix == ".pt" else None)
+    model = new_student(BASE, SIDE, BINARY, weights=path, weights_sha256=sha256(path) if suffix == ".pt" else None)
     own = model.yolo.state_dict()
     same = {
         name for name, value in own.items() if value.shape == stored[name].shape and torch.equal(value, stored[name])
@@ -284,35 +290,37 @@ def test_pickles_are_refused_unless_known_and_of_tensors_alone(tmp_path):
     path, ran = tmp_path / "weights.pt", tmp_path / "ran"
     torch.save(network_of(2).state_dict(), path)
     with pytest.raises(DataError, match=r"weights\.pt is a pickle.*give the SHA-256 its source states"):
-        new_student(BASE, SIDE, weights=path)
+        new_student(BASE, SIDE, BINARY, weights=path)
     with pytest.raises(DataError, match=rf"has SHA-256 {sha256(path)}, wanted 0{{64}}"):
-        new_student(BASE, SIDE, weights=path, weights_sha256="0" * 64)
+        new_student(BASE, SIDE, BINARY, weights=path, weights_sha256="0" * 64)
     torch.save({"model": network_of(2)}, path)  # as Ultralytics saves
     whole = path.read_bytes()
     for content in (whole, whole[:-1000], pickle.dumps(Program(ran))):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"holds more than tensors .* save its weights alone: torch\.save"):
-            new_student(BASE, SIDE, weights=path, weights_sha256=sha256(path))
+            new_student(BASE, SIDE, BINARY, weights=path, weights_sha256=sha256(path))
     assert not ran.exists()
 
 
 def test_other_wrong_weights_are_named(tmp_path):
     path = tmp_path / "weights.safetensors"
     with pytest.raises(DataError, match="does not exist"):
-        new_student(BASE, SIDE, weights=path)
+        new_student(BASE, SIDE, BINARY, weights=path)
     save_file(network_of(2, "yolo11s").state_dict(), path)
     with pytest.raises(DataError, match=r"does not fit yolo11n-cls: \d+ tensors differ, such as model\.0"):
-        new_student(BASE, SIDE, weights=path)
+        new_student(BASE, SIDE, BINARY, weights=path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(DataError, match="no whole safetensors file"):
-        new_student(BASE, SIDE, weights=path)
+        new_student(BASE, SIDE, BINARY, weights=path)
 
 
 def test_settings_that_would_do_nothing_are_refused(tmp_path):
     with pytest.raises(DataError, match="takes no drop_path_rate"):
-        new_student(BASE, SIDE, {"drop_path_rate": 0.1})
-    with pytest.raises(DataError, match="weights are for a base among yolo11n-cls"):
-        new_student("random:test_efficientnet", SIDE, weights=tmp_path / "x.safetensors")
+        new_student(BASE, SIDE, BINARY, {"drop_path_rate": 0.1})
+    with pytest.raises(
+        DataError, match="weights are for a base like yolo11n-cls; random:test_efficientnet brings its own"
+    ):
+        new_student("random:test_efficientnet", SIDE, BINARY, weights=tmp_path / "x.safetensors")
 
 
 # Ultralytics itself.
@@ -328,7 +336,7 @@ def test_a_network_by_another_name_is_refused():
 def test_without_the_extra_the_pip_line_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'hf-inspect\[yolo\]'"):
-        new_student(BASE, SIDE)
+        new_student(BASE, SIDE, BINARY)
 
 
 def test_ultralytics_stays_offline_in_our_cache_and_leaves_the_process_alone(tmp_path):
@@ -337,8 +345,9 @@ import os, socket, cv2, numpy, torch
 def refuse(*arguments): raise SystemExit(f"a socket: {arguments}")
 socket.socket.connect = socket.getaddrinfo = refuse
 before = torch.save, cv2.getNumThreads(), numpy.get_printoptions()
+from hf_inspect.schema import BINARY
 from hf_inspect.students import new_student
-new_student("yolo11n-cls", 64)
+new_student("yolo11n-cls", 64, BINARY)
 assert before == (torch.save, cv2.getNumThreads(), numpy.get_printoptions())
 assert "OMP_NUM_THREADS" not in os.environ
 """
