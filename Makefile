@@ -6,7 +6,7 @@ UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 CODE := hf_inspect dataset_scripts recipes spaces benchmarks tests
 
-.PHONY: demo demo-train space test quality style wheel-check clean
+.PHONY: demo demo-train space test mutate quality style wheel-check clean
 
 demo: $(READY)
 	$(OFFLINE) $(BIN)/hf-inspect demo --out outputs/demo
@@ -16,6 +16,13 @@ space: $(READY)
 
 test: $(READY)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest
+
+# Does a test notice? Each mistake of tests/mutations.toml, then so many random ones a module, one at a time in a copy of
+# the checkout; about two hours on two cores.
+MUTANTS ?= 20
+mutate: $(READY)
+	$(UV) --editable '.[mutate]'
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutate --mutants $(MUTANTS)
 
 quality: $(READY)
 	$(BIN)/ruff check $(CODE)
