@@ -1,6 +1,6 @@
 """Edge + VLM + a built data set -> a cascade folder: cascade.json (parts, policies, risk) and calibration.jsonl."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from hf_inspect.runtime import Engine
 from hf_inspect.schema import Predictor, Progress, no_progress
 from hf_inspect.scoring import Scores, run, write_rows
 
-SPLITS = ("validation", "calibration")
+VALIDATION = "validation"
+SPLITS = (VALIDATION, "calibration")
 
 
 def calibrate(
@@ -36,21 +37,15 @@ def calibrate(
     Scores lie beside `out` until it is written: a run that was killed goes on.
     """
     given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), vlm or (), strict=False) if part}
-    found = {role: hub.resolve(part) for role, part in given.items() if role != "base"}
-    predictors: dict[str, Predictor] = {"edge": Engine.from_pretrained(found["edge"])}
-    if vlm:
-        found["base"], predictors["vlm"] = _vlm(*vlm)
     kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
-    scores = {
-        split: run(
-            predictors, data, split, path, fitting=split == "validation", complexity=True, progress=progress
-        )
-        for split, path in kept.items()
-    }  # fmt: skip
     with files.staged_folder(out) as stage:
-        rows = [{"split": split, **row} for split, one in scores.items() for row in one.rows]
-        write_rows(stage / CALIBRATION, rows)
-        parts, hashes = hub.gather_parts(stage, given, found)
+        parts, places = hub.gather_parts(stage, given, _found(given))
+        predictors = _predictors(places)  # from the copies: what is hashed is what was asked
+        scores = {
+            split: run(predictors, data, split, path, fitting=split == VALIDATION, complexity=True, progress=progress)
+            for split, path in kept.items()
+        }
+        write_rows(stage / CALIBRATION, [row for split, one in scores.items() for row in _untimed(split, one)])
         calibrated, saec = _policies(scores, escape, overkill, confidence)
         stated = {
             "version": hub.CASCADE_VERSION,
@@ -59,7 +54,7 @@ def calibrate(
             **hub.stated_parts(parts),
             "policies": {policy.name: policy.to_dict() for policy in (calibrated, saec)},
             "calibration": _provenance(data, scores) | {"scores": CALIBRATION},
-            "files": {CALIBRATION: files.sha256(stage / CALIBRATION)} | hashes,
+            "files": {CALIBRATION: files.sha256(stage / CALIBRATION)} | hub.file_hashes(places),
         }
         files.write_json(stage / CASCADE, stated)
     for path in kept.values():
@@ -67,12 +62,31 @@ def calibrate(
     return stated
 
 
-def _vlm(base: str | Path, adapter: str | Path | None) -> tuple[Path, Predictor]:
-    """The folder of the base, and the model."""
-    from hf_inspect.vlm import VLM
+def _found(given: Mapping[str, str | Path]) -> dict[str, Path]:
+    """The folder of each part, by role; a packaged base is assembled."""
+    if "base" not in given:
+        return {role: hub.resolve(part) for role, part in given.items()}
     from hf_inspect.vlm.base import base_folder
 
-    return base_folder(base), VLM.from_pretrained(base, adapter)
+    return {role: base_folder(part) if role == "base" else hub.resolve(part) for role, part in given.items()}
+
+
+def _predictors(places: Mapping[str, Path]) -> dict[str, Predictor]:
+    """The models in the folders of the parts."""
+    edge = Engine.from_pretrained(places["edge"])
+    if "base" not in places:
+        return {"edge": edge}
+    from hf_inspect.vlm import VLM
+
+    return {"edge": edge, "vlm": VLM.from_pretrained(places["base"], places.get("adapter"))}
+
+
+def _untimed(split: str, scores: Scores) -> Iterator[dict[str, Any]]:
+    """The rows of a split without how long each answer took: equal answers give an equal cascade."""
+    for row in scores.rows:
+        timeless = {key: value for key, value in row.items() if key != "complexity_ms"}
+        answers = {name: {k: v for k, v in row[name].items() if k != "ms"} for name in scores.answers if name in row}
+        yield {"split": split, **timeless, **answers}
 
 
 def _policies(

@@ -299,8 +299,8 @@ def adapter(folder: Path) -> Path:
 
 def gathered(stage: Path, given: dict, found: dict | None = None) -> dict:
     """cascade.json's content for parts that are gathered in `stage`."""
-    parts, hashes = gather_parts(stage, given, found or {role: Path(name) for role, name in given.items()})
-    return {"task": BINARY.to_dict(), "files": hashes, **hub.stated_parts(parts)}
+    parts, places = gather_parts(stage, given, found or {role: Path(name) for role, name in given.items()})
+    return {"task": BINARY.to_dict(), "files": hub.file_hashes(places), **hub.stated_parts(parts)}
 
 
 @pytest.fixture
@@ -393,9 +393,10 @@ def test_what_was_measured_are_the_weights_of_edge_and_adapter(whole):
 
 def test_a_pulled_repository_is_named_at_its_commit(tmp_path, elsewhere):
     snapshot = brightness_engine(tmp_path / "cache" / "snapshots" / COMMIT)
-    parts, hashes = gather_parts(tmp_path / "out", {"edge": "acme/edge@main"}, {"edge": snapshot})
+    parts, places = gather_parts(tmp_path / "out", {"edge": "acme/edge@main"}, {"edge": snapshot})
     assert parts == {"edge": Part("hub", "acme/edge", COMMIT)}
-    assert set(hashes) == {f"edge/{name}" for name in EDGE_FILES}
+    assert places == {"edge": snapshot}
+    assert set(hub.file_hashes(places)) == {f"edge/{name}" for name in EDGE_FILES}
     assert not (tmp_path / "out").exists()
 
 

@@ -98,8 +98,8 @@ def part_of(
 
 def gather_parts(
     stage: Path, given: Mapping[str, str | Path], found: Mapping[str, str | Path]
-) -> tuple[dict[str, Part], dict[str, str]]:
-    """The parts of a new cascade that is being written to `stage`, and the SHA-256 of every file that decides.
+) -> tuple[dict[str, Part], dict[str, Path]]:
+    """The parts of a new cascade that is being written to `stage`, and the folder that each is read from.
 
     `given` holds each role's name as it came, `found` the folder that it was resolved to. A folder is copied to `stage`
     under its role, a large base by hard links where the disk allows them; a repository is named at its commit, and a
@@ -109,7 +109,7 @@ def gather_parts(
     for role in (role for role, part in parts.items() if part.kind == "folder"):
         _copy(Path(found[role]), stage / role, role)
     places = {role: stage / role if part.kind == "folder" else Path(found[role]) for role, part in parts.items()}
-    return parts, file_hashes(places)
+    return parts, places
 
 
 def file_hashes(places: Mapping[str, Path]) -> dict[str, str]:

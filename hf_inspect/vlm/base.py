@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hf_inspect import hub
 from hf_inspect.data import lite0_weights, packaged_folder, verified
+from hf_inspect.schema import History
 from hf_inspect.vlm.fast_vlm import assemble, processor
 from hf_inspect.vlm.made import Parts, made
 from hf_inspect.vlm.tiny import BASES, tiny_base
@@ -31,7 +32,7 @@ def demo_base(out: Path | None = None) -> Path:
     About 290 MB in bfloat16; `AutoModelForImageTextToText` and `AutoProcessor` load it. The two files it is made
     of are checked by SHA-256 (DataError).
     """
-    return made(DEMO, out, _demo_parts)
+    return made(DEMO, out, _demo_parts, History(unknown=(DEMO,)))  # what its two parts saw is not recorded
 
 
 def base_folder(base: str | Path) -> Path:

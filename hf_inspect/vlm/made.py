@@ -17,11 +17,11 @@ FORMAT = 2  # of what is written: the cache may hold folders of an older one, wh
 _OF_THE_LIBRARY = ("transformers_version",)  # what a JSON file says of who wrote it
 
 
-def made(name: str, out: Path | None, parts: Callable[[], Parts], history: History | None = None) -> Path:
+def made(name: str, out: Path | None, parts: Callable[[], Parts], history: History) -> Path:
     """The folder of the base `name`: `out` (default: of the cache), where `parts` are saved unless they are there.
 
     What `parts` draws comes from a fixed seed, and nothing from the caller's random state. `history` is what they have
-    seen, None where that is not known.
+    seen.
     """
     out = out or cache_folder() / f"{name}-{FORMAT}"
     if (out / "config.json").exists():
@@ -34,8 +34,7 @@ def made(name: str, out: Path | None, parts: Callable[[], Parts], history: Histo
             part.save_pretrained(stage)
         for path in sorted(stage.glob("*.json")):
             files.write_json(path, _without(files.read_json(path)))
-        if history is not None:
-            write_history(stage, history)
+        write_history(stage, history)
     return out
 
 
