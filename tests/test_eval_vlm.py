@@ -317,6 +317,6 @@ def test_readme_s_table_and_picture_are_made_from_the_committed_results(tmp_path
     measured = [one["inputs"]["models"].get("adapter_model.safetensors") for one in results.values()]
     assert measured == [None, None, own, own]
     write_comparison(tmp_path / "classes.png", results["adapter_1"], EXAMPLES / "zero_shot_1.json")
-    kept, drawn = (np.asarray(Image.open(p / "classes.png").convert("L"), float) for p in (EXAMPLES, tmp_path))
-    assert kept.shape == drawn.shape
-    assert np.abs(kept - drawn).mean() < 1.0  # of 255: another matplotlib may set letters otherwise
+    kept, made = (np.asarray(Image.open(p / "classes.png").convert("L"), float) for p in (EXAMPLES, tmp_path))
+    assert kept.shape == made.shape
+    assert np.abs(kept - made).mean() < 1.0  # of 255: another matplotlib may set letters otherwise

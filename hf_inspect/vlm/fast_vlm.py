@@ -35,7 +35,7 @@ def assemble(
 ) -> "FastVlmForConditionalGeneration":
     """Join a causal language model and a timm vision tower (its weights not loaded yet) in float32.
 
-    The projector and the image token's embedding are drawn from a fixed seed, whatever the global random state.
+    The projector and the image token's embedding come from a fixed seed, whatever the global random state.
     """
     import torch
     from transformers import FastVlmConfig, FastVlmForConditionalGeneration

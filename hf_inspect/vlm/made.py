@@ -20,7 +20,7 @@ _OF_THE_LIBRARY = ("transformers_version",)  # what a JSON file says of who wrot
 def made(name: str, out: Path | None, parts: Callable[[], Parts], history: History) -> Path:
     """The folder of the base `name`: `out` (default: of the cache), where `parts` are saved unless they are there.
 
-    What `parts` draws comes from a fixed seed, and nothing from the caller's random state. `history` is what they have
+    What is random in `parts` comes from a fixed seed, and nothing from the caller's random state. `history` is what they have
     seen.
     """
     out = out or cache_folder() / f"{name}-{FORMAT}"

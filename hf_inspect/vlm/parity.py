@@ -29,7 +29,7 @@ def encode(processor: "ProcessorMixin", question: prompts.Question, images: Sequ
 
 
 def answer_ids(processor: "ProcessorMixin", question: prompts.Question) -> list[list[int]]:
-    """Token ids of every option as training emits them after the prompt, end of turn included."""
+    """Token ids of every option as training has them after the prompt, end of turn included."""
     texts = [_texts(processor, question, class_id)[1] for class_id in range(len(question.options))]
     return processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
@@ -42,7 +42,7 @@ def canonical_row(question: prompts.Question) -> dict[str, Any]:
 def write_prompt(
     folder: Path, processor: "ProcessorMixin", question: prompts.Question, token_ids: Sequence[int]
 ) -> None:
-    """Write prompt.json: `token_ids` are what the training collator emitted for `canonical_row`."""
+    """Write prompt.json: `token_ids` are what the training collator made of `canonical_row`."""
     rule = image_rule(processor)
     record = question.to_dict() | {
         "image_rule": rule,
