@@ -1,53 +1,322 @@
-"""The README's commands and snippet, run in its order in an empty folder."""
+"""Every command and snippet of every README: run here on tiny models, or in a table with the file that runs it."""
 
+import io
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tarfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from hf_inspect import demo
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from hf_inspect import demo, files
+from hf_inspect.cascade import IS_DEFECT, replay
+from hf_inspect.cascade.calibrated import parts_needed
+from hf_inspect.cli import app
+from hf_inspect.data import default_questions
+from hf_inspect.inspector import load_policies
+from hf_inspect.schema import DEFECT, TaskSpec
+from hf_inspect.scoring import read_rows
+from tests import raw
+from tests.hub import ORGANISATION
+from tests.test_solar import COUNTS
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+READMES = (
+    "README.md", "dataset_scripts/README.md", "recipes/README.md", "model_cards/README.md", "hf_inspect/hub/README.md",
+    "spaces/README.md",
+)  # fmt: skip
+PHOTOS = {"ok": (60, 255, 60), "crack": (255, 60, 60), "dent": (60, 60, 255)}  # class folders, and their tints
+EACH = 250  # photos a class: 72 defects and 36 good ones for calibration, and some
+SMALL = {"demo-base": "tiny-base"}  # what a command is run with in place of what takes minutes
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def launched(stage: str, config: str) -> str:
+    return f"accelerate launch recipes/{stage}/train.py --config recipes/{stage}/{config}.yaml"
 
 
-def test_the_readme_opens_with_two_commands_and_a_picture():
-    first, then = README.split("```")[1], README.split("```")[2]
+# Commands that are not run here -> the file that runs them, or as much of them as a machine without a GPU can, and what
+# must stand in it. Besides, it must name the command's verbs and options.
+TABLED = "tests/test_recipe_families.py", 'RECIPES.glob("*.yaml")'  # true size: settings read, and held against tables
+ELSEWHERE = {
+    "make demo": ("Makefile", "demo: $(READY)"),
+    "make test": (".ci/run", "make test"),
+    "make space": ("Makefile", "space: $(READY)"),
+    ". .venv/bin/activate": ("Makefile", "$(PYTHON) -m venv .venv"),
+    'pip install "hf_inspect-0.1.0-py3-none-any.whl[edge]"': ("Makefile", "$$(ls dist/*.whl)[edge]"),
+    "HF_INSPECT_CASCADE=outputs/cascade python spaces/cascade/app.py": ("tests/space.py", '"HF_INSPECT_CASCADE"'),
+    "hf-inspect push spaces/cascade org/space": ("tests/test_space.py", 'push(space, "acme/space"'),
+    "hf-inspect data build elpv --accept-license --out outputs/data/elpv": ("tests/conftest.py", 'build("elpv"'),
+    "hf-inspect data build solar_panels --download --accept-license --out outputs/data/solar_panels": (
+        "tests/test_solar.py", '{"download": True}',
+    ),
+    launched("edge_classifier", "tiny"): ("tests/test_recipe_edge.py", '"recipes/edge_classifier/tiny.yaml"'),
+    launched("edge_classifier", "tiny_yolo"): ("tests/test_yolo.py", '"recipes/edge_classifier/tiny_yolo.yaml"'),
+    launched("vlm_sft", "tiny"): ("tests/test_recipe_vlm.py", '"recipes/vlm_sft/tiny.yaml"'),
+    **{
+        launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")
+        for family in ("qwen2_5_vl", "smolvlm", "llava")
+    },
+    launched("vlm_sft", "tiny_qlora"): ("tests/test_recipe_families.py", "tiny_qlora"),
+    **{
+        launched("vlm_sft", name): TABLED
+        for name in (
+            "elpv", "smolvlm_256m_solar", "smolvlm_256m_solar_lora", "qwen2_5_vl_3b", "qwen2_5_vl_7b_mvtec_qlora",
+            "llava_1_5_7b",
+        )
+    },
+    "accelerate launch --config_file recipes/accelerate/multi_cpu.yaml recipes/vlm_sft/train.py "
+    "--config recipes/vlm_sft/tiny_smolvlm.yaml --use_cpu true": (
+        "tests/test_recipe_families.py", "recipes/accelerate/multi_cpu.yaml",
+    ),
+    "python recipes/saec/run.py --config recipes/saec/tiny.yaml": (
+        "tests/test_recipe_saec.py", '"recipes/saec/tiny.yaml"',
+    ),
+}  # fmt: skip
+
+
+def text_of(readme: str) -> str:
+    return (ROOT / readme).read_text()
+
+
+def blocks(readme: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(readme), re.DOTALL | re.MULTILINE)
+
+
+def commands(readme: str) -> list[str]:
+    """Each command of the bash blocks on one line, without its comment."""
+    lines = "".join(blocks(readme, "bash")).replace("\\\n", " ").splitlines()
+    plain = (re.sub(r"\s+#.*", "", line) for line in lines)
+    return [" ".join(line.split()) for line in plain if line.strip()]
+
+
+def run(command: str, place: Path) -> str:
+    """What a command prints, run in `place`, the current folder: ours in this process, others in one of their own."""
+    words = shlex.split(command)
+    small = [re.sub("^org/", f"{ORGANISATION}/", SMALL.get(word, word)) for word in words]
+    if words[0] == "hf-inspect":
+        done = CliRunner().invoke(app, small[1:])
+        assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
+        return done.output
+    assert small == words, f"{command} is run as it stands"
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, shell=True, cwd=place, env=os.environ | {"PATH": binaries}, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def photo(tint: tuple[int, int, int], rng: np.random.Generator) -> Image.Image:
+    """A smooth random picture (48, 40) in a class's tint, like no other."""
+    coarse = Image.fromarray(rng.integers(60, 256, (8, 8), np.uint8))
+    grey = np.asarray(coarse.resize((48, 40), Image.Resampling.BICUBIC), float)
+    return Image.fromarray((grey[:, :, None] * tint / 255).astype(np.uint8))
+
+
+def small_settings(stage: str, **changed: object) -> str:
+    """tiny.yaml of a recipe with some settings changed."""
+    return yaml.safe_dump(yaml.safe_load((ROOT / "recipes" / stage / "tiny.yaml").read_text()) | changed)
+
+
+def coco(folder: Path, rng: np.random.Generator) -> None:
+    """60 images, every other with a box."""
+    folder.mkdir()
+    listed = [{"id": i, "file_name": f"{i}.png", "width": 48, "height": 40} for i in range(60)]
+    for entry in listed:
+        photo((255, 255, 255), rng).save(folder / entry["file_name"])
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [4, 4, 9, 9]} for i in range(0, 60, 2)]
+    content = {"images": listed, "annotations": boxes, "categories": [{"id": 1, "name": "dent"}]}
+    (folder / "annotations.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folder that the READMEs speak of: photos, raw data sets, and the recipes with small settings."""
+    folder, rng = tmp_path_factory.mktemp("readme"), np.random.default_rng(0)
+    for name, tint in PHOTOS.items():
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(EACH):
+            photo(tint, rng).save(folder / "photos" / name / f"{i:04}.png")
+    (folder / "camera").mkdir()
+    photo(PHOTOS["crack"], rng).save(folder / "camera" / "0007.png")
+    coco(folder / "export", rng)
+    raw.classes(folder / "solar_raw", dict.fromkeys(COUNTS, 12), suffix=".jpg")
+    raw.ksdd2(folder / "KSDD2_raw", {"train": (120, 70), "test": (80, 50)})
+    raw.mvtec(folder / "mvtec" / "mvtec", {name: (30, 12, {"hole": 16, "print": 12}) for name in ("tile", "wood")})
+    with tarfile.open(folder / "mvtec_raw.tar.xz", "w:xz") as archive:
+        archive.add(folder / "mvtec" / "mvtec", "mvtec")
+    (folder / "questions.yaml").write_text(blocks("dataset_scripts/README.md", "yaml")[0])
+    for stage, changed in (("edge_classifier", {"max_rows": None, "num_train_epochs": 4}), ("vlm_sft", {})):
+        (folder / "recipes" / stage).mkdir(parents=True)
+        (folder / "recipes" / stage / "train.py").symlink_to(ROOT / "recipes" / stage / "train.py")
+        (folder / "recipes" / stage / "elpv.yaml").write_text(small_settings(stage, **changed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_INSPECT_CACHE", str(folder / "cache"))
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def made(place):
+    """What README.md's commands print, by command, those that push apart."""
+    wanted = [one for one in commands("README.md") if one not in ELSEWHERE and "org/" not in one]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        return {command: run(command, place) for command in wanted}
+
+
+@pytest.fixture
+def inside(place, monkeypatch):
+    monkeypatch.chdir(place)
+    return place
+
+
+# From photos to a cascade.
+
+
+def test_the_readme_opens_with_a_pitch_two_commands_and_a_picture():
+    pitch, first, then = text_of("README.md").split("```")[:3]
+    assert pitch.startswith("# hf_inspect\n\n")
+    assert 20 < len(pitch.split()) < 80
     assert [line.split("#")[0].strip() for line in first.splitlines()[1:]] == ["make demo", "make test"]
     picture = re.match(r"\n\n!\[[^]]+\]\(([^)]+)\)", then)
     assert (ROOT / picture[1]).is_file()
+    way = blocks("README.md", "bash")[1].splitlines()
+    assert len(way) <= 24, "it fits on one screen"
+    assert [line for line in way if line.startswith("hf-inspect data build")] == way[2:3]
 
 
-def test_every_folder_it_names_is_there():
-    for name in re.findall(r"^\| `(\w+)/` \|", README, re.MULTILINE):
-        assert (ROOT / name).is_dir(), name
+def test_its_way_from_photos_makes_a_cascade_of_three_classes_that_inspects(made, inside):
+    task = {name: "good" if name == "ok" else "defect" for name in PHOTOS}
+    stated = files.read_json(inside / "outputs/cascade/cascade.json")
+    assert {one["name"]: one["disposition"] for one in stated["task"]["classes"]} == task
+    assert stated["version"] == 2
+    assert stated["vlm"] == {"base": {"packaged": "tiny-base"}, "adapter": {"folder": "adapter"}}
+    assert {name.partition("/")[0] for name in stated["files"]} == {"edge", "base", "adapter", "calibration.jsonl"}
+    calibrated = stated["policies"]["calibrated"]
+    assert calibrated["low"] is not None, "the README's number of defects is too small"
+    assert calibrated["high"] is not None, "the README's number of good parts is too small"
+    results = files.read_json(inside / "outputs/cascade/results.json")
+    assert results["edge"]["accuracy"]["value"] > 0.9
+    assert set(results["edge"]["classes"]) == set(task)
+    [row] = read_rows(inside / "outputs/verdicts.jsonl")
+    assert (row["label"], row["class"] in task) == ("defect", True) or row["decided_by"] == "vlm"
+    again = next(command for command in made if command.startswith("hf-inspect predict"))
+    assert "1 inspected" in run(again, inside)
+    assert read_rows(inside / "outputs/verdicts.jsonl") == [row]
+    assert default_questions(TaskSpec.of(sorted(task), ["ok"])).direct in text_of("dataset_scripts/README.md")
 
 
-def test_its_commands_and_snippet_run(tmp_path):
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    (tmp_path / "outputs/demo").mkdir(parents=True)
-    (tmp_path / "outputs/demo/cascade").symlink_to(demo.assets())
-    commands = blocks("bash")[1].splitlines()
-    assert [line.split()[0] for line in commands] == [".", "hf-inspect", "accelerate", *["hf-inspect"] * 3]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
-    for command in commands[1:-1]:
-        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
-    snippet = subprocess.run(
-        [sys.executable, "-c", blocks("python")[0]], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert snippet.returncode == 0, snippet.stderr[-3000:]
-    assert "Verdict(label=" in snippet.stdout
-    (tmp_path / "outputs/photos").mkdir()
-    (tmp_path / "cell.png").rename(tmp_path / "outputs/photos/cell.png")
-    for _ in range(2):  # the second run finds everything done
-        done = subprocess.run(commands[-1], shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "1 inspected" in done.stdout
-    assert len((tmp_path / "outputs/verdicts.jsonl").read_text().splitlines()) == 1
+def test_its_snippet_prints_a_verdict_as_it_says(made, inside):
+    [code] = blocks("README.md", "python")
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(code, {})
+    said = printed.getvalue().splitlines()[0]
+    form = r"(good|defect)(: (crack|dent|ok))?, (0\.\d\d|1\.00)"
+    assert re.fullmatch(form, said), said
+    assert re.fullmatch(form, "defect: crack, 0.83")
+
+
+def test_without_a_base_and_an_adapter_the_edge_decides_alone(made, inside):
+    [command] = (command for command in made if command.startswith("hf-inspect calibrate"))
+    alone = re.sub(r"--(base|adapter) \S+ ", "", command).replace("outputs/cascade", "outputs/alone")
+    run(alone, inside)
+    assert files.read_json(inside / "outputs/alone/cascade.json")["vlm"] is None
+    run("hf-inspect predict outputs/alone camera --out outputs/alone.jsonl", inside)
+    assert [row["decided_by"] for row in read_rows(inside / "outputs/alone.jsonl")] == ["edge"]
+
+
+def test_what_it_says_of_numbers_is_so():
+    text, results = text_of("README.md"), files.read_json(demo.assets() / "results.json")
+    miss = (1 - 0.95) / 2
+    assert (parts_needed(0.05, miss), parts_needed(0.10, miss)) == (72, 36)
+    assert re.search(r"must hold 72\s+defects and 36 good parts", text)
+    assert f"({results['data']['evaluations_of_this_split']} in results.json" in text
+    assert 0.5 < results["cascade"]["calibrated"]["share_escalated"]["total"]["value"] < 0.6
+    vlm, edge = (results[name]["accuracy"] for name in ("vlm", "edge_int8"))
+    assert vlm["value"] < edge["value"] < vlm["high"]
+
+
+def test_one_edge_threshold_at_the_cascade_s_overkill_does_what_the_readme_says():
+    folder, results = demo.assets(), files.read_json(demo.assets() / "results.json")
+    rows = [row for row in read_rows(folder / "calibration.jsonl") if row["split"] == "calibration"]
+    good = np.array([row["label"] != DEFECT for row in rows])
+    edge, vlm = (np.array([row[name]["severity"] for row in rows]) for name in ("edge", "vlm"))
+    codes = replay(load_policies(folder)["calibrated"], edge, vlm).codes
+    threshold = np.sort(edge[good])[-int((codes[good] == IS_DEFECT).sum())]
+    test = read_rows(folder / demo.TEST_SCORES)
+    passed = sum(row["label"] == DEFECT and row["edge"]["severity"] < threshold for row in test)
+    assert passed <= results["cascade"]["calibrated"]["escapes"]["k"]
+    assert "lets no more defects escape, and needs no VLM" in " ".join(text_of("README.md").split())
+
+
+# The others, and what is run elsewhere.
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_other_commands_of_each_run(readme, made, hub, inside):
+    """In their order, those of README.md that were run for `made` apart. What pushes finds a Hub on loopback."""
+    for command in commands(readme):
+        if command not in ELSEWHERE and (readme != "README.md" or command not in made):
+            run(command, inside)
+
+
+def test_what_was_pushed_is_loaded_as_the_hub_s_readme_says(made, hub, inside):
+    for name in ("student", "cascade", "data/parts"):
+        run(f"hf-inspect push outputs/{name} org/{Path(name).name}", inside)
+    [code] = (block.replace('"org/', f'"{ORGANISATION}/') for block in blocks("hf_inspect/hub/README.md", "python"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=inside, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    columns, classes, verdict = done.stdout.splitlines()
+    assert "class_name" in columns
+    assert set(PHOTOS) == set(eval(classes).values())
+    assert verdict.startswith(("good", "defect"))
+
+
+def test_what_is_said_to_run_elsewhere_stands_there():
+    every = [command for readme in READMES for command in commands(readme)]
+    assert set(ELSEWHERE) <= set(every), "the table names commands that no README has"
+    for command, (name, evidence) in ELSEWHERE.items():
+        text = (ROOT / name).read_text()
+        assert evidence in text, f"{command}: {name} does not hold {evidence!r}"
+        words = shlex.split(command)
+        options = {word.removeprefix("--").split("=")[0] for word in words if word.startswith("--")} - {"out"}
+        verbs = {word for word in words[1:3] if words[0] == "hf-inspect" and word.isalpha()} - {"data"}
+        for word in verbs | options:
+            assert re.search(rf"\b{re.sub('[-_]', '[-_]', word)}\b", text), f"{name} does not name {word} of {command}"
+
+
+def test_only_few_commands_are_left_to_others():
+    every = {command for readme in READMES for command in commands(readme)}
+    assert len(every - set(ELSEWHERE)) >= 30
+    fences = [line for readme in READMES for line in text_of(readme).splitlines() if line.startswith("```")]
+    languages = {line.removeprefix("```") for line in fences[::2]}
+    assert languages <= {"bash", "python", "yaml"}, "a block of another kind is run by nothing"
+    snippets = {readme: len(found) for readme in READMES if (found := blocks(readme, "python"))}
+    assert snippets == {"README.md": 1, "hf_inspect/hub/README.md": 1, "model_cards/README.md": 1}
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_what_it_links_to_is_there(readme):
+    text = text_of(readme)
+    for link in re.findall(r'\]\((?!http)([^)#]+)[^)]*\)|src="([^"]+)"', text):
+        path = (ROOT / readme).parent / "".join(link)
+        assert path.exists(), f"{readme}: {path}"
+    for name in re.findall(r"^\| \[?`([\w/]+)/`", text, re.MULTILINE):
+        assert ((ROOT / readme).parent / name).is_dir(), f"{readme}: {name}"
+
+
+def test_the_readme_points_to_every_other():
+    text = text_of("README.md")
+    for readme in READMES[1:]:
+        assert f"]({readme})" in text
