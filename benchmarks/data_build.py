@@ -1,7 +1,9 @@
 """How long and how large a build is: against reading, hashing and decoding its images once, and as they double.
+And how fast a history is made and an evaluation checked against it, and its memory at ten times the images.
 
 Images are generated as MVTec AD's are (1024 x 1024, about 1.2 MB as PNG), in a folder that is removed again:
-python benchmarks/data_build.py [--images 120] [--hashes 100000] [--threads 2]; MVTec's test split has 1,725 images.
+python benchmarks/data_build.py [--images 120] [--hashes 100000] [--threads 2] [--history 2000]
+MVTec's test split has 1,725 images. `--history` images are of 128 x 128 pixels; `--only-history` reports of no build.
 """
 
 import argparse
@@ -34,10 +36,20 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--hashes", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--history", type=int, default=2000, help="images of a history, and ten times as many")
+    parser.add_argument("--only-history", action="store_true")
+    parser.add_argument("--only-check", type=Path, metavar="DATA", help="print its seconds and peak memory in MB")
     parser.add_argument("--only-build", nargs=2, type=Path, metavar=("RAW", "OUT"), help="print its peak memory in MB")
     arguments = parser.parse_args()
     if arguments.only_build:
         print(peak_of_build(*arguments.only_build, arguments.threads))
+        return
+    if arguments.only_check:
+        print(*check_once(arguments.only_check))
+        return
+    with TemporaryDirectory() as work:
+        report_history(Path(work), arguments.history)
+    if arguments.only_history:
         return
     with TemporaryDirectory() as work:
         os.environ["HF_INSPECT_CACHE"] = f"{work}/cache"  # where an accepted licence is kept
@@ -150,6 +162,56 @@ def report_groups(n: int) -> None:
     wall, cpu = seconds(lambda: groups.append(group(signatures)))
     found = int((groups[0][ones] == groups[0][others]).sum())
     print(f"{n:,} hashes: grouped in {wall:.1f} s ({cpu:.1f} CPU), {found:,} of {len(ones):,} planted copies found")
+
+
+def report_history(work: Path, n: int) -> None:
+    """Images a second and peak memory of a process that makes a history of half the images and checks the others."""
+    for images in (n, 10 * n):
+        write_parquet(work / str(images), images)
+        command = [sys.executable, __file__, "--only-check", work / str(images)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        made, checked, peak = map(float, done.stdout.split())
+        rates = f"history {images / 2 / made:.0f}, check against it {images / 2 / checked:.0f} images/s"
+        print(f"{images:,} images: {rates}; peak memory {peak:.0f} MB", flush=True)
+
+
+def write_parquet(folder: Path, n: int) -> None:
+    """A built data set of n generated images, half of them train and half test, without the time of its grouping."""
+    import datasets
+
+    from hf_inspect import files
+    from hf_inspect.schema import BINARY
+
+    datasets.disable_progress_bars()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(BINARY.classes))})
+    for split, seed in (("train", 0), ("test", 1)):
+        names = [(i, f"{split}{i}.png") for i in range(n // 2)]
+        rows = [{"image": {"bytes": small_png(seed, i), "path": name}, "label": i % 2} for i, name in names]
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        path = folder / "data" / f"generated-{split}.parquet"
+        datasets.Dataset.from_list(rows, features=features).to_parquet(path, batch_size=100)
+    counts = {"default": {split: {"good": n // 4, "defect": n // 2 - n // 4} for split in ("train", "test")}}
+    head = {"builder": {"name": "generated"}, "task": BINARY.to_dict(), "licence": "CC0-1.0", "fingerprint": "none"}
+    files.write_json(folder / "manifest.json", {**head, "counts": counts, "images": []})
+
+
+def small_png(seed: int, number: int) -> bytes:
+    coarse = np.random.default_rng([seed, number]).integers(0, 255, (16, 16, 3), np.uint8)
+    content = BytesIO()
+    Image.fromarray(coarse).resize((128, 128), Image.Resampling.BILINEAR).save(content, "png", compress_level=1)
+    return content.getvalue()
+
+
+def check_once(data: Path) -> tuple[float, float, int]:
+    """Seconds to make a history of train and to check test against it, and the process's peak memory in MB."""
+    from hf_inspect.data import record_history, refuse_seen
+    from hf_inspect.schema import History
+
+    found: list[History] = []
+    made = seconds(lambda: found.append(record_history(data, {"train": None})))
+    checked = seconds(lambda: refuse_seen(found[0], data, "test", "the model"))
+    status = Path("/proc/self/status").read_text()  # `ru_maxrss` would begin at the parent's peak
+    return made[0], checked[0], int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def seconds(work: Callable[[], None]) -> NDArray[np.float64]:

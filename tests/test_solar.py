@@ -58,6 +58,13 @@ def test_the_counts_and_the_shares_of_each_class(solar):
         assert task.is_defect[ids].astype(int).tolist() == whole[split]["label"][:]
 
 
+def test_some_of_it_can_be_kept_to_calibrate_a_cascade(tmp_path):
+    raw.classes(tmp_path / "raw", few(20))
+    options = {"shares": "50/10/20/20"}
+    manifest = build("solar_panels", tmp_path / "out", src=tmp_path / "raw", options=options, accept_license=True)
+    assert manifest["counts"]["default"]["calibration"] == dict.fromkeys(COUNTS, 4)
+
+
 def test_its_own_questions_ask_for_its_classes(solar):
     asked = questions_of(solar[1])
     assert asked.task().same_as(read_task(solar[1]))

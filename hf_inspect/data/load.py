@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from hf_inspect.schema import TaskSpec
 
 if TYPE_CHECKING:
     import datasets
+    from pyarrow.parquet import ParquetFile
 
 _AT_ONCE = 64  # rows in memory
 _IMAGES = '  "images": [\n'  # the line of manifest.json that its images follow
@@ -109,14 +110,23 @@ def shard_rows(
             raise DataError(f"{path.name} has no column {missing[0]!r}; it has {', '.join(there.names)}.")
         features = json.loads(there.metadata[b"huggingface"])["info"]["features"]
         classes = {name: features[name]["names"] for name in columns if features[name].get("_type") == "ClassLabel"}
-        sizes = [shard.metadata.row_group(number).num_rows for number in range(shard.num_row_groups)]
-        first = sum(end <= start for end in accumulate(sizes))
-        skip = start - sum(sizes[:first])
-        for part in shard.iter_batches(batch, row_groups=range(first, len(sizes)), columns=list(columns)):
-            rows = part.slice(skip).to_pylist()
-            skip = max(0, skip - len(part))
-            if rows:
-                yield [_named(row, classes) for row in rows]
+        waiting: list[dict[str, Any]] = []
+        for rows in _groups(shard, columns, start):
+            waiting += [_named(row, classes) for row in rows]
+            while len(waiting) >= batch:
+                yield waiting[:batch]
+                waiting = waiting[batch:]
+        if waiting:
+            yield waiting
+
+
+def _groups(shard: "ParquetFile", columns: Sequence[str], start: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows from number `start` on, one row group after the other: `iter_batches` would keep what it has read."""
+    for number in range(shard.num_row_groups):
+        size = shard.metadata.row_group(number).num_rows
+        if start < size:
+            yield shard.read_row_group(number, columns=list(columns)).slice(start).to_pylist()
+        start = max(0, start - size)
 
 
 def _named(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
