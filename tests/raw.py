@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import datasets
 
 SIDE = 24  # pixels
 
@@ -137,6 +141,13 @@ def classes(root: Path, counts: Mapping[str, int], seed: int = 0, side: int = SI
         for i in range(n):
             picture(rng, side, side).save(root / name / f"{i:03}{suffix}")
     return root
+
+
+def read_back(folder: Path, *config: str) -> "datasets.DatasetDict":
+    """What plain `load_dataset` reads, with a cache beside the folder: the user's may hold an older run's."""
+    import datasets
+
+    return datasets.load_dataset(str(folder), *config, cache_dir=str(folder.parent / ".cache"))
 
 
 def built_parts(folder: Path, good: str = "good", /, **counts: int) -> Path:

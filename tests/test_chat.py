@@ -58,9 +58,7 @@ def chatted(parts, tmp_path_factory):
 
 
 def loaded(folder):
-    import datasets
-
-    return datasets.load_dataset(str(folder))
+    return raw.read_back(folder)
 
 
 def test_every_template_meets_every_description_of_the_class_and_the_class_is_asked_once(chatted, parts):
@@ -181,7 +179,7 @@ def test_configs_of_the_source_stay_configs(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["hf_inspect.data.chat"], "script_named", lambda name: script)
     chat(tmp_path / "both", tmp_path / "out", write_yaml(tmp_path / QUESTIONS))
     assert sorted(datasets.get_dataset_config_names(str(tmp_path / "out"))) == ["all", "one"]
-    one, whole = (datasets.load_dataset(str(tmp_path / "out"), name) for name in ("one", "all"))
+    one, whole = (raw.read_back(tmp_path / "out", name) for name in ("one", "all"))
     assert sum(map(len, one.values())) == 36 * 7
     assert sum(map(len, whole.values())) == 2 * 36 * 7
     assert len(list((tmp_path / "out").glob("*.jsonl"))) == 8
@@ -311,6 +309,9 @@ def test_a_set_without_questions_is_asked_which_of_its_classes_a_part_is(parts, 
     for rows in loaded(tmp_path / "out").values():
         for row in rows:
             assert row["completion"][0]["content"][0]["text"] == row["source"].split("/")[0] == NAMES[row["class"]]
+    assert (
+        "One question is answered, with the class alone:\n\n> Which of dent" in (tmp_path / "out/README.md").read_text()
+    )
     odd = TaskSpec.of(["a, b", "🔥"], ["🔥"])
     assert default_questions(odd).question().options == odd.classes
 

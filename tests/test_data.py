@@ -76,6 +76,8 @@ def test_a_group_above_five_percent_stops_the_build(tmp_path):
     examined, _ = examine(samples(tmp_path, arrays))
     with pytest.raises(DataError, match="joins 3 of 40"):
         check_largest(group([image.signature for image in examined]).tolist())
+    with pytest.raises(DataError, match="joins 3 of 40"):
+        partition(examined, group([image.signature for image in examined]).tolist(), SHARES, 0)
 
 
 def test_partition_needs_images_and_whole_shares(tmp_path):
@@ -91,10 +93,8 @@ def test_unknown_data_set_names_the_known_ones(tmp_path):
 
 
 def test_elpv_reads_back_whole_with_plain_load_dataset(elpv):
-    import datasets
-
     manifest = read_manifest(elpv)
-    whole = datasets.load_dataset(str(elpv))
+    whole = raw.read_back(elpv)
     assert {split: len(rows) for split, rows in whole.items()} == {
         split: sum(counts.values()) for split, counts in manifest["counts"]["default"].items()
     }

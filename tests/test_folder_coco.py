@@ -11,7 +11,7 @@ from hf_inspect.data.shares import parse_shares
 from hf_inspect.errors import DataError
 from hf_inspect.schema import BINARY, TaskSpec
 from tests import raw
-from tests.raw import picture
+from tests.raw import picture, read_back
 
 WAGON = Path(__file__).parents[2] / "shared" / "data" / "wagon"
 SIDE = 32
@@ -102,7 +102,7 @@ def test_classes_may_be_called_anything(odd):
 
     task = read_task(odd)
     assert task == TaskSpec.of(sorted(ODD), ["good, or nearly"])
-    whole = datasets.concatenate_datasets(list(datasets.load_dataset(str(odd)).values()))
+    whole = datasets.concatenate_datasets(list(read_back(odd).values()))
     names = whole.features["class_name"].names
     assert names == sorted(ODD)
     assert {name: whole["class_name"][:].count(i) for i, name in enumerate(names)} == ODD
@@ -183,7 +183,7 @@ def test_coco_reads_back_with_plain_load_dataset(tmp_path, inside, as_file):
     write_coco(raw, inside=inside)
     manifest = build("coco", out, src=raw / "annotations.json" if as_file else raw)
     assert manifest["notes"] == []
-    whole = datasets.concatenate_datasets(list(datasets.load_dataset(str(out)).values()))
+    whole = datasets.concatenate_datasets(list(read_back(out).values()))
     assert len(whole) == 30
     assert whole.features["objects"]["category"].feature.names == ["bag", "wire"]  # the parent is not used
     row = next(row for row in whole if row["image_id"] == 2)

@@ -1,5 +1,7 @@
 """The card of a built data set: YAML that makes `load_dataset` work, the script's text, and what its manifest holds."""
 
+import hashlib
+import json
 import random
 import re
 import shlex
@@ -81,7 +83,8 @@ def configs(
     `places` are the configs and splits that were written. The description is there since `load_dataset` keeps what it
     read by the folder's name and these lines: without it, a folder that is built anew is answered from the old one.
     """
-    name, description = manifest["builder"]["name"], f"fingerprint {manifest['fingerprint']}"
+    name, made_of = manifest["builder"]["name"], json.dumps([manifest["builder"], manifest["fingerprint"]])
+    description = f"build {hashlib.sha256(made_of.encode()).hexdigest()}"
     found = []
     for config, united in script.CONFIGS.items():
         by_split = {

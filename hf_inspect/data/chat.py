@@ -15,7 +15,7 @@ from hf_inspect import files, prompts
 from hf_inspect.data.build import MANIFEST, script_named, shards
 from hf_inspect.data.card import cell, configs, data_card, head, task_table, usage
 from hf_inspect.data.classes import class_column
-from hf_inspect.data.load import read_manifest, read_task, shard_rows
+from hf_inspect.data.load import read_head, read_manifest, read_task, shard_rows
 from hf_inspect.data.partition import DEFAULT, SPLITS
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Progress, TaskSpec, no_progress
@@ -70,7 +70,7 @@ def read_questions(path: Path) -> Questions:
     if not path.is_file():
         raise DataError(f"{path} is missing; write the data set's questions and give them as --questions.")
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} is not YAML ({error}).") from None
     keys = [field.name for field in fields(Questions)]
@@ -97,7 +97,7 @@ def questions_of(folder: Path, questions: Path | None = None) -> Questions:
     DataError, with both printed, when the questions have other classes than the data set, or call others good; their
     order is the questions' own.
     """
-    path = questions or _shipped_questions(read_manifest(folder)["builder"]["name"])
+    path = questions or _shipped_questions(read_head(folder)["builder"]["name"])
     own = read_task(folder)
     if path is None:
         return default_questions(own)
@@ -264,6 +264,13 @@ def _manifest(source: Mapping[str, Any], asked: Questions, rows: Mapping[str, Ma
     return {**source, **made, "images": source["images"]}
 
 
+def _described(asked: Questions) -> str:
+    """How the card says which questions there are; the direct one follows."""
+    if not asked.templates:
+        return "One question is answered, with"
+    return f"{len(asked.templates)} questions are answered with each description of the image's class, and one with"
+
+
 def _card(name: str, manifest: Mapping[str, Any], asked: Questions, notes: str = "") -> str:
     """The card: YAML that makes `load_dataset` work, counts, the direct question and where it all comes from."""
     loaded = configs(script_named(name), manifest, manifest["rows"])
@@ -279,8 +286,7 @@ def _card(name: str, manifest: Mapping[str, Any], asked: Questions, notes: str =
             usage(loaded[0]["config_name"]), "",
             f"Rows `images`, `prompt`, `completion` for supervised fine-tuning, made of the data set `{name}` after",
             "its split: all questions on an image lie where the image lies, so none is answered in another split.",
-            f"{len(asked.templates)} questions are answered with each description of the image's class, and one with",
-            "the class alone:", "", f"> {cell(asked.direct)}", "", task_table(asked.task()),
+            f"{_described(asked)} the class alone:", "", f"> {cell(asked.direct)}", "", task_table(asked.task()),
             "", *table, "",
             "The JSON lines hold the same rows; their images lie in `images/`, called by their SHA-256.", "",
             *([notes, ""] if notes else []),
