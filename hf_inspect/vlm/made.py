@@ -20,8 +20,8 @@ _OF_THE_LIBRARY = ("transformers_version",)  # what a JSON file says of who wrot
 def made(name: str, out: Path | None, parts: Callable[[], Parts], history: History) -> Path:
     """The folder of the base `name`: `out` (default: of the cache), where `parts` are saved unless they are there.
 
-    What is random in `parts` comes from a fixed seed, and nothing from the caller's random state. `history` is what they have
-    seen.
+    What is random in `parts` comes from a fixed seed, and nothing from the caller's random state. `history` is what
+    they have seen, None where that is not known.
     """
     out = out or cache_folder() / f"{name}-{FORMAT}"
     if (out / "config.json").exists():
