@@ -37,7 +37,7 @@ def launch(command, *more, **environment):
     program, *arguments = command.split()
     done = subprocess.run(
         [str(Path(sys.executable).with_name(program)), *arguments, *map(str, more)],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | environment,
+        cwd=ROOT, capture_output=True, text=True, timeout=480, env=os.environ | environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -38,7 +38,7 @@ def train(data, out, cache, *more, launched=("--cpu",)):
     launch = [str(Path(sys.executable).with_name("accelerate")), "launch", *launched, "recipes/vlm_sft/train.py"]
     command = [*launch, "--config", "recipes/vlm_sft/tiny.yaml", "--data", data, "--output_dir", out, *more]
     environment = os.environ | {"HF_INSPECT_CACHE": str(cache)}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=480, env=environment)
 
 
 @pytest.fixture(scope="module")
