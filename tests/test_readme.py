@@ -2,8 +2,8 @@
 
 import io
 import json
-import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -98,21 +98,27 @@ def commands(readme: str) -> list[str]:
     return [" ".join(line.split()) for line in plain if line.strip()]
 
 
-def run(command: str, place: Path) -> str:
-    """What a command prints, run in `place`, the current folder: ours in this process, others in one of their own."""
-    words = shlex.split(command)
-    small = [re.sub("^org/", f"{ORGANISATION}/", SMALL.get(word, word)) for word in words]
-    if words[0] == "hf-inspect":
-        done = CliRunner().invoke(app, small[1:])
-        assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
-        return done.output
-    assert small == words, f"{command} is run as it stands"
-    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command, shell=True, cwd=place, env=os.environ | {"PATH": binaries}, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
-    return done.stdout
+def run(command: str) -> str:
+    """What a command prints, run in the current folder, in this process: others than ours are a mistake.
+
+    A recipe is run as `accelerate launch` would on one CPU; that it does is tested where ELSEWHERE says.
+    """
+    words = [re.sub("^org/", f"{ORGANISATION}/", SMALL.get(word, word)) for word in shlex.split(command)]
+    if words[:2] == ["accelerate", "launch"]:
+        return train(words[2:])
+    assert words[0] == "hf-inspect", f"{command}: run it here, or name in ELSEWHERE what does"
+    done = CliRunner().invoke(app, words[1:])
+    assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
+    return done.output
+
+
+def train(words: list[str]) -> str:
+    """What a recipe prints; its script and its arguments are `words`."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, "argv", words)
+        runpy.run_path(words[0], run_name="__main__")
+    return printed.getvalue()
 
 
 def photo(tint: tuple[int, int, int], rng: np.random.Generator) -> Image.Image:
@@ -171,7 +177,7 @@ def made(place):
     wanted = [one for one in commands("README.md") if one not in ELSEWHERE and "org/" not in one]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        return {command: run(command, place) for command in wanted}
+        return {command: run(command) for command in wanted}
 
 
 @pytest.fixture
@@ -211,7 +217,7 @@ def test_its_way_from_photos_makes_a_cascade_of_three_classes_that_inspects(made
     [row] = read_rows(inside / "outputs/verdicts.jsonl")
     assert (row["label"], row["class"] in task) == ("defect", True) or row["decided_by"] == "vlm"
     again = next(command for command in made if command.startswith("hf-inspect predict"))
-    assert "1 inspected" in run(again, inside)
+    assert "1 inspected" in run(again)
     assert read_rows(inside / "outputs/verdicts.jsonl") == [row]
     assert default_questions(TaskSpec.of(sorted(task), ["ok"])).direct in text_of("dataset_scripts/README.md")
 
@@ -230,9 +236,9 @@ def test_its_snippet_prints_a_verdict_as_it_says(made, inside):
 def test_without_a_base_and_an_adapter_the_edge_decides_alone(made, inside):
     [command] = (command for command in made if command.startswith("hf-inspect calibrate"))
     alone = re.sub(r"--(base|adapter) \S+ ", "", command).replace("outputs/cascade", "outputs/alone")
-    run(alone, inside)
+    run(alone)
     assert files.read_json(inside / "outputs/alone/cascade.json")["vlm"] is None
-    run("hf-inspect predict outputs/alone camera --out outputs/alone.jsonl", inside)
+    run("hf-inspect predict outputs/alone camera --out outputs/alone.jsonl")
     assert [row["decided_by"] for row in read_rows(inside / "outputs/alone.jsonl")] == ["edge"]
 
 
@@ -268,12 +274,12 @@ def test_the_other_commands_of_each_run(readme, made, hub, inside):
     """In their order, those of README.md that were run for `made` apart. What pushes finds a Hub on loopback."""
     for command in commands(readme):
         if command not in ELSEWHERE and (readme != "README.md" or command not in made):
-            run(command, inside)
+            run(command)
 
 
 def test_what_was_pushed_is_loaded_as_the_hub_s_readme_says(made, hub, inside):
     for name in ("student", "cascade", "data/parts"):
-        run(f"hf-inspect push outputs/{name} org/{Path(name).name}", inside)
+        run(f"hf-inspect push outputs/{name} org/{Path(name).name}")
     [code] = (block.replace('"org/', f'"{ORGANISATION}/') for block in blocks("hf_inspect/hub/README.md", "python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=inside, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
