@@ -200,7 +200,9 @@ def test_no_order_of_an_adapter_s_classes_changes_a_figure(data, base, solar, tm
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_a_broken_image_is_listed_and_the_others_are_scored(data, base, adapter, tmp_path, batch_size, plain, capsys):
+def test_a_broken_image_is_listed_and_the_others_are_scored(data, base, solar, tmp_path, batch_size, plain):
+    adapter, history = tmp_path / "adapter", record_history(solar, {"train": None})
+    tiny.random_adapter(Path(base), adapter, questions_of(solar).question(), history=history)
     name = spoil(data, "test", 7)
     results = evaluated(base, data, tmp_path / "scores.jsonl", adapter=adapter, batch_size=batch_size)
     report = results["vlm"]
