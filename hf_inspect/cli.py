@@ -115,11 +115,8 @@ def calibrate(
     edge: Annotated[str, typer.Option(help="Folder that `hf-inspect export` wrote, or repository of one.")],
     data: Data,
     out: Out,
-    base: Base = "demo-base",
-    adapter: Annotated[str | None, typer.Option(help="Folder or repository; none: an edge-only cascade.")] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="The base is a VLM fine-tuned whole: it needs no adapter.")
-    ] = False,
+    base: Annotated[str | None, typer.Option(help="VLM base, as for `eval vlm`; none: an edge-only cascade.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Its adapter; none: a base that was fine-tuned whole.")] = None,
     escape: Annotated[float, typer.Option(help="Most defects the edge may pass, as a share.")] = 0.05,
     overkill: Annotated[float, typer.Option(help="Most good parts the edge may reject, as a share.")] = 0.10,
     confidence: float = 0.95,
