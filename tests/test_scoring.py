@@ -20,7 +20,7 @@ NAMES = ("sauber $1$", "<b>Riß", '| "crack", `x`')  # the first is the good one
 def parts(tmp_path_factory):
     """Three classes of odd names, 240 images."""
     folder = tmp_path_factory.mktemp("parts")
-    return built_parts(folder, good_name=NAMES[0], **dict(zip(NAMES, (120, 60, 60), strict=True)))
+    return built_parts(folder, NAMES[0], **dict(zip(NAMES, (120, 60, 60), strict=True)))
 
 
 class Looking:
