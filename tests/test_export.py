@@ -10,7 +10,7 @@ from hf_inspect.data import load_split, write_history
 from hf_inspect.errors import DataError, MissingExtraError, ParityError
 from hf_inspect.export import export_student
 from hf_inspect.export import student as command
-from hf_inspect.export.openvino import CALIBRATION_IMAGES, stratified
+from hf_inspect.export.openvino import CALIBRATION_IMAGES, ranks, stratified
 from hf_inspect.export.parity import FP32, INT8, refuse_beyond
 from hf_inspect.images import load
 from hf_inspect.runtime import INSPECT, MODEL, TRAINED_ON, Engine
@@ -166,6 +166,15 @@ def test_calibration_images_are_stratified_seeded_and_distinct():
     assert abs(labels[chosen].mean() - labels.mean()) < 1 / CALIBRATION_IMAGES
     assert chosen.tolist() == stratified(labels, CALIBRATION_IMAGES).tolist()
     assert sorted(stratified(labels[:50], CALIBRATION_IMAGES).tolist()) == list(range(50))
+
+
+def test_no_order_of_the_classes_changes_which_images_calibrate():
+    rows = load_split(tiny_edge.data(), "train")
+    task = TaskSpec(BINARY.classes[::-1], BINARY.dispositions[::-1])
+    chosen = [stratified(ranks(rows, one), 20).tolist() for one in (BINARY, task)]
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 20
+    assert sum(rows[chosen[0]]["label"]) == 10
 
 
 def weights_of(op):

@@ -54,7 +54,7 @@ def write_int8(student: Student, folder: Path, train: "datasets.Dataset") -> Non
         write_fp32(student, Path(fp32))
         import openvino
 
-        rows = train.select(stratified(_ranks(train, student.task), CALIBRATION_IMAGES))
+        rows = train.select(stratified(ranks(train, student.task), CALIBRATION_IMAGES))
         quantized = _quantize(openvino.Core().read_model(Path(fp32) / MODEL), rows, student.preprocess)
         openvino.save_model(quantized, folder / MODEL, compress_to_fp16=False)
         for path in Path(fp32).glob("*config.json"):  # for Optimum's own classes
@@ -68,7 +68,7 @@ def stratified(classes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return order[np.unique(np.linspace(0, len(classes) - 1, n).astype(np.int64))]
 
 
-def _ranks(rows: "datasets.Dataset", task: TaskSpec) -> NDArray[np.int64]:
+def ranks(rows: "datasets.Dataset", task: TaskSpec) -> NDArray[np.int64]:
     """A number for each row's class, whatever the order of the task's classes: good ones first, then by name."""
     order = sorted(range(len(task.classes)), key=lambda i: (task.is_defect[i], task.classes[i]))
     return np.argsort(order)[class_ids(rows, task)]
