@@ -1,5 +1,7 @@
 """What a model and its ancestors saw, on a small data set, and the refusal of all of it and of near copies."""
 
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -104,6 +106,20 @@ def test_near_copies_are_one_group_when_a_data_set_is_built(tmp_path):
     assert {split: sum(counts.values()) for split, counts in manifest["counts"]["default"].items()} == {
         "train": 20, "test": 20
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_a_group_above_five_percent_stops_the_build(tmp_path, copies):
+    """Of 40 pictures, two that are alike may be built; of three, a split would get all."""
+    classes(tmp_path / "raw", {"good": 41 - copies})
+    for i in range(1, copies):
+        shutil.copyfile(tmp_path / "raw" / "good" / "000.png", tmp_path / "raw" / "good" / f"again{i}.png")
+    if copies == 2:
+        assert build("folder", tmp_path / "data", src=tmp_path / "raw")["groups"]["largest"] == 2
+    else:
+        with pytest.raises(DataError, match="joins 3 of 40"):
+            build("folder", tmp_path / "data", src=tmp_path / "raw")
+        assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("turned", [False, True])

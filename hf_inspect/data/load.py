@@ -69,11 +69,13 @@ def count(folder: Path, split: str) -> int:
 def load_split(folder: Path, split: str) -> "datasets.Dataset":
     """One split (see `place_of`) of a built data folder; its image column holds undecoded files: {"bytes", "path"}."""
     import datasets
+    from pyarrow.dataset import ParquetFragmentScanOptions
 
     manifest = read_head(folder)
     config, name = place_of(manifest, split)
     paths = [str(path) for path in shards(folder, config, name)]
-    rows = datasets.load_dataset("parquet", data_files={name: paths}, split=name)
+    scan = ParquetFragmentScanOptions(pre_buffer=False)  # else row groups are read ahead, up to 180 MB of them
+    rows = datasets.load_dataset("parquet", data_files={name: paths}, split=name, fragment_scan_options=scan)
     _check_count(folder, split, len(rows), manifest["counts"][config][name])
     return rows.cast_column("image", datasets.Image(decode=False))
 

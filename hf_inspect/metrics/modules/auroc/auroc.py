@@ -31,7 +31,7 @@ Examples:
     0.75
 """
 _RESAMPLES = 2000
-_AT_ONCE = 4_000_000  # resampled numbers held together: 32 MB
+_AT_ONCE = 1_100_000  # resampled numbers held together, and ranked: 70 MB
 
 
 def _area(goods: np.ndarray, defects: np.ndarray, axis: int = -1) -> np.ndarray:
