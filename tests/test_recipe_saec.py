@@ -42,36 +42,62 @@ def parts(tmp_path_factory, cache):
     return folder / "built"
 
 
-def test_one_command_makes_the_whole_table_and_does_nothing_twice(parts, cache, tmp_path):
-    edge = tmp_path / "edge.yaml"
+@pytest.fixture(scope="module")
+def made(parts, cache, tmp_path_factory):
+    """The edge's YAML, the folder, and what the command said that filled it."""
+    folder = tmp_path_factory.mktemp("saec")
+    edge = folder / "edge.yaml"
     edge.write_text((ROOT / "recipes/edge_classifier/tiny.yaml").read_text())
-    done = run(parts, tmp_path / "out", cache, "--edge", edge)
+    done = run(parts, folder / "out", cache, "--edge", edge)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    results = files.read_json(tmp_path / "out" / "results.json")
+    return edge, folder / "out", done.stdout
+
+
+def commands(said):
+    return [line.split()[2:4] for line in said.splitlines() if line.startswith("$")]
+
+
+def test_one_command_makes_the_whole_table(made):
+    _, out, said = made
+    results = files.read_json(out / "results.json")
     for report in (*(results[name] for name in ROWS), *results["cascade"].values()):
         assert report["n"] == sum(results["data"]["counts"].values())
         assert {"accuracy", "escapes", "overkill", "ms_per_image"} <= set(report)
     assert set(results["cascade"]) == {"calibrated", "saec"}
-    table = (tmp_path / "out" / "table.md").read_text()
-    assert table in done.stdout
+    table = (out / "table.md").read_text()
+    assert table in said
     assert len(table.splitlines()) == 2 + len(ROWS) + 2
     names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert len(set(names)) == len(names)
-    again = run(parts, tmp_path / "out", cache, "--edge", edge)
+    assert len(commands(said)) == 7
+
+
+def test_given_again_it_does_nothing_twice(made, parts, cache):
+    edge, out, _ = made
+    again = run(parts, out, cache, "--edge", edge)
     assert again.returncode == 0
-    assert "$" not in again.stdout
-    assert table in again.stdout
-    other = run(parts, tmp_path / "out", cache, "--edge", edge, "--escape", "0.2")
+    assert commands(again.stdout) == []
+    assert (out / "table.md").read_text() in again.stdout
+
+
+def test_what_another_setting_decides_is_made_again_and_no_more(made, parts, cache):
+    edge, out, _ = made
+    other = run(parts, out, cache, "--edge", edge, "--escape", "0.2")
     assert other.returncode == 0, other.stderr[-3000:]
-    commands = [line.split()[2:4] for line in other.stdout.splitlines() if line.startswith("$")]
-    assert commands == [["calibrate", "--edge"], ["eval", "cascade"]]
-    assert files.read_json(tmp_path / "out" / "cascade" / "cascade.json") != results
-    edge.write_text(edge.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
-    refused = run(parts, tmp_path / "out", cache, "--edge", edge)
+    assert commands(other.stdout) == [["calibrate", "--edge"], ["eval", "cascade"]]
+    assert files.read_json(out / "cascade" / "cascade.json")["policies"]["calibrated"]["escape"] == 0.2
+
+
+def test_another_training_in_the_same_folder_is_refused(made, parts, cache, tmp_path):
+    edge, out, _ = made
+    kept = edge.read_text()
+    edge.write_text(kept.replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
+    refused = run(parts, out, cache, "--edge", edge)
+    edge.write_text(kept)
     assert refused.returncode == 1
     assert "learning_rate 0.003 there, 0.001 here" in refused.stderr
     assert "training_log.json was made from something else: reads." in refused.stdout
-    assert [line for line in refused.stdout.splitlines() if line.startswith("$")][1:] == []
+    assert len(commands(refused.stdout)) == 1
 
 
 def test_a_data_set_without_calibration_is_refused_by_name(tmp_path, cache):
