@@ -53,7 +53,7 @@ class Peak:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs=2, default=(2_000, 20_000), metavar=("FEW", "MANY"))
-    parser.add_argument("--keep", type=Path, help="folder to work in and leave")
+    parser.add_argument("--keep", type=Path, help="a new folder to work in, and to leave")
     chosen = parser.parse_args()
     with working_folder(chosen.keep) as work:
         warm_up(work)
@@ -64,7 +64,7 @@ def main() -> None:
 @contextmanager
 def working_folder(keep: Path | None) -> Iterator[Path]:
     if keep:
-        keep.mkdir(parents=True, exist_ok=True)
+        keep.mkdir(parents=True)  # a new one: what is there already would be gone on from
         yield keep.resolve()
     else:
         with TemporaryDirectory() as folder:
