@@ -262,8 +262,8 @@ def test_one_edge_threshold_at_the_cascade_s_overkill_does_what_the_readme_says(
     threshold = np.sort(edge[good])[-int((codes[good] == IS_DEFECT).sum())]
     test = read_rows(folder / demo.TEST_SCORES)
     passed = sum(row["label"] == DEFECT and row["edge"]["severity"] < threshold for row in test)
-    assert passed <= results["cascade"]["calibrated"]["escapes"]["k"]
-    assert "lets no more defects escape, and needs no VLM" in " ".join(text_of("README.md").split())
+    assert passed == results["cascade"]["calibrated"]["escapes"]["k"] + 1
+    assert "lets one more defect escape, and needs no VLM" in " ".join(text_of("README.md").split())
 
 
 # The others, and what is run elsewhere.
