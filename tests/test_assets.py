@@ -11,7 +11,7 @@ from hf_inspect import Inspector, demo, files
 from hf_inspect.cascade import policy_from_dict
 from hf_inspect.data import load_split
 from hf_inspect.reports import results_table
-from hf_inspect.scoring import read_scores
+from hf_inspect.scoring import read_rows
 
 ROOT = Path(__file__).parent.parent
 ASSETS = demo.assets()
@@ -60,7 +60,7 @@ def test_readme_shows_what_results_json_says():
 
 
 def test_the_pictures_are_drawn_from_the_results(tmp_path):
-    demo.write_plots(RESULTS, read_scores(ASSETS / demo.TEST_SCORES), tmp_path)
+    demo.write_plots(RESULTS, read_rows(ASSETS / demo.TEST_SCORES), tmp_path)
     for name in ("escalation.png", "roc.png", "reliability.png"):
         kept, drawn = (np.asarray(Image.open(p / name).convert("L"), float) for p in (ASSETS / "plots", tmp_path))
         assert kept.shape == drawn.shape
@@ -74,20 +74,21 @@ def test_the_results_are_of_the_files_that_ship():
 
 
 def test_the_scores_give_the_results_again():
-    rows = read_scores(ASSETS / demo.TEST_SCORES)
-    labels, p_edge, p_vlm = (np.array([row[key] for row in rows]) for key in ("label", "p_edge", "p_vlm"))
-    assert RESULTS["edge_int8"]["accuracy"]["k"] == int(((p_edge >= 0.5) == labels).sum())
-    assert RESULTS["vlm"]["accuracy"]["k"] == int(((p_vlm >= 0.5) == labels).sum())
+    rows = read_rows(ASSETS / demo.TEST_SCORES)
+    labels = np.array([row["label"] == "defect" for row in rows])
+    edge, vlm = (np.array([row[name]["severity"] for row in rows]) for name in ("edge", "vlm"))
+    assert RESULTS["edge_int8"]["accuracy"]["k"] == int(((edge >= 0.5) == labels).sum())
+    assert RESULTS["vlm"]["accuracy"]["k"] == int(((vlm >= 0.5) == labels).sum())
     stated = files.read_json(ASSETS / "cascade.json")["policies"]["calibrated"]
-    routes = policy_from_dict(stated).route_batch(p_edge)
+    routes = policy_from_dict(stated).route_batch(edge)
     assert RESULTS["cascade"]["calibrated"]["vlm_calls"] == int((routes.codes == -1).sum())
 
 
 def test_the_shipped_edge_gives_its_scores_again(elpv):
     inspector = Inspector.from_pretrained(ASSETS, use_vlm=False)
-    kept = {row["source"]: row["p_edge"] for row in read_scores(ASSETS / demo.TEST_SCORES)}
+    kept = {row["source"]: row["edge"]["severity"] for row in read_rows(ASSETS / demo.TEST_SCORES)}
     rows = load_split(elpv, "test")["image"][:100]
-    found = inspector.edge.predict([row["bytes"] for row in rows])
+    found = np.array([one.severity for one in inspector.edge.predict([row["bytes"] for row in rows])])
     wanted = np.array([kept[row["path"]] for row in rows])
     assert ((found >= 0.5) == (wanted >= 0.5)).mean() >= 0.99  # another processor may round INT8 otherwise
     assert np.abs(found - wanted).mean() < 0.01
