@@ -161,9 +161,7 @@ class Inspector:
             return verdict
         task = self.task if by == "edge" or self.vlm is None else self.vlm.task
         name, p = found.likeliest(task, _LABELS[code]) or (None, None)
-        return replace(
-            verdict, label=_LABELS[code], decided_by=by, severity=found.severity, class_name=name, p_class=p
-        )
+        return replace(verdict, label=_LABELS[code], decided_by=by, severity=found.severity, class_name=name, p_class=p)
 
     def _by_rule(self, verdict: Verdict, why: str) -> Verdict:
         """What becomes of an escalated part that no VLM decided."""

@@ -1,5 +1,5 @@
 import dataclasses
-from itertools import permutations, product
+from itertools import permutations
 
 import numpy as np
 import pytest

@@ -34,7 +34,9 @@ def test_students_know_their_yolo_and_leave_ultralytics_alone():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "['transformers']\n"
 
 
-@pytest.mark.parametrize("package", ["cascade", "data", "export", "hub", "metrics", "reports", "runtime", "tasks", "vlm"])
+@pytest.mark.parametrize(
+    "package", ["cascade", "data", "export", "hub", "metrics", "reports", "runtime", "tasks", "vlm"]
+)
 def test_every_package_lists_what_it_offers(package):
     module = importlib.import_module(f"hf_inspect.{package}")
     assert all(hasattr(module, name) for name in module.__all__)
