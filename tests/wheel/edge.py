@@ -37,7 +37,7 @@ assert "vlm" not in done.stdout.splitlines()[-1].lower() or "no VLM here" in don
 
 verdict = hf_inspect.Inspector.from_pretrained(package / "assets/elpv")(parts / "0.png")
 assert verdict.label in ("good", "defect", "undecided"), verdict
-assert verdict.p_vlm is None
+assert verdict.severity_of("vlm") is None
 
 
 def seconds(*arguments: str) -> float:
