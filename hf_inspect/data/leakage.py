@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_inspect import files
-from hf_inspect.data.hashing import Packed, packed_records, repeats, sign_all
+from hf_inspect.data.hashing import Packed, Signature, packed_records, repeats, sign, sign_all
 from hf_inspect.data.load import read_head, stream
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.schema import History, Source
@@ -60,12 +60,14 @@ def read_history(folder: Path, name: str) -> History:
 def refuse_seen(history: History, data: Path, split: str, what: str) -> None:
     """LeakageError when `what` (a model) has seen an image of the split, or a near-duplicate of one.
 
-    The split is read from Parquet, some images at a time. Near is what `data.hashing` finds by pHash and check bits.
+    The split is read from Parquet, some images at a time; what cannot be read is passed over. Near is what
+    `data.hashing` finds by pHash and check bits.
     """
     known, n, seen = _packed(history, what), 0, []
     for rows in stream(data, split, ["image"], _AT_ONCE):
         images = [row["image"] for row in rows]
-        seen += [images[i]["path"] for i in repeats(sign_all([image["bytes"] for image in images]), known)]
+        signed = [(image["path"], signature) for image in images if (signature := _signature(image["bytes"]))]
+        seen += [signed[i][0] for i in repeats([signature for _, signature in signed], known)]
         n += len(rows)
     if seen:
         named = ", ".join(seen[:_NAMED]) + (", ..." if len(seen) > _NAMED else "")
@@ -73,6 +75,14 @@ def refuse_seen(history: History, data: Path, split: str, what: str) -> None:
             f"{len(seen)} of {n} images are, or nearly repeat, images that {what} or an ancestor of it was trained on "
             f"({named}); evaluate on a split it has not seen."
         )
+
+
+def _signature(content: bytes) -> Signature | None:
+    """None for a file that cannot be read: it is not evaluated either, and its row says why."""
+    try:
+        return sign(content)
+    except DataError:
+        return None
 
 
 def _contents(data: Path, split: str, rows: "datasets.Dataset | None") -> Iterator[list[bytes]]:
