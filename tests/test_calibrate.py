@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 
-from hf_inspect import calibrate as calibration
 from hf_inspect import files, images, metrics
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cascade import complexity, fit_calibrated, fit_saec
@@ -70,7 +69,7 @@ def with_vlm(data, edge, base, tmp_path, monkeypatch):
 
     def run(vlm=None, **settings):
         vlm = vlm or Own(read_task(data))
-        monkeypatch.setattr(calibration, "_vlm", lambda *given: (base, vlm))
+        monkeypatch.setattr(VLM, "from_pretrained", lambda *given: vlm)
         return calibrate(edge, (base, None), data, tmp_path / "cascade", **RISK | settings)
 
     return run

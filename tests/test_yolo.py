@@ -344,11 +344,12 @@ def test_ultralytics_stays_offline_in_our_cache_and_leaves_the_process_alone(tmp
 import os, socket, cv2, numpy, torch
 def refuse(*arguments): raise SystemExit(f"a socket: {arguments}")
 socket.socket.connect = socket.getaddrinfo = refuse
-before = torch.save, cv2.getNumThreads(), numpy.get_printoptions()
+from PIL import Image
+before = torch.save, Image.open, cv2.getNumThreads(), numpy.get_printoptions()
 from hf_inspect.schema import BINARY
 from hf_inspect.students import new_student
 new_student("yolo11n-cls", 64, BINARY)
-assert before == (torch.save, cv2.getNumThreads(), numpy.get_printoptions())
+assert before == (torch.save, Image.open, cv2.getNumThreads(), numpy.get_printoptions())
 assert "OMP_NUM_THREADS" not in os.environ
 """
     (tmp_path / "yolo11n-cls.yaml").write_text("activation: exit(3)\n")  # never Ultralytics' own YAML

@@ -166,11 +166,14 @@ def _quietly() -> Iterator[None]:
     """Import Ultralytics offline, its settings in our cache folder, and take back what it sets for the process."""
     import cv2
     import numpy as np
+    from PIL import Image
 
     os.environ.setdefault("YOLO_OFFLINE", "true")
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # it would ask pip for what an unknown image might need
     os.environ.setdefault("YOLO_VERBOSE", "false")
     os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_folder() / "ultralytics"))
     variables, save, threads, printing = set(os.environ), torch.save, cv2.getNumThreads(), np.get_printoptions()
+    opened = Image.open
     try:
         yield
     except ImportError as error:
@@ -178,7 +181,7 @@ def _quietly() -> Iterator[None]:
     finally:
         for name in set(os.environ) - variables:  # OMP_NUM_THREADS, say
             del os.environ[name]
-        torch.save = save
+        torch.save, Image.open = save, opened
         cv2.setNumThreads(threads)
         np.set_printoptions(**printing)
 
