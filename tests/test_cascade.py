@@ -454,6 +454,12 @@ def test_cloud_threshold_moves_only_the_escalated():
     assert (strict.codes[~strict.escalated] == lax.codes[~lax.escalated]).all()
 
 
+def test_a_vlm_at_its_threshold_says_defect():
+    between = [(BAND.low + BAND.high) / 2] * 2
+    played = replay(BAND, between, [BAND.cloud_threshold, np.nextafter(BAND.cloud_threshold, 0)])
+    assert (played.codes.tolist(), played.decided_by.tolist()) == ([IS_DEFECT, IS_GOOD], ["vlm", "vlm"])
+
+
 def test_replay_names_wrong_input():
     with pytest.raises(DataError, match="Fallback 'maybe'"):
         replay(BAND, P_EDGE, fallback="maybe")

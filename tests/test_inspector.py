@@ -106,7 +106,6 @@ def test_no_order_and_no_name_of_classes_changes_a_verdict(names, tmp_path):
     """Edge and VLM each in every order of the classes, the good one anywhere: the same verdicts by the same models."""
     levels, said = [20, 110, 128, 125, 240], []
     good = next(name for name in names if name in ("ok", "gut, sauber"))
-    defects = [name for name in names if name != good]
     for at, order in enumerate(permutations(names)):
         edge = TaskSpec.of(order, [good])
         made = brightness_cascade(tmp_path / str(at), edge)
@@ -115,8 +114,10 @@ def test_no_order_and_no_name_of_classes_changes_a_verdict(names, tmp_path):
             found = list(inspector.inspect([png(grey(level)) for level in levels]))
             said.append([(v.label, v.decided_by, round(v.severity, 6)) for v in found])
             for verdict in found:
-                assert verdict.class_name in ([good] if verdict.label == "good" else defects)
-                assert verdict.p_class <= (1 - verdict.severity if verdict.label == "good" else verdict.severity) + 1e-9
+                decider = inspector.edge.task if verdict.decided_by == "edge" else inspector.vlm.task
+                assert verdict.class_name == (good if verdict.label == "good" else decider.defects[0])
+                share = 1 - verdict.severity if verdict.label == "good" else verdict.severity
+                assert verdict.p_class == pytest.approx(share, abs=1e-6)
     assert all(one == said[0] for one in said)
     assert {(label, by) for label, by, _ in said[0]} >= {
         ("good", "edge"),
@@ -172,3 +173,10 @@ def test_a_changed_engine_is_refused(cascade, tmp_path):
 def test_a_cascade_states_its_risk(cascade):
     stated = files.read_json(cascade / "cascade.json")["policies"]["calibrated"]["statement"]
     assert "at most 5.00% of defects" in stated
+
+
+def test_a_vlm_at_its_threshold_says_defect(cascade):
+    inspector = Inspector.from_pretrained(cascade)
+    for severity, label in ((inspector.policy.cloud_threshold, "defect"), (0.4999, "good")):
+        verdict = dataclasses.replace(inspector, vlm=ScriptedVLM([severity]))(png(grey(128)))
+        assert (verdict.label, verdict.decided_by, verdict.severity) == (label, "vlm", severity)
