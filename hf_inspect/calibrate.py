@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_inspect import files, hub
 from hf_inspect.cascade import CALIBRATION, CASCADE, Calibrated, Saec, fit_calibrated, fit_saec
-from hf_inspect.data import read_manifest
+from hf_inspect.data import read_head
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Predictor, Progress, no_progress
 from hf_inspect.scoring import Scores, run, write_rows
@@ -101,7 +101,7 @@ def _policies(
 def _provenance(data: Path, scores: Mapping[str, Scores]) -> dict[str, Any]:
     """The data, how many images of each split were scored, and which could not be read."""
     return {
-        "data": read_manifest(data)["fingerprint"],
+        "data": read_head(data)["fingerprint"],
         "images": {split: len(one.classes) for split, one in scores.items()},
         "not_scored": [{"split": split, **image} for split, one in scores.items() for image in one.not_scored],
     }

@@ -85,7 +85,7 @@ def run(
     if not fitting:
         for name, one in predictors.items():
             sets.refuse_seen(one.history, data, split, name)
-    manifest = sets.read_manifest(data)
+    manifest = sets.read_head(data)
     place = "/".join(sets.place_of(manifest, split))
     stated = {"data": manifest["fingerprint"], "split": place, "task": task.to_dict(), "complexity": complexity}
     stated["predictors"] = {name: one.identity for name, one in predictors.items()}

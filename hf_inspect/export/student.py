@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
-from hf_inspect.data import load_split, read_manifest, read_task, write_history
+from hf_inspect.data import load_split, read_head, read_task, write_history
 from hf_inspect.errors import DataError
 from hf_inspect.export.openvino import write_fp32, write_int8
 from hf_inspect.export.parity import FP32, INT8, compare, refuse_beyond
@@ -36,7 +36,7 @@ def export_student(student: Path, out: Path, *, data: Path, int8: bool) -> dict[
         files.write_json(stage / INSPECT, info)
         report = compare(Engine.from_pretrained(stage), source, data, "validation", limits)
         refuse_beyond(report, limits, student)
-        report["data"] = read_manifest(data)["fingerprint"]
+        report["data"] = read_head(data)["fingerprint"]
         files.write_json(stage / INSPECT, info | {"parity": report})
     return report
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
 from hf_inspect.cascade import CASCADE
-from hf_inspect.data import read_manifest
+from hf_inspect.data import read_head
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.errors import HubError
 from hf_inspect.hub import kinds
@@ -155,7 +155,7 @@ def _weights(folder: Path) -> tuple[dict[str, str], set[str]]:
 def _fingerprints(folder: Path) -> Iterator[tuple[str, str]]:
     """The fingerprint of the data that a cascade was calibrated on and is published beside."""
     if (folder / MANIFEST).is_file():
-        yield MANIFEST, read_manifest(folder)["fingerprint"]
+        yield MANIFEST, read_head(folder)["fingerprint"]
     if (folder / CASCADE).is_file() and (calibration := files.read_json(folder / CASCADE).get("calibration")):
         yield CASCADE, calibration["data"]
 

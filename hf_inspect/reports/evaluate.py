@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hf_inspect import files, hub, metrics
 from hf_inspect.cascade import IS_DEFECT, IS_GOOD, UNDECIDED, Policy, Replay, replay
-from hf_inspect.data import place_of, questions_of, read_manifest
+from hf_inspect.data import place_of, questions_of, read_head
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.runtime import Engine
@@ -65,9 +65,9 @@ def evaluate_vlm(
 
     asking, trained = asking or Asking(), hub.resolve(adapter) if adapter else base_folder(base)
     vlm = VLM.from_pretrained(base, adapter, question=_question(trained, data, questions), asking=asking)
-    config, name = place_of(read_manifest(data), split)
+    config, name = place_of(read_head(data), split)
     answered = run({"vlm": vlm}, data, f"{config}/{name}", scores, progress=progress)
-    fitted, why = None, _no_temperature(read_manifest(data)["counts"][config], name, asking.mode)
+    fitted, why = None, _no_temperature(read_head(data)["counts"][config], name, asking.mode)
     if why is None:
         beside = scores.with_name(f"{scores.stem}.{VALIDATION}{scores.suffix}")
         fitted = run({"vlm": vlm}, data, f"{config}/{VALIDATION}", beside, fitting=True, progress=progress)
@@ -173,7 +173,7 @@ def count_evaluation(data: Path, split: str, what: str, begun: str | None = None
 
     `begun` names an evaluation that may be read again: it is noted once.
     """
-    split = "/".join(place_of(read_manifest(data), split)).removeprefix("default/")
+    split = "/".join(place_of(read_head(data), split)).removeprefix("default/")
     path = data / LEDGER
     ledger = files.read_json(path) if path.exists() else []
     if begun is None or begun not in [entry.get("begun") for entry in ledger]:
@@ -192,7 +192,7 @@ def results_of(data: Path, split: str, what: str, figures: dict[str, Any], score
 
 def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
     """What was measured on: the data's fingerprint, the split, its counts, how often it was evaluated so far."""
-    manifest = read_manifest(data)
+    manifest = read_head(data)
     stated = {"name": manifest["builder"]["name"], "fingerprint": manifest["fingerprint"], "split": split}
     config, name = place_of(manifest, split)
     counts = manifest["counts"][config][name]

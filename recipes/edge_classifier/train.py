@@ -77,7 +77,7 @@ def main():
     to_train = functools.partial(prepare, targets=targets["train"], augment=augment)
 
     training.remove_unused_columns = False
-    made = runs.made_from(sets.read_manifest(arguments.data)["fingerprint"], arguments, training)
+    made = runs.made_from(sets.read_head(arguments.data)["fingerprint"], arguments, training)
     checkpoint = runs.resume_from(out, made)
     trainer = StudentTrainer(
         model=model,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_inspect import files
-from hf_inspect.data import read_manifest
+from hf_inspect.data import read_head
 from hf_inspect.errors import DataError
 from hf_inspect.reports import results_table
 from hf_inspect.training import content_of, differences, parsed, run
@@ -109,7 +109,7 @@ def do(step: Step, out: Path, fingerprint: str) -> None:
 
 def check(data: Path) -> None:
     """DataError unless the data set can train, stop, calibrate and test a cascade."""
-    there = {split for splits in read_manifest(data)["counts"].values() for split in splits}
+    there = {split for splits in read_head(data)["counts"].values() for split in splits}
     if missing := NEEDED - there:
         raise DataError(
             f"{data} has no split {', '.join(sorted(missing))}; build it with --shares 55/10/15/20, or mvtec_inspect "
@@ -121,7 +121,7 @@ def main() -> None:
     (chosen,) = parsed(Arguments)
     check(chosen.data)
     for step in steps(chosen):
-        do(step, chosen.output_dir, read_manifest(chosen.data)["fingerprint"])
+        do(step, chosen.output_dir, read_head(chosen.data)["fingerprint"])
     results = files.read_json(chosen.output_dir / "cascade.json")
     for name in ("vlm_zero_shot", "baseline"):
         results[name] = files.read_json(chosen.output_dir / f"{name}.json")["vlm"]

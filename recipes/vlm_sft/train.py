@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from hf_inspect import files, training
-from hf_inspect.data import questions_of, read_manifest, record_history, write_history
+from hf_inspect.data import questions_of, read_head, record_history, write_history
 from hf_inspect.errors import DataError
 from hf_inspect.reports import write_card
 from hf_inspect.vlm import VLM, Asking, parity
@@ -140,7 +140,7 @@ def main():
     trainer.learning_rates, trainer.validation = rates, validation
     trainer.ranker = VLM(trainer.model, processor, question, asking=Asking(batch_size=config.eval_batch_size))
     out = Path(config.output_dir)
-    made = training.made_from(read_manifest(arguments.data)["fingerprint"], arguments, config)
+    made = training.made_from(read_head(arguments.data)["fingerprint"], arguments, config)
     trainer.add_callback(training.bound_checkpoints(made))
     with disable_input_dtype_casting(model):  # else each LoRA layer casts its input to float32 and back
         trainer.train(resume_from_checkpoint=training.resume_from(out, made))
