@@ -1,11 +1,21 @@
 """Edge + VLM + a built data set -> a cascade folder: cascade.json (parts, policies, risk) and calibration.jsonl."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import files, hub
-from hf_inspect.cascade import CALIBRATION, CASCADE, Calibrated, Saec, fit_calibrated, fit_saec
+from hf_inspect.cascade import (
+    CALIBRATION,
+    CASCADE,
+    Calibrated,
+    CalibrationScores,
+    Saec,
+    edge_alone,
+    fit_calibrated,
+    fit_saec,
+)
 from hf_inspect.data import read_head
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Predictor, Progress, no_progress
@@ -45,14 +55,17 @@ def calibrate(
             split: run(predictors, data, split, path, fitting=split == VALIDATION, complexity=True, progress=progress)
             for split, path in kept.items()
         }
-        write_rows(stage / CALIBRATION, [row for split, one in scores.items() for row in _untimed(split, one)])
+        rows = [{"split": split, **row} for split, one in scores.items() for row in one.rows]
+        write_rows(stage / CALIBRATION, rows)
         calibrated, saec = _policies(scores, escape, overkill, confidence)
+        rival = edge_alone(CalibrationScores.from_rows(rows), calibrated)
         stated = {
             "version": hub.CASCADE_VERSION,
             "task": predictors["edge"].task.to_dict(),
             "policy": calibrated.name,
             **hub.stated_parts(parts),
             "policies": {policy.name: policy.to_dict() for policy in (calibrated, saec)},
+            **({"edge_alone": asdict(rival) | {"statement": rival.sentence()}} if vlm else {}),
             "calibration": _provenance(data, scores) | {"scores": CALIBRATION},
             "files": {CALIBRATION: files.sha256(stage / CALIBRATION)} | hub.file_hashes(places),
         }
@@ -79,14 +92,6 @@ def _predictors(places: Mapping[str, Path]) -> dict[str, Predictor]:
     from hf_inspect.vlm import VLM
 
     return {"edge": edge, "vlm": VLM.from_pretrained(places["base"], places.get("adapter"))}
-
-
-def _untimed(split: str, scores: Scores) -> Iterator[dict[str, Any]]:
-    """The rows of a split without how long each answer took: equal answers give an equal cascade."""
-    for row in scores.rows:
-        timeless = {key: value for key, value in row.items() if key != "complexity_ms"}
-        answers = {name: {k: v for k, v in row[name].items() if k != "ms"} for name in scores.answers if name in row}
-        yield {"split": split, **timeless, **answers}
 
 
 def _policies(

@@ -132,6 +132,8 @@ def calibrate(
             edge, vlm, data, out, escape=escape, overkill=overkill, confidence=confidence, progress=bar.of_many
         )
     print(stated["policies"]["calibrated"]["statement"])
+    if "edge_alone" in stated:
+        print(stated["edge_alone"]["statement"])
 
 
 @app.command()

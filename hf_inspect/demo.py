@@ -12,9 +12,9 @@ from hf_inspect.cascade import escalation_curve
 from hf_inspect.data import build
 from hf_inspect.errors import DataError
 from hf_inspect.export import export_student
-from hf_inspect.inspector import Inspector, load_policies
-from hf_inspect.reports import cascade_report, data_section, environment, model_report, plots, results_table
-from hf_inspect.reports.evaluate import count_evaluation
+from hf_inspect.inspector import Inspector
+from hf_inspect.reports import data_section, environment, model_report, plots, results_table
+from hf_inspect.reports.evaluate import cascade_reports, count_evaluation, model_speed
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import DEFECT, Progress, no_progress
 from hf_inspect.scoring import Scores, read_rows, write_rows
@@ -82,8 +82,10 @@ def measure(
         "edge": model_report(of_fp32, "edge", fp32),
         "edge_int8": model_report(scores, "edge", inspector.edge),
         "vlm": model_report(scores, "vlm", inspector.vlm),
-        "cascade": {name: cascade_report(scores, policy) for name, policy in load_policies(cascade).items()},
+        "cascade": cascade_reports(inspector, cascade, scores, data, "test"),
     }
+    for name, model in (("edge", fp32), ("edge_int8", inspector.edge), ("vlm", inspector.vlm)):
+        results[name]["speed"] = model_speed(model, scores, data, "test")
     return results, scores
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
@@ -27,16 +26,15 @@ Row = dict[str, Any]  # source, class, label, group, complexity, and of each pre
 @dataclass(frozen=True, slots=True)
 class Answers:
     """One predictor's answers to n images: severity (n,), NaN where it could not be read, and class probabilities
-    (n, k) in the order of the data set's task. `ms` is the mean milliseconds an image, decoding included.
+    (n, k) in the order of the data set's task.
     """
 
     severity: NDArray[np.float64]
     probabilities: NDArray[np.float64]
-    ms: float
 
     def __getitem__(self, which: Any) -> "Answers":
         """The answers to some of the images."""
-        return Answers(self.severity[which], self.probabilities[which], self.ms)
+        return Answers(self.severity[which], self.probabilities[which])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,6 @@ class Scores:
     classes: NDArray[np.int64]
     groups: NDArray[np.int64]
     complexity: NDArray[np.float64]
-    complexity_ms: float
     answers: dict[str, Answers]
     not_scored: list[dict[str, str]]
     begun: str
@@ -117,40 +114,31 @@ def _answered(
     """Rows some at a time, from image number `done` on; the next images are decoded while the predictors run."""
     column = sets.class_column(task)
     batches = sets.stream(data, split, ["image", column, "group"], _AT_ONCE, start=done)
-    for batch, loaded, decoding in prefetched(_decoded, batches):
+    for batch, loaded in prefetched(_decoded, batches):
         rows = [_row(one, task, column) for one in batch]
         read = [i for i, image in enumerate(loaded) if isinstance(image, np.ndarray)]
         for i, image in enumerate(loaded):
             if isinstance(image, str):
                 rows[i]["error"] = image
             elif complexity:
-                rows[i] |= _complexity(image)
+                rows[i]["complexity"] = complexity_of(image)
         for name, one in predictors.items() if read else ():
             order = task.order_in(one.task)
-            begin = perf_counter()
             found = one.predict([loaded[i] for i in read])  # type: ignore[misc]  # `read` holds arrays alone
-            ms = round((perf_counter() - begin + decoding) * 1e3 / len(read), 3)
             for i, answer in zip(read, found, strict=True):
-                rows[i][name] = _in_order(answer.to_dict(), order) | {"ms": ms}
+                rows[i][name] = _in_order(answer.to_dict(), order)
         yield rows
 
 
-def _complexity(image: images.Rgb) -> Row:
-    begin = perf_counter()
-    found = complexity_of(image)
-    return {"complexity": found, "complexity_ms": round((perf_counter() - begin) * 1e3, 3)}
-
-
-def _decoded(batch: list[Row]) -> tuple[list[Row], list[images.Rgb | str], float]:
-    """The batch, each image's pixels or why it cannot be read, and the seconds that it took."""
-    begin = perf_counter()
+def _decoded(batch: list[Row]) -> tuple[list[Row], list[images.Rgb | str]]:
+    """The batch, and each image's pixels or why it cannot be read."""
     loaded: list[images.Rgb | str] = []
     for row in batch:
         try:
             loaded.append(images.load(row["image"]["bytes"]).rgb)
         except DataError as error:
             loaded.append(str(error))
-    return batch, loaded, perf_counter() - begin
+    return batch, loaded
 
 
 def _row(one: Row, task: TaskSpec, column: str) -> Row:
@@ -198,7 +186,6 @@ def _scores(task: TaskSpec, rows: list[Row], names: Sequence[str], begun: str, w
         classes=np.array([task.index(row["class"]) for row in read], np.int64),
         groups=np.array([row["group"] for row in read], np.int64),
         complexity=np.array([row.get("complexity", np.nan) for row in read], np.float64),
-        complexity_ms=float(np.mean([row.get("complexity_ms", np.nan) for row in read])),
         answers={name: _answers([row[name] for row in read], len(task.classes)) for name in names},
         not_scored=[{"source": row["source"], "reason": row["error"]} for row in rows if "error" in row],
         begun=begun,
@@ -210,5 +197,4 @@ def _answers(rows: Sequence[Row], k: int) -> Answers:
     return Answers(
         severity=np.array([row.get("severity", np.nan) for row in rows], np.float64),
         probabilities=np.array([row.get("probabilities", nothing) for row in rows], np.float64),
-        ms=float(np.mean([row["ms"] for row in rows])),
     )

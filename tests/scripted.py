@@ -62,7 +62,7 @@ def brightness_cascade(folder: Path, task: TaskSpec = BINARY) -> Path:
     names = {0: ("good", task.good[0]), 1: ("defect", task.defects[0])}
     rows = [
         {"split": "calibration", "source": f"{i}.png", "class": names[y][1], "label": names[y][0], "group": i,
-         "edge": {"severity": x}}
+         "complexity": 0.5, "edge": {"severity": x, "probabilities": _shared(task, x)}}
         for i, (y, x) in enumerate(zip(labels.tolist(), severity.tolist(), strict=True))
     ]  # fmt: skip
     write_rows(folder / "calibration.jsonl", rows)
@@ -74,6 +74,12 @@ def brightness_cascade(folder: Path, task: TaskSpec = BINARY) -> Path:
     }  # fmt: skip
     files.write_json(folder / "cascade.json", stated)
     return folder
+
+
+def _shared(task: TaskSpec, severity: float) -> list[float]:
+    """Class probabilities of a severity: all of it one defect class's, the rest one good class's."""
+    of = {task.defects[0]: severity, task.good[0]: 1 - severity}
+    return [of.get(name, 0.0) for name in task.classes]
 
 
 def grey(level: int, side: int = 32) -> np.ndarray:

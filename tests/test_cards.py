@@ -226,7 +226,7 @@ MISSING = [
     ("student", "edge"),
     ("student", "edge", "auroc"),
     ("student", "edge", "escapes", "high"),
-    ("student", "edge", "ms_per_image"),
+    ("student", "edge", "speed", "in_batches"),
     ("adapter", "vlm", "overkill"),
     ("vlm", "vlm", "accuracy", "n"),
     ("cascade", "cascade", "saec"),

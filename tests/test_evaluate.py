@@ -5,14 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_inspect import Inspector, files
 from hf_inspect.calibrate import calibrate
-from hf_inspect.cascade import Calibrated, fit_calibrated, replay
+from hf_inspect.cascade import Calibrated, CalibrationScores, edge_alone, fit_calibrated, replay
+from hf_inspect.cascade.replay import threshold_at_overkill
 from hf_inspect.data import load_split, read_manifest, record_history, write_history
 from hf_inspect.errors import LeakageError
-from hf_inspect.reports import cascade_report, evaluate_cascade, evaluate_edge, model_report, results_table
-from hf_inspect.reports.evaluate import LEDGER, named_classes
+from hf_inspect.reports import cascade_report, evaluate_cascade, evaluate_edge, model_report, results_table, timing
+from hf_inspect.reports.evaluate import LEDGER, edge_report, named_classes
 from hf_inspect.runtime import INSPECT, TRAINED_ON, Engine
 from hf_inspect.schema import BINARY, TaskSpec
 from hf_inspect.scoring import Answers, Scores, read_rows, run
@@ -135,7 +138,57 @@ def test_an_edge_only_cascade_is_measured_by_its_own_thresholds(cascade, elpv, t
     assert report["undecided"]["k"] == report["share_escalated"]["total"]["k"] > 0
     assert report["escapes"]["k"] == report["edge_promise"]["edge_good_given_defect"]["k"]
     assert report["vlm_calls"] == 0
-    assert "cascade `calibrated`" in results_table(results)
+    table = results_table(results).splitlines()
+    at = next(i for i, line in enumerate(table) if line.startswith("| cascade `calibrated` |"))
+    assert table[at + 1].startswith("| edge alone, overkill of `calibrated` |")
+
+
+def test_the_edge_alone_is_held_to_the_cascade_s_overkill(cascade, elpv, tmp_path):
+    """By hand: every threshold is tried on the calibration split, and the one found is counted on the test split."""
+    kept = [row for row in read_rows(cascade / "calibration.jsonl") if row["split"] == "calibration"]
+    severity = np.array([row["edge"]["severity"] for row in kept])
+    good = np.array([row["label"] == "good" for row in kept])
+    policy = Calibrated.from_dict(files.read_json(cascade / "cascade.json")["policies"]["calibrated"])
+    rejected = int((severity[good] > policy.high).sum())  # without a VLM the cascade rejects what the edge rejects
+    just_above = np.nextafter(severity, 1)
+    allowed = [t for t in just_above if (severity[good] >= t).sum() <= rejected]
+    results = evaluate_cascade(cascade, elpv, "test", tmp_path / "scores.jsonl")
+    report = results["cascade"]["calibrated"]["edge_alone"]
+    answered = [row for row in read_rows(tmp_path / "scores.jsonl") if "edge" in row]
+    says = np.array([row["edge"]["severity"] >= min(allowed) for row in answered])
+    defect = np.array([row["label"] == "defect" for row in answered])
+    assert report["escapes"]["k"] == (~says & defect).sum()
+    assert report["overkill"]["k"] == (says & ~defect).sum()
+    assert report["accuracy"]["k"] == (says == defect).sum()
+
+
+def test_a_cascade_is_timed_as_it_runs_in_batches_and_one_at_a_time(cascade, elpv, tmp_path, monkeypatch):
+    calls = []
+    inspect = Inspector.inspect
+
+    def watched(self, sources):
+        sources = list(sources)
+        calls.append((self.policy.name, len(sources)))
+        return inspect(self, sources)
+
+    monkeypatch.setattr(Inspector, "inspect", watched)
+    results = evaluate_cascade(cascade, elpv, "test", tmp_path / "scores.jsonl")
+    for name, report in results["cascade"].items():
+        sizes = [n for policy, n in calls if policy == name]
+        assert sizes.count(timing.TIMED) == 1  # all at once, and then each alone, after one to warm up
+        assert sizes.count(1) == timing.TIMED + 1
+        assert report["speed"]["images"] == timing.TIMED
+        assert report["speed"]["in_batches"] > 0
+    assert results["edge"]["speed"]["one_at_a_time"] > 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_as_large_a_share_of_the_timed_images_is_escalated_as_of_all(share):
+    flags = np.random.default_rng(0).permutation(np.arange(525) < share * 525)
+    rows = timing.chosen(flags)
+    assert len(set(rows)) == timing.TIMED
+    assert abs(flags[rows].sum() - share * timing.TIMED) <= 1
+    assert timing.chosen(flags[:5]) == [0, 1, 2, 3, 4]
 
 
 SIX = TaskSpec.of(["Bird-drop", "Clean", "Dusty", "Electrical", "Physical", "Snow"], ["Clean"])
@@ -148,15 +201,15 @@ def scores(n=400, seed=0, task=BINARY):
     ids = np.flatnonzero(task.is_defect)
     classes = np.where(defect, rng.choice(ids, n), np.flatnonzero(~task.is_defect)[0])
     answers = {}
-    for name, slope, width, ms in (("edge", 0.3, 0.15, 2.0), ("vlm", 0.5, 0.1, 100.0)):
+    for name, slope, width in (("edge", 0.3, 0.15), ("vlm", 0.5, 0.1)):
         severity = np.clip(slope * defect + rng.normal(0.6 - slope / 1.2, width, n), 0.01, 0.99)
         named = np.where(rng.random(n) < 0.8, np.where(defect, classes, ids[0]), rng.choice(ids, n))
         p = np.zeros((n, len(task.classes)))
         p[:, ~task.is_defect] = ((1 - severity) / (~task.is_defect).sum())[:, None]
         p[np.arange(n), named] += severity
-        answers[name] = Answers(severity, p, ms)
+        answers[name] = Answers(severity, p)
     sources = [f"{i}.png" for i in range(n)]
-    return Scores(task, [], sources, classes, np.arange(n), rng.random(n), 1.0, answers, [], "begun")
+    return Scores(task, [], sources, classes, np.arange(n), rng.random(n), answers, [], "begun")
 
 
 @pytest.mark.parametrize("task", [BINARY, SIX], ids=["two", "six"])
@@ -168,8 +221,6 @@ def test_a_cascade_report_adds_up(task):
     assert sent["k"] == report["vlm_calls"] == report["escalated"]["vlm"]["n"] == report["escalated"]["edge"]["n"]
     by_reason = [rate["k"] for reason, rate in report["share_escalated"].items() if reason != "total"]
     assert sum(by_reason) == sent["k"] > 0
-    assert report["ms_per_image"] == pytest.approx(2.0 + 100.0 * sent["value"])
-    assert report["time_saved_against_vlm_only"] == pytest.approx(1 - report["ms_per_image"] / 100.0)
     edge = model_report(found, "edge", ScriptedVLM([0.5], task))
     difference = report["accuracy"]["value"] - edge["accuracy"]["value"]
     assert report["minus_edge_only"]["value"] == pytest.approx(difference)
@@ -199,10 +250,41 @@ def test_the_table_shows_every_model_and_policy():
     results = {
         "edge": model_report(found, "edge", model),
         "vlm": model_report(found, "vlm", model),
-        "cascade": {"calibrated": cascade_report(found, policy)},
+        "cascade": {"calibrated": cascade_report(found, policy) | {"edge_alone": edge_report(found, 0.5)}},
     }
     lines = results_table(results).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert all(line.count("|") == lines[0].count("|") for line in lines)
     accuracy = results["edge"]["accuracy"]
     assert f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})" in lines[2]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=30), st.integers(0, 10))
+def test_a_threshold_at_an_overkill_is_the_lowest_that_keeps_it(parts, rejected):
+    labels, severity = np.array([one for one, _ in parts], int), np.array([s / 7 for _, s in parts])
+    found = threshold_at_overkill(labels, severity, rejected)
+    goods = severity[labels == 0]
+    assert (goods >= found).sum() <= rejected
+    lower = severity[severity < found]
+    if len(lower):  # one severity further down it would reject too many
+        assert (goods >= lower.max()).sum() > rejected
+
+
+def looked_at(edge, vlm, labels):
+    return CalibrationScores(np.array(labels), np.arange(len(labels)).astype(str), np.array(edge), np.array(vlm))
+
+
+def test_a_second_look_that_sees_more_pays_and_one_that_sees_the_same_does_not():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 300)
+    edge = np.clip(rng.normal(0.35 + 0.3 * labels, 0.15), 0.01, 0.99)
+    policy = fit_calibrated(edge, labels, np.arange(600), 0.05, 0.1)
+    seeing = edge_alone(looked_at(edge, labels * 0.8 + 0.1, labels), policy)
+    assert seeing.second_look_pays
+    assert seeing.sentence().startswith("The second look pays: on the calibration split the cascade passes")
+    assert seeing.overkill["k"] <= seeing.cascade_overkill["k"]
+    assert seeing.cascade_escapes["k"] < seeing.escapes["k"]
+    same = edge_alone(looked_at(edge, edge, labels), policy)  # the VLM says what the edge says: one threshold
+    assert not same.second_look_pays
+    assert same.sentence().startswith("It is not shown that the second look pays")
+    assert same.escapes["k"] <= same.cascade_escapes["k"]

@@ -8,7 +8,7 @@ from hf_inspect.cascade.complexity import complexity, complexity_terms
 from hf_inspect.cascade.replay import EscalationCurve, Policy, Replay, escalation_curve, replay
 from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED, Routes
 from hf_inspect.cascade.saec import Saec, fit_saec
-from hf_inspect.cascade.whatif import CalibrationScores, WhatIf, what_if
+from hf_inspect.cascade.whatif import CalibrationScores, EdgeAlone, WhatIf, edge_alone, what_if
 from hf_inspect.errors import DataError
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "UNDECIDED",
     "Calibrated",
     "CalibrationScores",
+    "EdgeAlone",
     "EscalationCurve",
     "Policy",
     "Replay",
@@ -27,6 +28,7 @@ __all__ = [
     "WhatIf",
     "complexity",
     "complexity_terms",
+    "edge_alone",
     "escalation_curve",
     "fit_calibrated",
     "fit_saec",

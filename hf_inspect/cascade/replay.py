@@ -111,6 +111,18 @@ def escalation_curve(
     return EscalationCurve(cuts / len(y), correct / len(y), escaped / int(y.sum()))
 
 
+def threshold_at_overkill(labels: ArrayLike, severity: ArrayLike, rejected: int) -> float:
+    """The lowest threshold that rejects at most `rejected` of the good parts, a severity >= it being a defect.
+
+    Labels (n,; 1 a defect) and severities (n,) of one model.
+    """
+    y, found = as_labels(labels), as_severities(severity, "the severities")
+    goods = np.sort(found[y == 0])[::-1]
+    if rejected >= len(goods):
+        return float(found.min())
+    return float(np.nextafter(goods[rejected], np.inf))
+
+
 def _switch(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Totals (n+1,) after the first 0, 1, ... n entries have changed from `before` to `after`."""
     return int(before.sum()) + np.append(0, np.cumsum(after.astype(np.int64) - before.astype(np.int64)))

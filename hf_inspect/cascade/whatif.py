@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect.cascade.calibrated import Calibrated, fit_calibrated, one_per_group
-from hf_inspect.cascade.replay import replay
+from hf_inspect.cascade.replay import Policy, Replay, replay, threshold_at_overkill
 from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.errors import DataError
-from hf_inspect.metrics import Rate, rate
+from hf_inspect.metrics import Figure, Rate, paired_difference, rate
 from hf_inspect.metrics.inputs import as_labels, as_severities
 from hf_inspect.schema import DEFECT
 
@@ -23,17 +23,22 @@ SPLIT = "calibration"
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CalibrationScores:
-    """The calibration split's parts, arrays of (n,): label (1: a defect), group id, severities (NaN: no answer)."""
+    """The calibration split's parts, arrays of (n,): label (1: a defect), group id, severities (NaN: no answer).
+
+    Of the edge also class probabilities (n, k), and of each image its complexity (n,), where they are stored.
+    """
 
     labels: NDArray[np.int64]
     groups: NDArray[np.str_]
     edge: NDArray[np.float64]
     vlm: NDArray[np.float64]
+    probabilities: NDArray[np.float64] | None = None
+    complexity: NDArray[np.float64] | None = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "CalibrationScores":
         """Out of calibration.jsonl's rows, those of the calibration split; DataError when there is none."""
-        own = [row for row in rows if row["split"] == SPLIT and "severity" in row["edge"]]
+        own = [row for row in rows if row["split"] == SPLIT and "severity" in row.get("edge", {})]
         if not own:
             raise DataError(f"None of the {len(rows)} stored scores is of the {SPLIT} split; calibrate the cascade.")
         return cls(
@@ -41,7 +46,61 @@ class CalibrationScores:
             groups=np.array([str(row["group"]) for row in own]),
             edge=as_severities([row["edge"]["severity"] for row in own], "the edge's severities"),
             vlm=np.array([(row.get("vlm") or {}).get("severity", np.nan) for row in own], np.float64),
+            probabilities=_stored([row["edge"].get("probabilities") for row in own]),
+            complexity=_stored([row.get("complexity") for row in own]),
         )
+
+    def played(self, policy: Policy) -> Replay:
+        """What the cascade does with these parts under a policy."""
+        return replay(policy, self.edge, self.vlm, probabilities=self.probabilities, complexity=self.complexity)
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeAlone:
+    """The edge alone at one threshold (a severity >= it is a defect) with the overkill of a whole cascade.
+
+    Both as measured on the calibration parts: `escapes` and `cascade_escapes` of the defects, `overkill` and
+    `cascade_overkill` of the good parts, and `difference`, the cascade's share of escapes minus the edge's.
+    """
+
+    threshold: float
+    escapes: Rate
+    cascade_escapes: Rate
+    overkill: Rate
+    cascade_overkill: Rate
+    difference: Figure
+
+    @property
+    def second_look_pays(self) -> bool:
+        """Whether the whole interval of `difference` lies below 0."""
+        return self.difference["high"] is not None and self.difference["high"] < 0
+
+    def sentence(self) -> str:
+        """What a second look buys at this overkill, in words."""
+        ours, alone, of = self.cascade_escapes["k"], self.escapes["k"], self.escapes["n"]
+        verdict = "The second look pays" if self.second_look_pays else "It is not shown that the second look pays"
+        low, high = self.difference["low"], self.difference["high"]
+        spread = "" if low is None or high is None else f", a difference of {low:+.1%} to {high:+.1%}"
+        return (
+            f"{verdict}: on the {SPLIT} split the cascade passes {ours} of {of} defects, and the edge alone, at one "
+            f"threshold ({self.threshold:.4g}) with the cascade's overkill, {alone}{spread}."
+        )
+
+
+def edge_alone(scores: CalibrationScores, policy: Policy) -> EdgeAlone:
+    """The rival that every cascade is to be held against: one threshold of its own edge, at no more overkill."""
+    codes, defects = scores.played(policy).codes, scores.labels == 1
+    passed, rejected = codes == IS_GOOD, codes == IS_DEFECT
+    threshold = threshold_at_overkill(scores.labels, scores.edge, int(rejected[~defects].sum()))
+    says = scores.edge >= threshold
+    return EdgeAlone(
+        threshold=threshold,
+        escapes=rate(int((~says)[defects].sum()), int(defects.sum())),
+        cascade_escapes=rate(int(passed[defects].sum()), int(defects.sum())),
+        overkill=rate(int(says[~defects].sum()), int((~defects).sum())),
+        cascade_overkill=rate(int(rejected[~defects].sum()), int((~defects).sum())),
+        difference=paired_difference(passed[defects], ~says[defects]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +147,8 @@ def what_if(
         edge_escapes=of(1, passed & by_edge),
         edge_overkill=of(0, rejected & by_edge),
     )
+
+
+def _stored(values: Sequence[Any]) -> NDArray[np.float64] | None:
+    """One array of what every row holds; None where a row lacks it."""
+    return None if any(value is None for value in values) else np.array(values, np.float64)

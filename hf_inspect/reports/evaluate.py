@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,13 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import files, hub, metrics
-from hf_inspect.cascade import IS_DEFECT, IS_GOOD, UNDECIDED, Policy, Replay, replay
+from hf_inspect.cascade import (
+    CALIBRATION,
+    IS_DEFECT,
+    IS_GOOD,
+    UNDECIDED,
+    CalibrationScores,
+    Policy,
+    Replay,
+    edge_alone,
+    replay,
+)
 from hf_inspect.data import place_of, questions_of, read_head
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector, load_policies
+from hf_inspect.reports import timing
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Predictor, Progress, TaskSpec, no_progress
-from hf_inspect.scoring import Scores, run
+from hf_inspect.scoring import Scores, read_rows, run
 from hf_inspect.tasks import TASKS
 from hf_inspect.tasks.classification import THRESHOLD
 
@@ -40,7 +52,8 @@ def evaluate_edge(
     found = hub.resolve(folder)
     edge = Engine.from_pretrained(found)
     answered = run({"edge": edge}, data, split, scores, progress=progress)
-    figures = {"edge": model_report(answered, "edge", edge), "inputs": {"models": files.weights(Path(found))}}
+    report = model_report(answered, "edge", edge) | {"speed": model_speed(edge, answered, data, split)}
+    figures = {"edge": report, "inputs": {"models": files.weights(Path(found))}}
     return results_of(data, split, str(folder), figures, answered)
 
 
@@ -75,6 +88,7 @@ def evaluate_vlm(
     named = {role: files.portable_name(one) if one else None for role, one in (("base", base), ("adapter", adapter))}
     stated = {**named, "identity": vlm.identity, "question": vlm.question.to_dict(), **asking.to_dict()}
     report = stated | model_report(answered, "vlm", vlm) | {"calibration": calibration}
+    report["speed"] = model_speed(vlm, answered, data, f"{config}/{name}")
     figures = {"vlm": report, "inputs": {"models": files.weights(trained)}}
     return results_of(data, split, str(adapter or base), figures, answered)
 
@@ -89,8 +103,11 @@ def evaluate_cascade(
         raise DataError(f"the cascade cannot be evaluated: {inspector.no_vlm}.")
     models = {"edge": inspector.edge} | ({"vlm": inspector.vlm} if inspector.vlm else {})
     answered = run(models, data, split, scores, complexity=True, progress=progress)
-    figures = {name: model_report(answered, name, model) for name, model in models.items()}
-    figures["cascade"] = {name: cascade_report(answered, policy) for name, policy in load_policies(at).items()}
+    figures = {
+        name: model_report(answered, name, model) | {"speed": model_speed(model, answered, data, split)}
+        for name, model in models.items()
+    }
+    figures["cascade"] = cascade_reports(inspector, at, answered, data, split)
     figures["inputs"] = {"models": hub.weights_of(hub.read_cascade(at))}
     return results_of(data, split, str(folder), figures, answered)
 
@@ -103,46 +120,78 @@ def model_report(scores: Scores, name: str, model: Predictor, threshold: float =
     answers = scores.answers[name]
     measure = TASKS[scores.task.kind].measure
     report = measure(scores.task, scores.classes, answers.severity, answers.probabilities, threshold)
-    said = {"ms_per_image": answers.ms, "not_scored": scores.not_scored, "history": model.history.summary()}
-    return report | said
+    return report | {"not_scored": scores.not_scored, "history": model.history.summary()}
 
 
-def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
-    """Figures of the whole cascade under one policy, beside the edge alone and the VLM alone on the same images.
+def model_speed(model: Predictor, scores: Scores, data: Path, split: str) -> dict[str, Any]:
+    """Milliseconds an image of one model alone (`timing.speed`), on images from all over the split."""
+    rows = _readable(scores)[timing.chosen(np.zeros(len(scores.classes)))]
+    return timing.speed(timing.asked(model), timing.contents(data, split, rows.tolist()))
 
-    Right is who names the class; a part that nobody decided is neither right, nor an escape, nor overkill. Its time an
-    image is the edge's and the policy's for every part plus the VLM's for the escalated share.
+
+def cascade_reports(
+    inspector: Inspector, folder: Path, scores: Scores, data: Path, split: str
+) -> dict[str, dict[str, Any]]:
+    """Of every policy of a cascade's folder: its `cascade_report`, its rival, and how fast it runs.
+
+    The rival, `edge_alone`, is the edge at one threshold, which has the cascade's overkill on the calibration split;
+    speed is measured on images of which as large a share is escalated as of the split.
     """
+    stored, reports = CalibrationScores.from_rows(read_rows(folder / CALIBRATION)), {}
+    for name, policy in load_policies(folder).items():
+        rows = _readable(scores)[timing.chosen(played(scores, policy).escalated)]
+        running = replace(inspector, policy=policy)
+        reports[name] = cascade_report(scores, policy) | {
+            "edge_alone": edge_report(scores, edge_alone(stored, policy).threshold),
+            "speed": timing.speed(running.inspect, timing.contents(data, split, rows.tolist())),
+        }
+    return reports
+
+
+def edge_report(scores: Scores, threshold: float) -> dict[str, Any]:
+    """Figures of the edge alone that calls every severity >= `threshold` a defect."""
+    edge = scores.answers["edge"]
+    codes = np.where(edge.severity >= threshold, IS_DEFECT, IS_GOOD)
+    right = _named(scores.task, edge.probabilities, codes) == scores.classes
+    report = metrics.decision_report(scores.labels, codes)
+    return report | {"accuracy": metrics.rate(int(right.sum()), len(right)), "threshold": threshold}
+
+
+def played(scores: Scores, policy: Policy) -> Replay:
+    """What a cascade does with the images of a split under a policy."""
     edge, vlm = scores.answers["edge"], scores.answers.get("vlm")
-    outcome = replay(
+    return replay(
         policy,
         edge.severity,
         vlm.severity if vlm else None,
         probabilities=edge.probabilities,
         complexity=scores.complexity,
     )
+
+
+def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
+    """Figures of the whole cascade under one policy, beside the edge alone and the VLM alone on the same images.
+
+    Right is who names the class; a part that nobody decided is neither right, nor an escape, nor overkill.
+    """
+    edge, vlm = scores.answers["edge"], scores.answers.get("vlm")
+    outcome = played(scores, policy)
     labels, sent = scores.labels, outcome.escalated
     right = named_classes(scores, outcome) == scores.classes
     edge_right = scores.task.likeliest(edge.probabilities) == scores.classes
     report = metrics.decision_report(labels, outcome.codes)
     report["accuracy"] = metrics.rate(int(right.sum()), len(labels))
-    gates = scores.complexity_ms if policy.needs_complexity else 0.0
-    ms = edge.ms + gates + (vlm.ms * sent.mean() if vlm else 0.0)
     report |= {
         "edge_promise": _edge_promise(labels, outcome.codes, ~sent),
         "share_escalated": outcome.share_escalated(),
         "vlm_calls": outcome.vlm_calls,
         "cloud_threshold": policy.cloud_threshold,
         "minus_edge_only": metrics.paired_difference(right, edge_right),
-        "ms_per_image": float(ms),
     }
     if vlm is None:
         return report
     says = {"vlm": vlm.severity >= policy.cloud_threshold, "edge": edge.severity >= THRESHOLD}
-    return report | {
-        "escalated": {name: _agreement(labels, said, sent) for name, said in says.items()},
-        "time_saved_against_vlm_only": float(1 - ms / vlm.ms),
-    }
+    return report | {"escalated": {name: _agreement(labels, said, sent) for name, said in says.items()}}
 
 
 def named_classes(scores: Scores, outcome: Replay) -> NDArray[np.int64]:
@@ -150,9 +199,7 @@ def named_classes(scores: Scores, outcome: Replay) -> NDArray[np.int64]:
     edge, vlm = scores.answers["edge"].probabilities, scores.answers.get("vlm")
     by_vlm = outcome.decided_by == "vlm"
     p = edge if vlm is None else np.where(by_vlm[:, None], vlm.probabilities, edge)
-    on_side = scores.task.is_defect == (outcome.codes == IS_DEFECT)[:, None]
-    named = scores.task.likeliest(np.where(on_side, p, -1.0))
-    return np.where(outcome.codes == UNDECIDED, metrics.UNREADABLE, named)
+    return _named(scores.task, p, outcome.codes)
 
 
 def environment() -> dict[str, Any]:
@@ -197,6 +244,17 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
     config, name = place_of(manifest, split)
     counts = manifest["counts"][config][name]
     return stated | {"counts": counts, "evaluations_of_this_split": evaluations}
+
+
+def _readable(scores: Scores) -> NDArray[np.int64]:
+    """Row numbers, in the split, of the images that could be read."""
+    return np.flatnonzero(["error" not in row for row in scores.rows])
+
+
+def _named(task: TaskSpec, p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The likeliest class on the side that each code decided for, by probabilities (n, k); -1 where nobody did."""
+    on_side = task.is_defect == (codes == IS_DEFECT)[:, None]
+    return np.where(codes == UNDECIDED, metrics.UNREADABLE, task.likeliest(np.where(on_side, p, -1.0)))
 
 
 def _question(trained: Path, data: Path, questions: Path | None) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 from hf_inspect.data.card import cell
 
-_COLUMNS = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "escalated", "ms an image")
+_COLUMNS = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "escalated", "ms an image", "one at a time")
 NAMES = {
     "edge": "edge",
     "edge_int8": "edge, INT8 (shipped)",
@@ -85,7 +85,9 @@ def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
     if "crops" in results.get("vlm", {}):
         names["vlm"] = f"VLM {vlm_title(results['vlm'])}"
     yield from ((names[name], results[name]) for name in names if name in results)
-    yield from ((names[name], report) for name, report in results.get("cascade", {}).items())
+    for name, report in results.get("cascade", {}).items():
+        yield names[name], report
+        yield f"edge alone, overkill of `{name}`", report["edge_alone"]
 
 
 def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
@@ -94,7 +96,11 @@ def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
     for figure in ("accuracy", "auroc", "escapes", "overkill"):
         yield _percent(report[figure]) if figure in report else "-"
     yield _percent(report["share_escalated"]["total"]) if "share_escalated" in report else "-"
-    yield f"{report['ms_per_image']:.1f}"
+    yield from _milliseconds(report.get("speed"))
+
+
+def _milliseconds(speed: Mapping[str, Any] | None) -> Iterator[str]:
+    yield from (f"{speed[how]:.1f}" if speed else "-" for how in ("in_batches", "one_at_a_time"))
 
 
 def _percent(figure: Mapping[str, Any]) -> str:
