@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_inspect.console import Bars
 from hf_inspect.errors import InspectError
+from hf_inspect.others import quieten
 
 app = typer.Typer(help="Industrial inspection on the Hugging Face stack.", no_args_is_help=True, add_completion=False)
 data = typer.Typer(help="Build data sets that cannot leak.", no_args_is_help=True)
@@ -26,6 +28,7 @@ _SCORES = ".scores.jsonl"  # beside results.json: what a killed evaluation goes 
 
 def main() -> None:
     """Run the command line; an InspectError is printed as one sentence and exits with 1."""
+    quieten()
     try:
         app()
     except InspectError as error:
@@ -48,7 +51,7 @@ def data_build(
 
     if layout not in ("parquet", "folders"):
         raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
-    with _Progress() as bar:
+    with Bars() as bar:
         manifest = build(
             name, out, src=src, options=options_from(name, context.args), num_proc=num_proc,
             folders=layout == "folders", accept_license=accept_license, progress=bar.of_many,
@@ -65,7 +68,7 @@ def data_chat(
     """Turn a built data set into chat rows (images, prompt, completion), split as it is."""
     from hf_inspect.data import chat
 
-    with _Progress() as bar:
+    with Bars() as bar:
         manifest = chat(folder, out, questions, bar.of_many)
     rows = sum(n for splits in manifest["rows"].values() for n in splits.values())
     print(f"{out}: {rows} rows of {len(manifest['images'])} images")
@@ -79,7 +82,7 @@ def data_audit(
     """Find images that are, exactly or nearly, in two places; exits with 1 if any crosses a split or a data set."""
     from hf_inspect.data import audit
 
-    with _Progress() as bar:
+    with Bars() as bar:
         found = audit(folders, sheet, bar.of_many)
     print(found.table())
     if found.crossing:
@@ -127,7 +130,7 @@ def calibrate(
     if adapter and not base:
         raise typer.BadParameter("an adapter needs its base: give --base, demo-base say.", param_hint="--adapter")
     vlm = (base, adapter) if base else None
-    with _Progress() as bar:
+    with Bars() as bar:
         stated = run(
             edge, vlm, data, out, escape=escape, overkill=overkill, confidence=confidence, progress=bar.of_many
         )
@@ -151,7 +154,7 @@ def predict(
     from hf_inspect.predict import run
 
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
-    with _Progress() as bar:
+    with Bars() as bar:
         summary = run(
             cascade, paths, out, show=print, progress=bar.of_many,
             policy=policy, fallback=fallback, revision=revision, **limits,
@@ -165,7 +168,7 @@ def eval_edge(model: str, data: Data, out: Results, split: Split = "test", plot:
     """Measure an exported edge model; answers go to OUT.scores.jsonl, and a killed run goes on there."""
     from hf_inspect.reports import evaluate_edge
 
-    with _Progress() as bar:
+    with Bars() as bar:
         results = evaluate_edge(model, data, split, out.with_suffix(_SCORES), bar.of_many)
     _report(results, out, plot)
 
@@ -191,7 +194,7 @@ def eval_vlm(
     from hf_inspect.vlm import Asking
 
     asking = Asking(mode, crops, imgsz, normalise, batch_size)
-    with _Progress() as bar:
+    with Bars() as bar:
         results = evaluate_vlm(
             model, adapter, data, split, out.with_suffix(_SCORES), asking=asking, questions=questions,
             progress=bar.of_many,
@@ -206,7 +209,7 @@ def eval_cascade(model: str, data: Data, out: Results, split: Split = "test", pl
     """Measure a cascade: its edge, its VLM and each of its policies on the same images."""
     from hf_inspect.reports import evaluate_cascade
 
-    with _Progress() as bar:
+    with Bars() as bar:
         results = evaluate_cascade(model, data, split, out.with_suffix(_SCORES), bar.of_many)
     _report(results, out, plot)
 
@@ -248,7 +251,7 @@ def bundle(
 
     if verify == (out is not None):
         raise typer.BadParameter("give --out to write a bundle, or --verify to check one.", param_hint="--out")
-    with _Progress() as bar:
+    with Bars() as bar:
         made = gather(cascade, out, revision, bar.of_many) if out else None
         different = [] if made else hub.verify(Path(cascade), bar.of_many)
     print(made.described() if made else "\n".join(different) or f"{cascade}: every file is as it was bundled.")
@@ -261,9 +264,9 @@ def demo(out: Path = Path("outputs/demo")) -> None:
     """Build, calibrate, inspect and measure the shipped solar-cell cascade on this machine."""
     from hf_inspect.demo import run
 
-    with _Progress() as bar:
-        table = run(out, bar.of_many)
-    print(table)
+    with Bars() as bar:
+        table = run(out, bar.of_many, show=print)
+    print(f"\n{table}")
 
 
 def _report(results: dict[str, Any], out: Path, plot: Path | None = None) -> None:
@@ -277,30 +280,6 @@ def _report(results: dict[str, Any], out: Path, plot: Path | None = None) -> Non
     print(f"\n{last}:\n{model_summary(results[last])}")
     if plot:
         TASKS[results["task"]["kind"]].draw(results[last], plot)
-
-
-class _Progress:
-    """A progress bar on standard error; silent where that is no terminal."""
-
-    def __enter__(self) -> "_Progress":
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.tasks: dict[str, Any] = {}
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def of_many(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` images of step `what` are through."""
-        if what not in self.tasks:
-            self.tasks[what] = self.bar.add_task(what, total=total)
-        self.bar.update(self.tasks[what], completed=done, total=total)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The shipped solar-cell cascade, from raw images to measured results on this machine, in minutes and without a hub."""
 
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from hf_inspect import files
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cascade import escalation_curve
+from hf_inspect.console import Steps
 from hf_inspect.data import build
 from hf_inspect.errors import DataError
 from hf_inspect.export import export_student
@@ -34,31 +36,57 @@ def assets() -> Path:
     return folder
 
 
-def run(out: Path, progress: Progress = no_progress, models: Path | None = None) -> str:
+def run(
+    out: Path,
+    progress: Progress = no_progress,
+    models: Path | None = None,
+    show: Callable[[str], None] = lambda line: None,
+) -> str:
     """Make `out`/data, `out`/edge, `out`/cascade, `out`/results.json and plots; returns the table.
 
     `models` holds edge/, edge_int8/ and adapter/; the shipped ones by default. What is there already and was made
-    from the same inputs is not made again.
+    from the same inputs is not made again. `show` is given lines that say what is done and what came out.
     """
-    models = models or assets()
-    begin = perf_counter()
-    data = out / "data"
-    manifest = build("elpv", data, accept_license=True)
-    parts = ("adapter", "edge", "edge_int8")
-    weights = {name: sha256 for part in parts for name, sha256 in files.weights(models / part, part).items()}
-    inputs = {"data": manifest["fingerprint"], "models": weights, "risk": RISK}
-    results_file = out / "results.json"
+    models, data, results_file = models or assets(), out / "data", out / "results.json"
+    begin, steps = perf_counter(), Steps(5, show)
+    with steps.step("data: build the solar cells of PyPI's elpv-dataset") as came:
+        manifest = build("elpv", data, accept_license=True)
+        came(f"{_counted(manifest)} -> {data}")
+    inputs = {"data": manifest["fingerprint"], "models": _weights(models), "risk": RISK}
     if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:
+        show(f"{results_file} is of these data and models: nothing to do")
         return results_table(files.read_json(results_file))
-    demo_base()
-    export_student(models / "edge", out / "edge", data=data, int8=False)
-    calibrate(models / "edge_int8", (BASE, models / "adapter"), data, out / "cascade", **RISK, progress=progress)
-    results, scores = measure(out / "cascade", out / "edge", data, out, progress)
-    results |= {"seconds": round(perf_counter() - begin, 1), "inputs": inputs}
-    write_rows(out / TEST_SCORES, scores.rows)
-    write_plots(results, read_rows(out / TEST_SCORES), out / "plots")
-    files.write_json(results_file, results)
+    with steps.step("base: assemble the VLM's base from EfficientNet-Lite0 and SmolLM2-135M") as came:
+        came(f"-> {demo_base()}")
+    with steps.step("export: the edge student to OpenVINO, held against the student itself") as came:
+        gate = export_student(models / "edge", out / "edge", data=data, int8=False)
+        came(f"{gate['flips']['k']} of {gate['flips']['n']} answers differ -> {out / 'edge'}")
+    with steps.step("calibrate: ask edge (INT8) and VLM about validation and calibration, set the thresholds") as came:
+        stated = calibrate(
+            models / "edge_int8", (BASE, models / "adapter"), data, out / "cascade", **RISK, progress=progress
+        )
+        came(stated["policies"]["calibrated"]["statement"])
+        came(stated["edge_alone"]["statement"])
+        came(f"-> {out / 'cascade'}")
+    with steps.step("measure: everything on the test split, which nothing was fitted on") as came:
+        results, scores = measure(out / "cascade", out / "edge", data, out, progress)
+        results |= {"seconds": round(perf_counter() - begin, 1), "inputs": inputs}
+        write_rows(out / TEST_SCORES, scores.rows)
+        write_plots(results, read_rows(out / TEST_SCORES), out / "plots")
+        files.write_json(results_file, results)
+        came(f"{len(scores.classes)} images -> {results_file}, {out / 'plots'}")
     return results_table(results)
+
+
+def _weights(models: Path) -> dict[str, str]:
+    """SHA-256 of the weights of the models that the demo runs, by their paths."""
+    parts = ("adapter", "edge", "edge_int8")
+    return {name: sha256 for part in parts for name, sha256 in files.weights(models / part, part).items()}
+
+
+def _counted(manifest: dict[str, Any]) -> str:
+    splits = {name: sum(classes.values()) for name, classes in manifest["counts"]["default"].items()}
+    return f"{sum(splits.values()):,} images: {', '.join(f'{name} {n:,}' for name, n in splits.items())}"
 
 
 def measure(

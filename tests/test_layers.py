@@ -9,7 +9,8 @@ import hf_inspect
 
 PACKAGE = Path(hf_inspect.__file__).parent
 ORDER = [
-    "errors", "schema", "prefetch", "files", "images", "metrics", "tasks", "runtime", "cascade",
+    "errors", "others", "console", "schema", "prefetch", "files", "images", "metrics", "tasks", "runtime",
+    "cascade",
     "prompts", "data", "hub", "training", "vlm", "students", "export", "scoring", "calibrate",
     "inspector", "bundle", "predict", "reports", "demo", "cli",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from hf_inspect.data import class_ids
 from hf_inspect.errors import MissingExtraError
 from hf_inspect.hub.kinds import STUDENT
 from hf_inspect.images import Preprocess
+from hf_inspect.others import left_alone
 from hf_inspect.runtime import MODEL
 from hf_inspect.schema import TaskSpec
 from hf_inspect.students import FAMILIES, Student, family_of, image_processor_of
@@ -85,8 +86,7 @@ def _quantize(model: Any, rows: "datasets.Dataset", preprocess: Preprocess) -> A
     NNCF's default, the mean of the images' largest values, clips what only defects raise: the tests' network, which
     tells bright squares from noise, then lets 7 of 60 more defects pass.
     """
-    import nncf
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+    nncf = _nncf()
 
     def inputs(row: dict[str, Any]) -> NDArray[np.float32]:
         return images.prepare(images.load(row["image"]["bytes"]).rgb, preprocess)[None]
@@ -98,9 +98,17 @@ def _quantize(model: Any, rows: "datasets.Dataset", preprocess: Preprocess) -> A
         subset_size=len(rows),
         ignored_scope=nncf.IgnoredScope(names=_kept_in_float(model)),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
-            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
         ),
     )
+
+
+def _nncf() -> Any:
+    """NNCF, whose import gives every logger of the process another class."""
+    with left_alone():
+        import nncf
+        import nncf.quantization.range_estimator
+    return nncf
 
 
 def _kept_in_float(model: Any) -> list[str]:

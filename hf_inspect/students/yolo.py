@@ -20,6 +20,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hf_inspect.data import cache_folder
 from hf_inspect.errors import DataError, MissingExtraError
 from hf_inspect.images import Preprocess
+from hf_inspect.others import left_alone
 from hf_inspect.students.start import Start, config_of_task
 
 LICENCE = "AGPL-3.0"
@@ -164,26 +165,15 @@ def _network(name: str, labels: int) -> nn.Module:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Import Ultralytics offline, its settings in our cache folder, and take back what it sets for the process."""
-    import cv2
-    import numpy as np
-    from PIL import Image
-
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # it would ask pip for what an unknown image might need
     os.environ.setdefault("YOLO_VERBOSE", "false")
     os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_folder() / "ultralytics"))
-    variables, save, threads, printing = set(os.environ), torch.save, cv2.getNumThreads(), np.get_printoptions()
-    opened = Image.open
-    try:
-        yield
-    except ImportError as error:
-        raise MissingExtraError("A YOLO student needs Ultralytics: pip install 'hf-inspect[yolo]'") from error
-    finally:
-        for name in set(os.environ) - variables:  # OMP_NUM_THREADS, say
-            del os.environ[name]
-        torch.save, Image.open = save, opened
-        cv2.setNumThreads(threads)
-        np.set_printoptions(**printing)
+    with left_alone():
+        try:
+            yield
+        except ImportError as error:
+            raise MissingExtraError("A YOLO student needs Ultralytics: pip install 'hf-inspect[yolo]'") from error
 
 
 def _load_body(network: nn.Module, stored: Mapping[str, torch.Tensor], problem: str) -> None:

@@ -1,0 +1,50 @@
+"""What a person reads while a command works: its steps, what came out of each, and a bar on a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+
+class Steps:
+    """The steps of a long command: the name of each as it begins, then what came out of it and how long it took."""
+
+    def __init__(self, of: int, show: Callable[[str], None]) -> None:
+        """`of` is how many there will be; `show` is given a line."""
+        self.of, self.show, self.begun = of, show, 0
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Callable[[str], None]]:
+        """A step, within which the function that is yielded is told what came out of it."""
+        self.begun += 1
+        self.show(f"[{self.begun}/{self.of}] {title}")
+        begin, said = perf_counter(), list[str]()
+        yield said.append
+        indent = " " * len(f"[{self.begun}/{self.of}] ")
+        for line in said[:-1]:
+            self.show(indent + line)
+        self.show(f"{indent}{said[-1] if said else 'done'} ({perf_counter() - begin:.0f} s)")
+
+
+class Bars:
+    """A bar on standard error for every step that counts; silent where that is no terminal."""
+
+    def __enter__(self) -> "Bars":
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.tasks: dict[str, Any] = {}
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def of_many(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` images of step `what` are through."""
+        if what not in self.tasks:
+            self.tasks[what] = self.bar.add_task(what, total=total)
+        self.bar.update(self.tasks[what], completed=done, total=total)
