@@ -1,7 +1,13 @@
-"""Set before any library reads it: no hub, no telemetry, one thread (the machine is shared)."""
+"""Set before any library reads it: no hub, no telemetry, one thread (the machine is shared), an own cache."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+if "HF_DATASETS_CACHE" not in os.environ:  # one for all the processes of a run, and not that of whoever runs it
+    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="datasets-")
+    atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

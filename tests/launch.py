@@ -1,0 +1,57 @@
+"""Scripts run as processes of their own, but not each from nothing: they are forks of one that has imported torch,
+transformers and their like once. What a user types is run for real where a test says so.
+"""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ["torch", "torchvision", "transformers", "datasets", "timm", "peft", "trl", "accelerate", "hf_inspect.reports"]
+ON_A_CPU = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}  # what `accelerate launch --cpu` sets
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(HEAVY)
+
+
+def script(
+    arguments: Sequence[Any], environment: Mapping[str, str] = {}, timeout: float = 300
+) -> subprocess.CompletedProcess:
+    """`python ARGUMENTS` in the checkout, the first of them a script; `environment` is set besides the test's own."""
+    given = [str(one) for one in arguments]
+    with TemporaryDirectory() as folder:
+        said = [Path(folder) / name for name in ("out", "err")]
+        process = _server.Process(target=_run, args=(given, dict(os.environ) | dict(environment), *map(str, said)))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(given, timeout, *(path.read_text() for path in said))
+        return subprocess.CompletedProcess(given, process.exitcode, *(path.read_text() for path in said))
+
+
+def recipe(stage: str, *arguments: Any, environment: Mapping[str, str] = {}) -> subprocess.CompletedProcess:
+    """`accelerate launch --cpu recipes/STAGE/train.py ARGUMENTS`, as one process."""
+    return script([f"recipes/{stage}/train.py", *arguments], ON_A_CPU | dict(environment))
+
+
+def _run(arguments: list[str], environment: dict[str, str], out: str, err: str) -> None:
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.argv = arguments
+    sys.path[0] = str(Path(arguments[0]).parent)
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    finally:
+        sys.stdout.flush()
