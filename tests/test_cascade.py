@@ -18,6 +18,7 @@ from hf_inspect.cascade import (
     UNDECIDED,
     Calibrated,
     Saec,
+    calibrated,
     complexity,
     complexity_terms,
     escalation_curve,
@@ -26,7 +27,6 @@ from hf_inspect.cascade import (
     policy_from_dict,
     replay,
 )
-from hf_inspect.cascade import calibrated
 from hf_inspect.cascade.calibrated import largest_k, one_per_group, parts_needed
 from hf_inspect.errors import DataError
 
