@@ -122,7 +122,7 @@ def write_plots(results: dict[str, Any], rows: list[dict[str, Any]], out: Path) 
     labels = np.array([row["label"] == DEFECT for row in rows])
     edge, vlm = (np.array([row[name]["severity"] for row in rows]) for name in ("edge", "vlm"))
     threshold = results["cascade"]["calibrated"]["cloud_threshold"]
-    plots.roc_plot(out / "roc.png", labels, {"edge, INT8": edge, "VLM": vlm})
+    plots.roc_plot(out / "roc.png", labels, {"edge, INT8": edge, "VLM": vlm}, [row["group"] for row in rows])
     curve = escalation_curve(labels, edge, vlm, threshold)
     plots.escalation_curve_plot(out / "escalation.png", curve, results["cascade"])
     reliabilities = {"edge, INT8": results["edge_int8"]["reliability"], "VLM": results["vlm"]["reliability"]}

@@ -1,6 +1,7 @@
 """The promise simulated against known distributions, thresholds against brute force, and routing that streams."""
 
 import json
+import math
 from dataclasses import replace
 from functools import cache
 from math import comb
@@ -17,6 +18,7 @@ from hf_inspect.cascade import (
     UNDECIDED,
     Calibrated,
     Saec,
+    calibrated,
     complexity,
     complexity_terms,
     escalation_curve,
@@ -158,6 +160,22 @@ def test_parts_needed_is_the_fewest(risk, miss):
     n = parts_needed(risk, miss)
     assert largest_k(n, risk, miss) == 0
     assert n == 1 or largest_k(n - 1, risk, miss) is None
+
+
+def test_a_risk_of_one_in_ten_million_is_answered_by_the_closed_form(monkeypatch):
+    """(1 - risk) ** n <= miss in a few evaluations, not in one for each of 37 million parts."""
+    asked, beyond = [], calibrated._beyond
+    monkeypatch.setattr(calibrated, "_beyond", lambda k, n, risk: asked.append(n) or beyond(k, n, risk))
+    policy = fit_calibrated(np.linspace(0, 1, 400), [0, 1] * 200, range(400), escape=1e-7)
+    assert len(asked) < 60
+    assert policy.low is None
+    needed = math.ceil(math.log(0.025) / math.log1p(-1e-7))
+    assert f"it takes {needed}." in policy.statement
+    assert needed == 36_888_793
+    asked.clear()
+    assert largest_k(10_000_000, 1e-7, 0.5) == 0  # P(0 of 10 million) is exp(-1), P(0 or 1) above a half
+    assert len(asked) < 30
+    assert all(parts_needed(10.0**-power, 0.025) > 3 * 10**power for power in range(1, 16))
 
 
 def test_numbers_of_the_default_setting():

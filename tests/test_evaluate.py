@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,6 +227,37 @@ def test_a_cascade_report_adds_up(task):
     assert report["minus_edge_only"]["value"] == pytest.approx(difference)
     assert report["edge_promise"]["edge_good_given_defect"]["k"] <= report["escapes"]["n"]
     json.dumps(report)
+
+
+def with_intervals(report, at=""):
+    """Every figure of a report that has an interval, by where it stands."""
+    for key, value in report.items() if isinstance(report, dict) else enumerate(report):
+        if isinstance(value, dict) and "method" in value:
+            yield f"{at}/{key}", value
+        elif isinstance(value, dict | list):
+            yield from with_intervals(value, f"{at}/{key}")
+
+
+@pytest.mark.parametrize("task", [BINARY, SIX], ids=["two", "six"])
+def test_every_interval_counts_parts_where_they_have_several_views(task):
+    """Four views alike of each part: all limits are those of the parts alone, and `method` says so."""
+    once = scores(task=task)
+    rows = np.arange(400).repeat(4)
+    answers = {name: one[rows] for name, one in once.answers.items()}
+    several = replace(
+        once, sources=[once.sources[i] for i in rows], classes=once.classes[rows], groups=rows,
+        complexity=once.complexity[rows], answers=answers,
+    )  # fmt: skip
+    policy, model = fit_calibrated(once.answers["edge"].severity, once.labels, once.groups), ScriptedVLM([0.5], task)
+    for report in (lambda of: model_report(of, "vlm", model), lambda of: cascade_report(of, policy)):
+        wanted, found = (dict(with_intervals(report(of))) for of in (once, several))
+        assert len(found) == len(wanted) > 10
+        for at, figure in found.items():
+            assert figure["n"] == 4 * wanted[at]["n"], at
+            if figure["value"] is not None:
+                assert "by group" in figure["method"], at
+                limits = [wanted[at][key] for key in ("value", "low", "high")]
+                assert [figure[key] for key in ("value", "low", "high")] == pytest.approx(limits, abs=1e-9), at
 
 
 def test_right_is_who_names_the_class():

@@ -5,6 +5,7 @@ scores tie. k is chosen from n alone, so nothing is selected on the scores and t
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -134,19 +135,23 @@ def largest_k(n: int, risk: float, miss: float) -> int | None:
 
     A threshold at the (k+1)-th of n scores then leaves at most `risk` beyond it in all but `miss` of the draws.
     """
-    from scipy.special import betaincc
-
-    k = np.arange(n)
-    valid = betaincc(k + 1, n - k, risk) <= miss  # the upper tail: exact where 1 - miss would round
-    return int(valid.sum()) - 1 if valid.any() else None  # the tail grows with k: the valid ones come first
+    valid = bisect_right(
+        range(n), miss, key=lambda k: _beyond(k, n, risk)
+    )  # it grows with k: the valid ones come first
+    return valid - 1 if valid else None
 
 
 def parts_needed(risk: float, miss: float) -> int:
-    """Fewest calibration parts of one class with which k = 0 is allowed: n >= ln(miss) / ln(1 - risk)."""
-    n = max(1, math.floor(math.log(miss) / math.log1p(-risk)))
-    while largest_k(n, risk, miss) is None:
-        n += 1
-    return n
+    """Fewest calibration parts of one class with which k = 0 is allowed: (1 - risk) ** n <= miss."""
+    least = max(1, math.floor(math.log(miss) / math.log1p(-risk)))
+    return next((n for n in (least, least + 1) if _beyond(0, n, risk) <= miss), least + 2)  # where the quotient rounds
+
+
+def _beyond(k: int, n: int, risk: float) -> float:
+    """P(more than `risk` lies beyond the (k+1)-th of n scores): the upper tail, exact where 1 - miss would round."""
+    from scipy.special import betaincc
+
+    return float(betaincc(k + 1, n - k, risk))
 
 
 def one_per_group(p: NDArray[np.float64], y: NDArray[np.int64], groups: ArrayLike, seed: int) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ from hf_inspect.cascade.calibrated import Calibrated
 from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.cascade.saec import Saec
 from hf_inspect.errors import DataError
-from hf_inspect.metrics import Rate, rate
+from hf_inspect.metrics import Rate, rate_of
 from hf_inspect.metrics.inputs import as_labels, as_severities
 
 Policy = Calibrated | Saec
@@ -37,12 +37,15 @@ class Replay:
         """Parts that the VLM decided."""
         return int((self.decided_by == "vlm").sum())
 
-    def share_escalated(self) -> dict[str, Rate]:
-        """Share of all parts the edge handed on: under `total`, then under each reason, most frequent first."""
+    def share_escalated(self, groups: ArrayLike | None = None) -> dict[str, Rate]:
+        """Share of all parts the edge handed on: under `total`, then under each reason, most frequent first.
+
+        Intervals count `groups` (n,), the parts that the images show; None: each shows its own.
+        """
         names, counts = np.unique(self.reasons[self.escalated], return_counts=True)
         by_reason = sorted(zip(counts.tolist(), names.tolist(), strict=True), key=lambda row: (-row[0], row[1]))
-        n = len(self.codes)
-        return {"total": rate(int(self.escalated.sum()), n)} | {name: rate(count, n) for count, name in by_reason}
+        found = {"total": self.escalated} | {name: self.escalated & (self.reasons == name) for _, name in by_reason}
+        return {name: rate_of(sent, groups) for name, sent in found.items()}
 
 
 def replay(

@@ -14,7 +14,7 @@ from hf_inspect.cascade.calibrated import Calibrated, fit_calibrated, one_per_gr
 from hf_inspect.cascade.replay import Policy, Replay, replay, threshold_at_overkill
 from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.errors import DataError
-from hf_inspect.metrics import Figure, Rate, paired_difference, rate
+from hf_inspect.metrics import Figure, Rate, paired_difference, rate, rate_of
 from hf_inspect.metrics.inputs import as_labels, as_severities
 from hf_inspect.schema import DEFECT
 
@@ -92,14 +92,14 @@ def edge_alone(scores: CalibrationScores, policy: Policy) -> EdgeAlone:
     codes, defects = scores.played(policy).codes, scores.labels == 1
     passed, rejected = codes == IS_GOOD, codes == IS_DEFECT
     threshold = threshold_at_overkill(scores.labels, scores.edge, int(rejected[~defects].sum()))
-    says = scores.edge >= threshold
+    says, groups = scores.edge >= threshold, scores.groups
     return EdgeAlone(
         threshold=threshold,
-        escapes=rate(int((~says)[defects].sum()), int(defects.sum())),
-        cascade_escapes=rate(int(passed[defects].sum()), int(defects.sum())),
-        overkill=rate(int(says[~defects].sum()), int((~defects).sum())),
-        cascade_overkill=rate(int(rejected[~defects].sum()), int((~defects).sum())),
-        difference=paired_difference(passed[defects], ~says[defects]),
+        escapes=rate_of(~says[defects], groups[defects]),
+        cascade_escapes=rate_of(passed[defects], groups[defects]),
+        overkill=rate_of(says[~defects], groups[~defects]),
+        cascade_overkill=rate_of(rejected[~defects], groups[~defects]),
+        difference=paired_difference(passed[defects], ~says[defects], groups[defects]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from hf_inspect.metrics.binary import auroc, binary_report, decision_report, roc_curve
 from hf_inspect.metrics.classes import UNREADABLE, class_report, fit_temperature, softmax, with_temperature
-from hf_inspect.metrics.intervals import Figure, Rate, paired_difference, rate
+from hf_inspect.metrics.intervals import Figure, Rate, paired_difference, rate, rate_of
 from hf_inspect.metrics.packaged import module
 from hf_inspect.metrics.reliability import reliability
 
@@ -18,6 +18,7 @@ __all__ = [
     "module",
     "paired_difference",
     "rate",
+    "rate_of",
     "reliability",
     "roc_curve",
     "softmax",

@@ -8,59 +8,68 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_inspect.metrics.inputs import as_decisions, as_labels, as_severities, same_length
-from hf_inspect.metrics.intervals import Figure, bootstrap_limits, bootstrap_method, figure, rate, undefined
+from hf_inspect.metrics.inputs import as_decisions, as_groups, as_labels, as_severities, same_length
+from hf_inspect.metrics.intervals import Figure, Rate, figure, grouped, mean_limits, rate_of, undefined
 
 
-def binary_report(labels: ArrayLike, severity: ArrayLike, threshold: float, seed: int = 0) -> dict[str, Any]:
+def binary_report(
+    labels: ArrayLike, severity: ArrayLike, threshold: float, groups: ArrayLike | None = None
+) -> dict[str, Any]:
     """`decision_report` of `severity >= threshold` -> defect, and the AUROC of the severities."""
     y = as_labels(labels)
     p = as_severities(severity, "severities", len(y))
-    report = decision_report(y, p >= threshold)
-    return report | {"auroc": auroc(y, p, seed), "threshold": float(threshold)}
+    report = decision_report(y, p >= threshold, groups)
+    return report | {"auroc": auroc(y, p, groups), "threshold": float(threshold)}
 
 
-def decision_report(labels: ArrayLike, decisions: ArrayLike) -> dict[str, Any]:
+def decision_report(labels: ArrayLike, decisions: ArrayLike, groups: ArrayLike | None = None) -> dict[str, Any]:
     """Final verdicts (n,) of 0 (good), 1 (defect) and -1 (undecided) against labels -> n and rates.
 
     `defect_given_shipped` is the share of defects among the parts passed as good; it holds for the `prevalence`
     reported beside it and for no other. An undecided part is not right, and neither an escape nor overkill.
+    `groups` (n,) names the part that each image shows, None where each shows its own: intervals count those.
     """
     y, said = as_labels(labels), as_decisions(decisions)
     same_length(y, said, "labels and decisions")
-    defects, passed, rejected = int(y.sum()), said == 0, said == 1
-    escaped = int((passed & (y == 1)).sum())
+    of = as_groups(groups, len(y))
+    defect, passed = y == 1, said == 0
+
+    def share(hits: NDArray[np.bool_], among: NDArray[np.bool_] | None = None) -> Rate:
+        return rate_of(hits, of) if among is None else rate_of(hits[among], of[among])
+
     return {
         "n": len(y),
-        "accuracy": rate(int((said == y).sum()), len(y)),
-        "escapes": rate(escaped, defects),
-        "overkill": rate(int((rejected & (y == 0)).sum()), len(y) - defects),
-        "defect_given_shipped": rate(escaped, int(passed.sum())),
-        "prevalence": rate(defects, len(y)),
-        "undecided": rate(int((said == -1).sum()), len(y)),
+        "accuracy": share(said == y),
+        "escapes": share(passed, defect),
+        "overkill": share(said == 1, ~defect),
+        "defect_given_shipped": share(defect, passed),
+        "prevalence": share(defect),
+        "undecided": share(said == -1),
     }
 
 
-def auroc(labels: ArrayLike, scores: ArrayLike, seed: int = 0) -> Figure:
-    """P(a defect scores above a good part), ties as one half; each class bootstrapped by itself.
+def auroc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None) -> Figure:
+    """P(a defect scores above a good part), ties as one half; scores and group ids (n,).
 
-    Where the scores separate the classes fully the bootstrap has no width; the limits are then exact ones from
-    min(goods, defects) disjoint pairs, each of which is ordered right (or wrong) independently.
+    Its variance is DeLong's (1988), over groups Obuchowski's (1997). That alone knows nothing of a kind of part that
+    the smaller class happens to lack, and is 0 where the scores separate the classes: the limits are `mean_limits`'
+    of the smaller class, whose parts' mean the AUROC is, with the variance that the other class adds. At full
+    separation they are the exact ones of as many pairs as the smaller class has parts.
     """
     y = as_labels(labels)
     p = as_severities(scores, "scores", len(y))
-    goods, defects = np.sort(p[y == 0]), np.sort(p[y == 1])
-    fewest = min(len(goods), len(defects))
-    if fewest == 0:
-        return undefined(len(y), f"AUROC needs both classes, came {len(goods)} good and {len(defects)} defect")
-    value = float(_area(goods, defects))
-    if value in (0.0, 1.0):
-        pairs = rate(int(value) * fewest, fewest)
-        return figure(value, pairs["low"] or 0.0, pairs["high"] or 0.0, len(y), "exact on disjoint pairs 95 %")
-    if fewest == 1:
-        return figure(value, 0.0, 1.0, len(y), "whole range: one part of a class gives no interval")
-    low, high = bootstrap_limits((goods, defects), _area, seed)
-    return figure(value, low, high, len(y), bootstrap_method("parts of each class", seed))
+    of, order = as_groups(groups, len(y)), np.lexsort((p, y))  # sums then do not round by the order of the images
+    y, p, of = y[order], p[order], of if groups is None else of[order]
+    defect = y == 1
+    if defect.all() or not defect.any():
+        return undefined(len(y), f"AUROC needs both classes, came {(~defect).sum()} good and {defect.sum()} defect")
+    won = _won(p, defect)
+    sides = (_by_group(won[side], of[side], of.max() + 1) for side in (defect, ~defect))
+    smaller, larger = sorted(sides, key=_present)
+    value, there = float(won[defect].mean()), smaller[1] > 0
+    low, high = mean_limits(smaller[0][there], smaller[1][there], _further(smaller, larger, value))
+    method = "DeLong's variance, exact limits of the smaller class 95 %"
+    return figure(value, low, high, len(y), method + grouped(np.bincount(of)))
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -74,10 +83,33 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64]
     return alarms / max(1, alarms[-1]), caught / max(1, caught[-1])
 
 
-def _area(goods: NDArray[np.float64], defects: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+_Sums = tuple[NDArray[Any], NDArray[Any]]  # of the images of a class, by group: what they won, how many
+
+
+def _won(p: NDArray[np.float64], defect: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The share of the other class that each image (n,) is on the right side of, ties as one half, from midranks."""
     from scipy.stats import rankdata
 
-    n, m = goods.shape[axis], defects.shape[axis]
-    ranks = rankdata(np.concatenate([goods, defects], axis=axis), axis=axis)
-    rank_sum = np.take(ranks, np.arange(n, n + m), axis=axis).sum(axis=axis)
-    return np.asarray((rank_sum - m * (m + 1) / 2) / (n * m))
+    own = np.empty(len(p))
+    for side in (defect, ~defect):
+        own[side] = rankdata(p[side])
+    below = rankdata(p) - own  # how many of the other class lie below
+    return np.where(defect, below / (~defect).sum(), 1 - below / defect.sum())
+
+
+def _by_group(won: NDArray[np.float64], of: NDArray[np.int64], groups: int) -> _Sums:
+    return np.bincount(of, won, groups), np.bincount(of, minlength=groups)
+
+
+def _present(sums: _Sums) -> int:
+    """How many groups have an image of the class."""
+    return int((sums[1] > 0).sum())
+
+
+def _further(smaller: _Sums, larger: _Sums, value: float) -> float:
+    """Variance that the larger class adds, and what a group of both classes adds to either; never below 0."""
+    errors = [(won - value * sizes) / sizes.sum() for won, sizes in (smaller, larger)]
+    both = int(((smaller[1] > 0) | (larger[1] > 0)).sum())
+    variance = (errors[1] ** 2).sum() * _present(larger) / max(1, _present(larger) - 1)
+    covariance = (errors[0] * errors[1]).sum() * both / max(1, both - 1)
+    return float(variance + 2 * max(0.0, covariance))

@@ -54,6 +54,16 @@ def as_severities(values: ArrayLike, name: str, n: int | None = None, allow_nan:
     return found
 
 
+def as_groups(values: ArrayLike | None, n: int, name: str = "groups") -> NDArray[np.int64]:
+    """(n,) numbers 0, 1, ... of n images' groups, whatever names these have; None: each image is a group."""
+    if values is None:
+        return np.arange(n)
+    array = _flat(values, name)
+    if len(array) != n:
+        raise DataError(f"{name} hold {len(array)} entries, {n} are wanted: one group id an image, in the same order.")
+    return np.unique(array, return_inverse=True)[1].astype(np.int64)
+
+
 def same_length(a: NDArray[np.int64], b: NDArray[np.int64], names: str) -> None:
     """Refuse two columns that cannot be of the same parts."""
     if len(a) != len(b):

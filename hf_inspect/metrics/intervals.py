@@ -1,22 +1,21 @@
 """Counts and per-part outcomes -> figures with 95 % intervals, as plain dictionaries for results.json.
 
-A figure that is not defined (no parts, one class) has value, low and high None, and `method` says why;
-input that is wrong (k > n, scores outside [0, 1], columns of unlike length) raises DataError.
+Images of one group are one part seen several times: intervals count groups. A figure that is not defined (no parts, one
+class) has value, low and high None, and `method` says why; input that is wrong (k > n, scores outside [0, 1], columns
+of unlike length) raises DataError.
 """
 
-from collections.abc import Callable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_inspect.errors import DataError
-from hf_inspect.metrics.inputs import as_labels, same_length
+from hf_inspect.metrics.inputs import as_groups, as_labels, same_length
 
 CONFIDENCE = 0.95  # of every interval in results.json
-RESAMPLES = 2000  # a 2.5 % tail then rests on 50 resamples; more moves a limit by less than it is printed with
-BATCH_VALUES = 1_100_000  # resampled numbers held at once: 9 MB, and as much for their places
-PIECE_VALUES = 100_000  # of them, looked at together
+_TAIL = (1 - CONFIDENCE) / 2
+_LEAST_PRECISION = 1e-3  # of a beta distribution that says nothing: nearly all of it lies at 0 and 1
 
 
 class Rate(TypedDict):
@@ -41,7 +40,7 @@ class Figure(TypedDict):
 
 
 def rate(k: int, n: int) -> Rate:
-    """k of n with its exact (Clopper-Pearson) interval, which covers at least as often as it says at every n."""
+    """k of n independent parts with the exact (Clopper-Pearson) interval, which covers at least as often as it says."""
     if not 0 <= k <= n:
         raise DataError(f"A rate of {k} of {n} was asked for; 0 <= k <= n is wanted.")
     if n == 0:
@@ -50,26 +49,34 @@ def rate(k: int, n: int) -> Rate:
     return {"value": k / n, "k": int(k), "n": int(n), "low": low, "high": high, "method": "Clopper-Pearson 95 %"}
 
 
-def paired_difference(a_correct: ArrayLike, b_correct: ArrayLike, seed: int = 0) -> Figure:
-    """Accuracy of a minus accuracy of b on the same parts, in [-1, 1]; inputs (n,) of right (1) and wrong (0).
+def rate_of(hits: ArrayLike, groups: ArrayLike | None = None) -> Rate:
+    """The share of hits among n images (n,), 1 or 0, of `groups` (n,); None: each image is a part of its own.
 
-    Percentile bootstrap over parts. Where a and b never differ the bootstrap has no width; the limits are then
-    the exact ones of the share on which they could still differ.
+    Where a group has several images the interval is `mean_limits`' over groups; else it is `rate`'s, which are equal.
+    """
+    y = as_labels(hits, "hits")
+    of = as_groups(groups, len(y))
+    found, sizes = rate(int(y.sum()), len(y)), np.bincount(of)
+    if len(sizes) == len(y):
+        return found
+    low, high = mean_limits(np.bincount(of, y), sizes)
+    return found | {"low": low, "high": high, "method": f"Clopper-Pearson 95 % {by_groups(sizes)}"}
+
+
+def paired_difference(a_correct: ArrayLike, b_correct: ArrayLike, groups: ArrayLike | None = None) -> Figure:
+    """Accuracy of a minus accuracy of b on the same images, in [-1, 1]; inputs (n,) of right (1) and wrong (0).
+
+    The limits are `mean_limits`' of (1 + a - b) / 2, which is 0, a half or 1 of each image.
     """
     a, b = as_labels(a_correct, "a_correct"), as_labels(b_correct, "b_correct")
     same_length(a, b, "a_correct and b_correct")
-    n = len(a)
-    if n == 0:
+    if len(a) == 0:
         return undefined(0, "n = 0")
-    difference = np.sort(a - b).astype(np.float64)  # sorted: the limits do not depend on the order of the parts
-    value = float(difference.mean())
-    if not difference.any():
-        unseen = _exact_limits(0, n)[1]
-        return figure(value, -unseen, unseen, n, "exact limit of the discordant share 95 % (no pair differs)")
-    if n == 1:
-        return figure(value, -1.0, 1.0, n, "whole range: one part gives no interval")
-    low, high = bootstrap_limits((difference,), lambda x, axis=-1: x.mean(axis=axis), seed)
-    return figure(value, low, high, n, bootstrap_method("parts", seed))
+    of = as_groups(groups, len(a))
+    sizes = np.bincount(of)
+    low, high = mean_limits((sizes + np.bincount(of, a - b)) / 2, sizes)
+    method = "exact limits of a mean between -1 and 1, 95 %"
+    return figure((a - b).mean(), 2 * low - 1, 2 * high - 1, len(a), method + grouped(sizes))
 
 
 def figure(value: float, low: float, high: float, n: int, method: str) -> Figure:
@@ -82,38 +89,45 @@ def undefined(n: int, why: str) -> Figure:
     return {"value": None, "low": None, "high": None, "n": n, "method": f"undefined: {why}"}
 
 
-def bootstrap_limits(
-    samples: tuple[NDArray[np.float64], ...], statistic: Callable[..., NDArray[np.float64]], seed: int
-) -> tuple[float, float]:
-    """95 % percentile limits of `statistic(*samples, axis)`; each sample (two values or more) resampled by itself."""
-    from scipy.stats import bootstrap
-
-    def piecewise(*resampled: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        """The statistic of some resamples at a time: ranking takes eight times the memory of what is ranked."""
-        rows = max(1, PIECE_VALUES // sum(map(len, samples)))
-        starts = range(0, len(resampled[0]), rows)
-        return np.concatenate([statistic(*(one[at : at + rows] for one in resampled), axis=axis) for at in starts])
-
-    result = bootstrap(
-        samples,
-        piecewise,
-        n_resamples=RESAMPLES,
-        batch=max(1, BATCH_VALUES // sum(map(len, samples))),
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+def by_groups(sizes: NDArray[Any]) -> str:
+    """How `method` says that an interval counts groups."""
+    return f"by group, {len(sizes)} groups"
 
 
-def bootstrap_method(over: str, seed: int) -> str:
-    """How `bootstrap_limits` is named in results.json."""
-    return f"percentile bootstrap over {over} 95 %, {RESAMPLES} resamples, seed {seed}"
+def grouped(sizes: NDArray[Any]) -> str:
+    """`by_groups` after a comma, where a group has several images."""
+    return f", {by_groups(sizes)}" if sizes.max() > 1 else ""
+
+
+def mean_limits(sums: NDArray[Any], sizes: NDArray[Any], further_variance: float = 0.0) -> tuple[float, float]:
+    """95 % limits of the mean of values in [0, 1], from their `sums` and counts `sizes` (c,) by group.
+
+    Gaffke's limits (2005, Math. Methods of Statistics 14): groups weighted at random, together with one that was not
+    seen and is the worst possible, a 0 for the lower limit and a 1 for the upper; that random mean taken as the beta
+    distribution of its mean and variance. For values of 0 and 1 in groups of one it is Clopper and Pearson's interval
+    exactly. `further_variance` is added to the mean's own.
+    """
+    return _lower(sums, sizes, further_variance), 1 - _lower(sizes - sums, sizes, further_variance)
+
+
+def _lower(sums: NDArray[Any], sizes: NDArray[Any], further_variance: float) -> float:
+    """The lower of `mean_limits`: the unseen group has the mean size and holds nothing."""
+    from scipy.special import betaincinv
+
+    groups, unseen = len(sizes), sizes.mean()
+    total = sizes.sum() + unseen
+    mean = sums.sum() / total
+    if mean == 0:
+        return 0.0
+    squares = ((sums - mean * sizes) ** 2).sum() + (mean * unseen) ** 2
+    variance = squares / total**2 * (groups + 1) / (groups + 2) + further_variance
+    precision = max(mean * (1 - mean) / variance - 1, _LEAST_PRECISION)
+    return float(min(betaincinv(mean * precision, (1 - mean) * precision, _TAIL), sums.sum() / sizes.sum()))
 
 
 def _exact_limits(k: int, n: int) -> tuple[float, float]:
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv
 
-    interval = binomtest(k, n).proportion_ci(confidence_level=CONFIDENCE, method="exact")
-    return float(interval.low), float(interval.high)
+    low = betaincinv(k, n - k + 1, _TAIL) if k else 0.0
+    high = betaincinv(k + 1, n - k, 1 - _TAIL) if k < n else 1.0
+    return float(low), float(high)

@@ -119,7 +119,9 @@ def model_report(scores: Scores, name: str, model: Predictor, threshold: float =
     """
     answers = scores.answers[name]
     measure = TASKS[scores.task.kind].measure
-    report = measure(scores.task, scores.classes, answers.severity, answers.probabilities, threshold)
+    report = measure(
+        scores.task, scores.classes, answers.severity, answers.probabilities, threshold, groups=scores.groups
+    )
     return report | {"not_scored": scores.not_scored, "history": model.history.summary()}
 
 
@@ -153,8 +155,8 @@ def edge_report(scores: Scores, threshold: float) -> dict[str, Any]:
     edge = scores.answers["edge"]
     codes = np.where(edge.severity >= threshold, IS_DEFECT, IS_GOOD)
     right = _named(scores.task, edge.probabilities, codes) == scores.classes
-    report = metrics.decision_report(scores.labels, codes)
-    return report | {"accuracy": metrics.rate(int(right.sum()), len(right)), "threshold": threshold}
+    report = metrics.decision_report(scores.labels, codes, scores.groups)
+    return report | {"accuracy": metrics.rate_of(right, scores.groups), "threshold": threshold}
 
 
 def played(scores: Scores, policy: Policy) -> Replay:
@@ -179,19 +181,23 @@ def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
     labels, sent = scores.labels, outcome.escalated
     right = named_classes(scores, outcome) == scores.classes
     edge_right = scores.task.likeliest(edge.probabilities) == scores.classes
-    report = metrics.decision_report(labels, outcome.codes)
-    report["accuracy"] = metrics.rate(int(right.sum()), len(labels))
+    report = metrics.decision_report(labels, outcome.codes, scores.groups)
+    report["accuracy"] = metrics.rate_of(right, scores.groups)
     report |= {
-        "edge_promise": _edge_promise(labels, outcome.codes, ~sent),
-        "share_escalated": outcome.share_escalated(),
+        "edge_promise": _edge_promise(scores, outcome.codes, ~sent),
+        "share_escalated": outcome.share_escalated(scores.groups),
         "vlm_calls": outcome.vlm_calls,
         "cloud_threshold": policy.cloud_threshold,
-        "minus_edge_only": metrics.paired_difference(right, edge_right),
+        "minus_edge_only": metrics.paired_difference(right, edge_right, scores.groups),
     }
     if vlm is None:
         return report
     says = {"vlm": vlm.severity >= policy.cloud_threshold, "edge": edge.severity >= THRESHOLD}
-    return report | {"escalated": {name: _agreement(labels, said, sent) for name, said in says.items()}}
+    return report | {
+        "escalated": {
+            name: metrics.rate_of((said == labels)[sent], scores.groups[sent]) for name, said in says.items()
+        },
+    }
 
 
 def named_classes(scores: Scores, outcome: Replay) -> NDArray[np.int64]:
@@ -293,19 +299,13 @@ def _calibration_error(task: TaskSpec, p: NDArray[np.float64], classes: NDArray[
     return metrics.reliability(task.likeliest(p) == classes, p.max(1).clip(0, 1))["calibration_error"]
 
 
-def _edge_promise(
-    labels: NDArray[np.int64], codes: NDArray[np.int64], by_edge: NDArray[np.bool_]
-) -> dict[str, Mapping[str, Any]]:
+def _edge_promise(scores: Scores, codes: NDArray[np.int64], by_edge: NDArray[np.bool_]) -> dict[str, Mapping[str, Any]]:
     """What the stated risk is about: defects the edge itself passed, goods it itself rejected."""
-    defects, goods = int(labels.sum()), int((labels == 0).sum())
+    of, defect = scores.groups, scores.labels == 1
     return {
-        "edge_good_given_defect": metrics.rate(int((by_edge & (codes == IS_GOOD) & (labels == 1)).sum()), defects),
-        "edge_defect_given_good": metrics.rate(int((by_edge & (codes == IS_DEFECT) & (labels == 0)).sum()), goods),
+        "edge_good_given_defect": metrics.rate_of((by_edge & (codes == IS_GOOD))[defect], of[defect]),
+        "edge_defect_given_good": metrics.rate_of((by_edge & (codes == IS_DEFECT))[~defect], of[~defect]),
     }
-
-
-def _agreement(labels: NDArray[np.int64], says: NDArray[np.bool_], where: NDArray[np.bool_]) -> Mapping[str, Any]:
-    return metrics.rate(int((says == labels)[where].sum()), int(where.sum()))
 
 
 def _commit() -> str | None:

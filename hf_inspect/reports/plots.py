@@ -28,13 +28,13 @@ GOOD, BETWEEN, DEFECT = "#D6E6F2", "#EEEEEE", "#F8DDCB"  # what the edge says, b
 LOWEST = 0.001  # P(defect) at the ends of an axis of log-odds
 
 
-def roc_plot(out: Path, labels: ArrayLike, scores: Mapping[str, ArrayLike]) -> None:
+def roc_plot(out: Path, labels: ArrayLike, scores: Mapping[str, ArrayLike], groups: ArrayLike | None = None) -> None:
     """Caught defects over overkill for each named severity (n,), with its AUROC and 95 % interval, to `out` (PNG)."""
     figure = new_figure(5.2, 5.0)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GUIDE, linestyle=":", linewidth=1)
     for colour, (name, p) in zip(_colours(scores), scores.items(), strict=True):
-        area = metrics.auroc(labels, p)
+        area = metrics.auroc(labels, p, groups)
         if area["value"] is None:
             raise DataError(f"No ROC of {name!r}: {area['method']}. Evaluate on parts of both classes.")
         legend = f"{name}: AUROC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"

@@ -58,19 +58,22 @@ def measure(
     severity: NDArray[np.float64],
     probabilities: NDArray[np.float64],
     threshold: float = THRESHOLD,
+    groups: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Figures of a model: of its classes (the likeliest is its answer), and of good against defect by severity.
 
     `classes` (n,) are ids in the task's order, `severity` (n,) and `probabilities` (n, k) the answers; NaN stands for
-    an answer that could not be read, which is wrong: no class, a defect passed, a good part rejected.
+    an answer that could not be read, which is wrong: no class, a defect passed, a good part rejected. Intervals count
+    `groups` (n,), the parts that the images show; None: each shows its own.
     """
     unread = np.isnan(severity)
     said = np.where(unread, metrics.UNREADABLE, task.likeliest(probabilities))
     defect = task.is_defect[classes]
     worst = np.where(unread, np.where(defect, 0.0, 1.0), severity)
-    of_classes = metrics.class_report(classes, said, task.classes)
-    report = metrics.binary_report(defect, worst, threshold) | of_classes
-    report["reliability"] = metrics.reliability(defect[~unread], severity[~unread])
+    of_classes = metrics.class_report(classes, said, task.classes, groups)
+    report = metrics.binary_report(defect, worst, threshold, groups) | of_classes
+    read = None if groups is None else groups[~unread]
+    report["reliability"] = metrics.reliability(defect[~unread], severity[~unread], groups=read)
     return report
 
 

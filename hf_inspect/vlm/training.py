@@ -175,7 +175,7 @@ def validation_scores(task: TaskSpec, classes: Sequence[int], p: "Scores") -> di
     return {
         "accuracy": of_classes["accuracy"]["value"],
         "macro_f1": of_classes["macro_f1"]["value"],
-        "auroc": metrics.auroc(task.is_defect[ids], task.severity(p), seed=0)["value"],
+        "auroc": metrics.auroc(task.is_defect[ids], task.severity(p))["value"],
     }
 
 
