@@ -25,5 +25,9 @@ class HubError(InspectError):
     """A folder is not fit to be published, or a Hub did not give or take what was asked."""
 
 
+class ForkError(InspectError):
+    """A model is used in a fork of the process that loaded it."""
+
+
 class MissingExtraError(InspectError):
     """An optional dependency is not installed; the message holds the pip line."""

@@ -1,14 +1,15 @@
-"""Bytes or a path in, a checked RGB array out; and the one resize and normalisation of training, export and runtime.
+"""An image in any form in, a checked RGB array out; and the one resize and normalisation of training, export, runtime.
 
 Numpy and Pillow only. Every file that cannot be read whole is a `DataError` with a sentence, before its pixels are
 decoded when the header already says so.
 """
 
 import math
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from PIL.ImageFile import ImageFile
 from hf_inspect.errors import DataError
 
 Rgb = NDArray[np.uint8]
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.uint8]
 MAX_PIXELS = 100_000_000  # 300 MB as RGB; a 20-megapixel camera needs a fifth
+MAX_BYTES = 2_000_000_000  # of a file: 100 megapixels of four floats are 1.6 GB
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")  # no format that runs a program
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 MAX_16_BIT = 65535
@@ -70,23 +73,65 @@ class Preprocess:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
-def load(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Loaded:
-    """Read one image file (or its bytes) whole; `DataError` says why it cannot be read.
+def load(source: Source, max_pixels: int = MAX_PIXELS) -> Loaded:
+    """Read one image whole, in any of the forms that `check_source` lets through; `DataError` says why it cannot be.
 
     The first frame of an animation is taken, EXIF rotation applied, transparency laid over black, and 16-bit grey
-    scaled from 0..65535 to 0..255, each with a note. An image of more than `max_pixels` is refused from its header.
+    scaled from 0..65535 to 0..255, each with a note. An image of more than `max_pixels` is refused from its header. An
+    opened PIL image is read by the same rules, at the frame it stands at, and is left as it is; an array is copied.
     """
-    if isinstance(source, bytes):
-        return _read(BytesIO(source), f"the image ({len(source)} bytes)", max_pixels)
-    path = Path(source)
+    check_source(source)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        name = f"the PIL image {getattr(source, 'filename', '')}".rstrip()
+        return _guarded(lambda: _decode(source, name, max_pixels), name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        content, name = bytes(source), f"the image ({len(source)} bytes)"
+    elif isinstance(source, str | os.PathLike):
+        content, name = read(source), str(source)
+    else:
+        content, name = _content_of(source), str(getattr(source, "name", "the file"))
+    return _guarded(lambda: _decode(_open(BytesIO(content), name), name, max_pixels), name)
+
+
+def check_source(source: Any) -> None:
+    """Raise `DataError`, naming what came, unless `load` takes things of this kind.
+
+    It takes a path; a file's content as bytes, or a file opened for reading them; a PIL image; and a uint8 array, RGB
+    (h, w, 3) or grey (h, w).
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2 or 0 in source.shape:
+            raise DataError(f"An image came as {source.dtype} {source.shape}; wanted is uint8 (h, w, 3) or (h, w).")
+        return
+    taken = str | os.PathLike | bytes | bytearray | memoryview | Image.Image
+    if not isinstance(source, taken) and not callable(getattr(source, "read", None)):
+        raise DataError(
+            f"An image came as {type(source).__name__}; give a path, bytes, a binary file, a PIL image, or a uint8 "
+            "array (h, w, 3) or (h, w)."
+        )
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """A file's content, read once and whole; `DataError` says why there is none, of folders and links too."""
     try:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
-            raise DataError(f"{path} {what}; give the path of an image file.")
-        with path.open("rb") as stream:
-            return _read(stream, str(path), max_pixels)
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened ({error.strerror}); check the name and its permissions.") from error
+        found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            os.scandir(path).close()  # says what is wrong with a folder that cannot be walked
+            raise DataError(f"{path} is a folder; give the path of an image file.")
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError(f"{path} is not a regular file; give the path of an image file.")
+        if found.st_size > MAX_BYTES:
+            raise DataError(f"{path} has {found.st_size} bytes, more than {MAX_BYTES}; give an image file.")
+        with open(path, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        what = f"is a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else "does not exist"
+        raise DataError(f"{path} {what}; give the path of an image file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be opened ({why}); check the name and its permissions.") from error
 
 
 def size(content: bytes) -> tuple[int, int]:
@@ -132,10 +177,31 @@ def _is_triple(values: Any) -> bool:
     return len(values) == 3 and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
 
 
-def _read(stream: IO[bytes], name: str, max_pixels: int) -> Loaded:
-    """Decode the first frame; whatever Pillow's decoders raise on a hostile file becomes one `DataError`."""
+def _content_of(file: IO[bytes]) -> bytes:
+    """What an opened file holds, from its beginning where it can be rewound, as Pillow does."""
+    name = str(getattr(file, "name", "the file"))
     try:
-        return _decode(_open(stream, name), name, max_pixels)
+        if getattr(file, "seekable", lambda: False)():
+            file.seek(0)
+        content = file.read()
+    except (OSError, ValueError) as error:  # ValueError: a closed file
+        raise DataError(f"{name} cannot be read ({error}); give an open binary file.") from error
+    if not isinstance(content, bytes):
+        raise DataError(f"{name} was opened as text; open it with mode 'rb'.")
+    return content
+
+
+def _from_array(pixels: NDArray[np.uint8], max_pixels: int) -> Loaded:
+    _refuse_larger(pixels.shape[1], pixels.shape[0], f"the array {pixels.shape}", max_pixels)
+    if pixels.ndim == 3:
+        return Loaded(np.array(pixels, order="C"))  # a copy: a camera may write its next image into the same memory
+    return Loaded(np.repeat(pixels[..., None], 3, axis=2))
+
+
+def _guarded(decode: Callable[[], Loaded], name: str) -> Loaded:
+    """Whatever Pillow's decoders raise on a hostile file becomes one `DataError`."""
+    try:
+        return decode()
     except DataError:
         raise
     except Exception as error:
@@ -156,29 +222,38 @@ def _open(stream: IO[bytes], name: str) -> ImageFile:
     raise DataError(f"{name} is not an image (it begins with {prefix[:8]!r}); readable are {', '.join(FORMATS)}.")
 
 
-def _decode(image: ImageFile, name: str, max_pixels: int) -> Loaded:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise DataError(
-            f"{name} has {width} x {height} pixels, more than the limit of {max_pixels}; "
-            "raise the limit (--max-pixels) if such images are expected."
-        )
+def _decode(image: Image.Image, name: str, max_pixels: int) -> Loaded:
+    """Pixels of the frame an image stands at (the first of a file just opened); the image is left as it is."""
+    _refuse_larger(*image.size, name, max_pixels)
     orientation = image.getexif().get(ORIENTATION, 1)  # before decoding: the TIFF reader drops the tag as it rotates
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)
-    rgb, note = _to_rgb(image, name)
+    upright = ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+    rgb, note = _to_rgb(upright, image.format, name)
     frames = getattr(image, "n_frames", 1)
     notes = (
-        f"first frame of {frames}" if frames > 1 else "",
+        (f"frame {image.tell() + 1} of {frames}" if image.tell() else f"first frame of {frames}") if frames > 1 else "",
         f"turned upright from EXIF orientation {orientation}" if orientation in range(2, 9) else "",
         note,
     )
     return Loaded(rgb, tuple(filter(None, notes)))
 
 
-def _to_rgb(image: Image.Image, name: str) -> tuple[Rgb, str]:
-    """Pixels of any mode as uint8 (h, w, 3), and a note where the conversion was a choice."""
-    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):  # Pillow scales PPM to 16 bits
+def _refuse_larger(width: int, height: int, name: str, max_pixels: int) -> None:
+    if not width * height:
+        raise DataError(f"{name} has {width} x {height} pixels; give an image that shows something.")
+    if width * height > max_pixels:
+        raise DataError(
+            f"{name} has {width} x {height} pixels, more than the limit of {max_pixels}; "
+            "raise the limit (--max-pixels) if such images are expected."
+        )
+
+
+def _to_rgb(image: Image.Image, read_from: str | None, name: str) -> tuple[Rgb, str]:
+    """Pixels of any mode as uint8 (h, w, 3), and a note where the conversion was a choice.
+
+    `read_from` is the format of the file: Pillow scales PPM to 16 bits in a mode of 32.
+    """
+    if image.mode.startswith("I;16") or (image.mode, read_from) == ("I", "PPM"):
         return _grey_to_rgb(np.asarray(image) / MAX_16_BIT), f"16-bit grey, scaled from 0..{MAX_16_BIT}"
     if image.mode in ("I", "F"):
         return _unit_float(np.asarray(image), name), "float grey, scaled from 0..1"

@@ -1,25 +1,33 @@
 """A cascade folder -> `Inspector`, and an image -> its verdict. Works without torch where the edge alone decides."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from hf_inspect import files, hub, images
+from hf_inspect import hub, images
 from hf_inspect.cascade import CASCADE, IS_DEFECT, IS_GOOD, Policy, complexity, policy_from_dict
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
-from hf_inspect.errors import DataError
+from hf_inspect.errors import DataError, ForkError
+from hf_inspect.images import Source
+from hf_inspect.prefetch import as_they_come
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import DEFECT, GOOD, DecidedBy, Prediction, Predictor, TaskSpec, Verdict
 
-Source = str | Path | bytes
-_AT_ONCE = 16  # images a batch: what keeps both models busy and memory small
+AT_ONCE = 16  # images a batch: what keeps both models busy and memory small
+_RULES = 2  # of how an image becomes a verdict, `images.load` included: one more with each change that alters verdicts
+_WHY = 200  # letters of what a model that failed said of it
 _LABELS = {IS_GOOD: GOOD, IS_DEFECT: DEFECT}
+
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -29,6 +37,8 @@ class Inspector:
     `no_vlm` says why there is none. `fallback` is what becomes of parts that nobody could decide: `hold` leaves
     them `undecided`, `reject` makes them `defect`, `pass` makes them `good`. DataError when edge and VLM do not answer
     one question.
+
+    Threads may share one, as they may its edge and its VLM; processes load one each, by `spawn` (ForkError).
     """
 
     edge: Predictor
@@ -37,7 +47,6 @@ class Inspector:
     no_vlm: str = "no VLM at hand"
     fallback: Fallback = "hold"
     max_pixels: int = images.MAX_PIXELS
-    identity: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACK_CODES:
@@ -79,7 +88,19 @@ class Inspector:
             no_vlm=why,
             fallback=fallback,
             max_pixels=max_pixels,
-            identity=f"cascade {files.sha256(folder / CASCADE)[:16]}, {name}, {fallback}, {'VLM' if vlm else 'no VLM'}",
+        )
+
+    @property
+    def identity(self) -> str:
+        """All that decides, in words and digests: two Inspectors of one identity give the same verdicts.
+
+        DataError for a VLM that was put together in memory.
+        """
+        policy = hashlib.sha256(json.dumps(self.policy.to_dict(), sort_keys=True).encode()).hexdigest()
+        return (
+            f"{self.policy.name} {policy[:16]}, edge {self.edge.identity[:16]}, "
+            f"VLM {self.vlm.identity[:16] if self.vlm else 'none'}, fallback {self.fallback}, "
+            f"at most {self.max_pixels} pixels, rules {_RULES}"
         )
 
     @property
@@ -88,46 +109,54 @@ class Inspector:
         return self.edge.task
 
     def __call__(self, source: Source) -> Verdict:
-        """The verdict of one image: a path, or a file's bytes."""
+        """The verdict of one image: a path, a file's bytes, an open binary file, a PIL image, or a uint8 array.
+
+        An array is RGB (h, w, 3) or grey (h, w); a PIL image is read by the rules of its file. DataError for anything
+        else; what cannot be read is a verdict.
+        """
         return next(self.inspect([source]))
 
     def inspect(self, sources: Iterable[Source]) -> Iterator[Verdict]:
-        """Verdicts in the order given, computed batch by batch; an unreadable file is a verdict, never an error."""
-        waiting = iter(sources)
-        while batch := list(islice(waiting, _AT_ONCE)):
-            yield from self._batch(batch)
+        """Verdicts in the order given, of sources as `__call__` takes them; up to 16 are computed together.
 
-    def _batch(self, sources: Sequence[Source]) -> list[Verdict]:
-        verdicts: dict[int, Verdict] = {}
-        loaded: dict[int, images.Loaded] = {}
-        for i, source in enumerate(sources):
-            try:
-                loaded[i] = images.load(source, self.max_pixels)
-            except DataError as error:
-                verdicts[i] = Verdict("unreadable", "rule", str(error))
-        if loaded:
-            verdicts |= dict(zip(loaded, self._judge(list(loaded.values())), strict=True))
-        return [verdicts[i] for i in range(len(sources))]
+        Neither an unreadable file nor a model that fails at an image ends the others' verdicts. A source that is no
+        list, a camera say, is read by a thread, and each verdict comes as soon as its part can be decided: nobody waits
+        for a batch to fill. What the source itself raises comes after the verdicts of all it gave.
+        """
+        for loaded in as_they_come(self._load, sources, AT_ONCE):
+            yield from self._batch(loaded)
+
+    def _load(self, source: Source) -> images.Loaded | Verdict:
+        images.check_source(source)
+        try:
+            return images.load(source, self.max_pixels)
+        except DataError as error:
+            return Verdict("unreadable", "rule", str(error))
+
+    def _batch(self, given: Sequence[images.Loaded | Verdict]) -> list[Verdict]:
+        loaded = [one for one in given if isinstance(one, images.Loaded)]
+        judged = iter(self._judge(loaded))
+        return [one if isinstance(one, Verdict) else next(judged) for one in given]
 
     def _judge(self, loaded: Sequence[images.Loaded]) -> list[Verdict]:
         """Edge, then policy, then the VLM on what was escalated."""
-        pixels = [image.rgb for image in loaded]
-        begin = perf_counter()
-        found = self.edge.predict(pixels)
-        ms = {"edge": (perf_counter() - begin) * 1000 / len(pixels)}
-        verdicts = self._from_edge(loaded, found, ms)
-        escalated = [i for i, verdict in enumerate(verdicts) if verdict.label == "undecided"]
-        if escalated and self.vlm is None:
-            for i in escalated:
+        verdicts = _each(self._from_edge, loaded, self._no_edge)
+        waiting = [
+            i for i, verdict in enumerate(verdicts) if verdict.label == "undecided" and verdict.decided_by == "edge"
+        ]
+        pixels = [loaded[i].rgb for i in waiting]
+        if self.vlm is None:
+            for i in waiting:
                 verdicts[i] = self._by_rule(verdicts[i], self.no_vlm)
-        elif escalated:
-            for i, verdict in zip(escalated, self._ask_vlm(pixels, verdicts, escalated), strict=True):
-                verdicts[i] = verdict
+        elif waiting:
+            for i, (found, ms) in zip(waiting, _each(self._ask_vlm, pixels, _failed), strict=True):
+                verdicts[i] = self._from_vlm(verdicts[i], found, ms)
         return verdicts
 
-    def _from_edge(
-        self, loaded: Sequence[images.Loaded], found: Sequence[Prediction], ms: Mapping[str, float]
-    ) -> list[Verdict]:
+    def _from_edge(self, loaded: Sequence[images.Loaded]) -> list[Verdict]:
+        begin = perf_counter()
+        found = self.edge.predict([image.rgb for image in loaded])
+        ms = {"edge": (perf_counter() - begin) * 1000 / len(loaded)}
         begin = perf_counter()
         gate = [complexity(image.rgb) for image in loaded] if self.policy.needs_complexity else None
         severity = np.array([one.severity for one in found], np.float64)
@@ -141,12 +170,18 @@ class Inspector:
             for image, one, code, reason in zip(loaded, found, routes.codes, routes.reasons, strict=True)
         ]  # fmt: skip
 
-    def _ask_vlm(self, pixels: list[Any], verdicts: list[Verdict], escalated: list[int]) -> list[Verdict]:
+    def _no_edge(self, image: images.Loaded, error: Exception) -> Verdict:
+        """The verdict of an image at which the edge failed: the VLM is for what the edge is not sure of."""
+        found, _ = _failed(image.rgb, error)
+        verdict = Verdict("undecided", "edge", "the edge gave no answer", evidence={"edge": found}, notes=image.notes)
+        return self._by_rule(verdict, str(found.unreadable))
+
+    def _ask_vlm(self, pixels: Sequence[images.Rgb]) -> list[tuple[Prediction, float]]:
         assert self.vlm is not None
         begin = perf_counter()
-        found = self.vlm.predict([pixels[i] for i in escalated])
-        ms = (perf_counter() - begin) * 1000 / len(escalated)
-        return [self._from_vlm(verdicts[i], one, ms) for i, one in zip(escalated, found, strict=True)]
+        found = self.vlm.predict(pixels)
+        ms = (perf_counter() - begin) * 1000 / len(pixels)
+        return [(one, ms) for one in found]
 
     def _from_vlm(self, verdict: Verdict, found: Prediction, ms: float) -> Verdict:
         asked = replace(verdict, evidence={**verdict.evidence, "vlm": found}, ms={**verdict.ms, "vlm": ms})
@@ -170,6 +205,36 @@ class Inspector:
             return replace(verdict, decided_by="rule", reason=reason)
         label, reason = _LABELS[FALLBACK_CODES[self.fallback]], f"{reason}; fallback {self.fallback}"
         return replace(verdict, label=label, decided_by="rule", reason=reason, severity=verdict.severity_of("edge"))
+
+
+def _each(
+    work: Callable[[Sequence[Item]], list[Answer]], items: Sequence[Item], failed: Callable[[Item, Exception], Answer]
+) -> list[Answer]:
+    """`work` of all items at once; where it raises, of each half, down to the one item that only `failed` answers.
+
+    Memory may suffice for half a batch, and what one item breaks is not its neighbours'.
+    """
+    if not items:
+        return []
+    try:
+        found = work(items)
+        if len(found) != len(items):
+            raise DataError(f"{len(found)} answers came for {len(items)} images")
+        return found
+    except ForkError:
+        raise
+    except Exception as error:
+        if len(items) == 1:
+            return [failed(items[0], error)]
+    half = len(items) // 2  # out here, where the error no longer holds the memory of what failed
+    return _each(work, items[:half], failed) + _each(work, items[half:], failed)
+
+
+def _failed(image: images.Rgb, error: Exception) -> tuple[Prediction, float]:
+    """The answer of a model that failed at an image, and the time that it does not count."""
+    said = " ".join(str(error).split())
+    why = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return Prediction(None, unreadable=why if len(why) <= _WHY else why[: _WHY - 1] + "…"), 0.0
 
 
 def load_policies(cascade: Path) -> dict[str, Policy]:

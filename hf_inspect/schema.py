@@ -356,9 +356,9 @@ class Verdict:
     """What the system says of one part.
 
     `class_name` is the likeliest class on the side that was decided and `p_class` its probability (`defect: crack,
-    0.83`); `severity` is that of whoever decided, None where nobody did. `evidence` holds the prediction of each model
-    that ran, by name. `reason` says why it was decided there, or why it was not; `notes` what was unusual about the
-    file (first frame of 12, rotated by EXIF). `ms` holds milliseconds by step.
+    0.83`); `severity` is that of whoever decided (the edge's where a rule did), None where nobody did. `evidence` holds
+    the prediction of each model that ran, by name. `reason` says why it was decided there, or why it was not; `notes`
+    what was unusual about the file (first frame of 12, rotated by EXIF). `ms` holds milliseconds by step.
     """
 
     label: Decision
@@ -372,7 +372,7 @@ class Verdict:
     ms: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.label in (GOOD, DEFECT) and self.severity is None:
+        if self.label in (GOOD, DEFECT) and self.severity is None and self.decided_by != "rule":
             raise DataError(f"A verdict of {self.label!r} needs the severity it rests on.")
 
     def severity_of(self, model: str) -> float | None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_inspect.errors import DataError
-from hf_inspect.images import Preprocess, load, prepare, resize
+from hf_inspect.images import MAX_BYTES, ORIENTATION, Preprocess, load, prepare, resize
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8)
 HALF = (0.5, 0.5, 0.5)
@@ -324,3 +324,97 @@ def test_arrays_of_another_kind_are_refused():
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), [[0]]):
         with pytest.raises(DataError, match="An image came as"):
             resize(wrong, Preprocess(8, 8, HALF, HALF))
+
+
+# Forms other than a file.
+
+
+def test_an_opened_image_is_read_as_its_file_is_and_left_as_it_was(tmp_path):
+    grey16 = Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(np.uint16))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    colours, frames = Image.fromarray(COLOURS), [Image.new("P", (9, 7), i) for i in range(3)]
+    rgba = Image.fromarray(np.dstack([COLOURS, COLOURS[..., :1]]))
+    saved = {
+        "a.png": colours, "b.png": colours.quantize(4), "c.jpg": colours, "d.png": rgba, "e.png": grey16,
+        "f.tif": grey16, "g.pgm": grey16, "h.bmp": colours, "i.tif": Image.new("F", (5, 4), 0.25),
+        "j.png": colours.convert("1"), "k.webp": colours, "l.jpg": colours.convert("CMYK"),
+    }  # fmt: skip
+    for name, image in saved.items():
+        image.save(tmp_path / name)
+        if name in ("a.png", "c.jpg", "f.tif"):
+            image.save(tmp_path / f"turned_{name}", exif=exif)
+    frames[0].save(tmp_path / "m.gif", save_all=True, append_images=frames[1:])
+    paths = sorted(tmp_path.iterdir())
+    assert len(paths) == 16
+    for path in paths:
+        wanted = load(path)
+        with Image.open(path) as opened:
+            found = load(opened)
+            assert np.array_equal(found.rgb, wanted.rgb), path.name
+            assert found.notes == wanted.notes
+            opened.load()
+            once_more = load(opened)
+            assert np.array_equal(once_more.rgb, wanted.rgb), path.name
+    for level in ("RGB", "P", "L", "1", "LA", "I;16", "CMYK", "YCbCr", "HSV"):
+        image = colours.convert(level) if level != "I;16" else grey16
+        before = image.tobytes()
+        assert load(image).rgb.shape == (*image.size[::-1], 3)
+        assert image.tobytes() == before
+
+
+def test_an_opened_animation_is_read_where_it_stands(tmp_path):
+    frames = [Image.fromarray(np.full((9, 7), level, np.uint8)) for level in (10, 100, 200)]
+    frames[0].save(tmp_path / "x.tif", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "x.tif") as opened:
+        opened.seek(1)
+        found = load(opened)
+    assert (int(found.rgb.mean()), found.notes) == (100, ("frame 2 of 3",))
+
+
+def test_an_array_is_copied_and_limited():
+    pixels = COLOURS.copy()
+    loaded = load(pixels)
+    pixels[:] = 0
+    assert np.array_equal(loaded.rgb, COLOURS)
+    assert np.array_equal(load(COLOURS[:, ::-1]).rgb, COLOURS[:, ::-1])
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert np.array_equal(load(grey).rgb, load(png(grey)).rgb)
+    height, width = COLOURS.shape[:2]
+    for form in (COLOURS, Image.fromarray(COLOURS)):
+        with pytest.raises(DataError, match=f"{width} x {height} pixels, more than the limit of {height * width - 1}"):
+            load(form, height * width - 1)
+
+
+def test_a_file_object_is_read_from_its_beginning(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(COLOURS))
+    with path.open("rb") as file:
+        file.read(10)
+        assert np.array_equal(load(file).rgb, COLOURS)
+    read_end, write_end = os.pipe()
+    os.write(write_end, path.read_bytes())
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:  # cannot be rewound
+        assert np.array_equal(load(pipe).rgb, COLOURS)
+    named = io.BytesIO(b"no image")
+    named.name = "camera 3"
+    with pytest.raises(DataError, match="camera 3 is not an image"):
+        load(named)
+
+
+def test_links_and_names_that_lead_nowhere_are_told_apart(tmp_path):
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for path, said in (("gone", f"is a link to {tmp_path / 'nothing'}, which is not there"),
+                       ("circle", "cannot be opened .*symbolic links"), ("a\0b", "cannot be opened")):  # fmt: skip
+        with pytest.raises(DataError, match=said):
+            load(tmp_path / path)
+
+
+def test_a_file_too_large_for_any_image_is_not_read(tmp_path):
+    path = tmp_path / "x.png"
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)  # takes no room on the disk
+    with pytest.raises(DataError, match="has 2000000001 bytes, more than 2000000000"):
+        load(path)

@@ -1,7 +1,13 @@
 """Ranking is exact and does not depend on how it is batched; an adapter runs only as it was trained."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -178,6 +184,85 @@ def test_openvino_sees_what_the_vision_tower_does_in_float32(folder, side):
     assert seen.shape == wanted.shape
     limit = 1e-4 * wanted.abs().max()
     assert (seen - wanted).abs().max() <= limit < (rounded - wanted).abs().max()
+
+
+def hammered(ask, items, rounds=6):
+    """Largest difference between what 8 threads are told about their own items, in orders of their own, and `ask`."""
+    alone = [ask(item) for item in items]
+
+    def worst(seed):
+        order = np.random.default_rng(seed).permutation(len(items))
+        return max(np.abs(ask(items[i]) - alone[i]).max() for i in order)
+
+    with ThreadPoolExecutor(8) as pool:
+        return max(pool.map(worst, range(8 * rounds)))
+
+
+def test_threads_may_share_a_vision_tower(folder):
+    tower = tiny.parts(folder)[0].model.vision_tower
+    see_in_openvino(tower)
+    sides = np.random.default_rng(0).choice([64, 96, 128], 12)
+    pixels = [torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(i)) for i, side in enumerate(sides)]
+
+    def seen(one):
+        with torch.inference_mode():
+            return tower(one).last_hidden_state.numpy()
+
+    assert hammered(seen, pixels) <= 1e-6
+
+
+@pytest.mark.parametrize("family", ["tiny-base", "tiny-qwen2_5_vl"])
+def test_threads_may_share_a_vlm(tmp_path, family):
+    """Batches of different sizes and lengths: a processor keeps its padding, a model its positions in itself."""
+    question = tiny.QUESTION if family == "tiny-base" else SEVERAL
+    vlm = VLM.from_pretrained(tiny.loud_base(tmp_path / "base", family), question=question, dtype=torch.float32)
+    rng = np.random.default_rng(0)
+    batches = [
+        [rng.integers(0, rng.integers(40, 255), (*rng.integers(40, 200, 2), 3)).astype(np.uint8) for _ in range(n)]
+        for n in (1, 2, 3, 1)
+    ]
+    assert np.ptp([one[0] for batch in batches for one in vlm.rank(batch)]) > 0.01
+    assert hammered(vlm.rank, batches, rounds=2) <= 1e-4
+
+
+def test_threads_may_share_a_scripted_one():
+    vlm = ScriptedVLM(np.linspace(0, 1, 11).tolist())
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(lambda _: vlm.predict([None])[0].severity, range(1100)))
+    assert vlm.asked == 1100
+    assert Counter(said) == dict.fromkeys(vlm.answers, 100)
+
+
+FORKED = """
+import os, sys, torch
+from hf_inspect.errors import ForkError
+from hf_inspect.vlm import VLM
+from tests import tiny
+torch.set_num_threads(2)
+vlm = VLM.from_pretrained(sys.argv[1], question=tiny.QUESTION)
+vlm.rank(tiny.pictures(3))
+if os.fork() == 0:
+    try:
+        print(vlm.rank(tiny.pictures(3)))
+    except ForkError as error:
+        print(error)
+    sys.stdout.flush()
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_fork_of_one_is_told_to_spawn(folder):
+    """It hung, as the child waited for OpenMP's threads, which the fork had left in its parent."""
+    with subprocess.Popen([sys.executable, "-c", FORKED, folder], stdout=subprocess.PIPE, text=True,
+                          start_new_session=True) as process:  # fmt: skip
+        try:
+            said, _ = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # parent and child
+            raise
+    assert "A VLM was loaded in process" in said
+    assert "get_context('spawn')" in said
 
 
 def test_no_images_and_what_is_no_image(folder):

@@ -2,5 +2,6 @@
 
 from hf_inspect.runtime.engine import Engine
 from hf_inspect.runtime.folder import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON
+from hf_inspect.runtime.process import LoadedHere
 
-__all__ = ["FORMAT", "INSPECT", "MODEL", "PRECISION", "TRAINED_ON", "Engine"]
+__all__ = ["FORMAT", "INSPECT", "MODEL", "PRECISION", "TRAINED_ON", "Engine", "LoadedHere"]

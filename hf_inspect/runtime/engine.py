@@ -15,12 +15,15 @@ from hf_inspect import files
 from hf_inspect.errors import DataError, MissingExtraError
 from hf_inspect.images import Preprocess, Rgb, check_rgb, load, prepare
 from hf_inspect.runtime.folder import INSPECT, MODEL, PRECISION, TRAINED_ON, read_folder
+from hf_inspect.runtime.process import LoadedHere
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.tasks import TASKS
 
 
 class Engine:
-    """An exported student on OpenVINO, a `Predictor`; threads may share one.
+    """An exported student on OpenVINO, a `Predictor`. Threads may share one: its network answers one of them at a time.
+
+    Processes may not: load one in each, by `spawn` (ForkError).
 
     `task` and `preprocess` say what it answers and how it sees, `info` is the whole inspect.json.
     """
@@ -32,7 +35,7 @@ class Engine:
         self.task.refuse_one_sided(f"The student in {folder}")
         self.preprocess = Preprocess.from_dict(info["preprocess"])
         self._model, self._threads = model, threads
-        self._lock = Lock()
+        self._loaded_here, self._lock = LoadedHere("An Engine"), Lock()
         self._requests = {True: self._compile(single=True)}
 
     @classmethod
@@ -65,8 +68,10 @@ class Engine:
     def predict(self, images: Sequence[str | Path | bytes | Rgb], batch_size: int = 16) -> list[Prediction]:
         """Files (paths or bytes) or RGB arrays uint8 (h, w, 3) of any sizes -> an answer for each, in order.
 
-        DataError for a file that cannot be read. `batch_size` changes speed and memory, not results.
+        Other forms go through `images.load(...).rgb` first, as in an Inspector. DataError for a file that cannot be
+        read. `batch_size` changes speed and memory, not results.
         """
+        self._loaded_here.check()
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; give 1 or more.")
         chunks = (images[start : start + batch_size] for start in range(0, len(images), batch_size))

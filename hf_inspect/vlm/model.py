@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from hf_inspect.errors import DataError, ParseError
 from hf_inspect.images import Rgb, check_rgb
 from hf_inspect.metrics import softmax
 from hf_inspect.prefetch import prefetched
+from hf_inspect.runtime import LoadedHere
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.tasks import TASKS
 from hf_inspect.vlm import parity
@@ -39,6 +41,10 @@ class VLM:
 
     `model` and `processor` are transformers' own. `question.task` has the classes in the order of the options;
     `history` is what the model and its ancestors were trained on. `parts` are the folders it was loaded from.
+
+    Threads may share one: the processor prepares for one of them at a time, and the model answers one at a time. The
+    model and the processor themselves are not to be shared, nor given to two VLMs of two threads. Processes may not
+    share one: load it in each, by `spawn` (ForkError).
     """
 
     def __init__(
@@ -52,7 +58,9 @@ class VLM:
     ) -> None:
         self.model, self.processor, self.question = model, processor, question
         self.history, self.asking, self._parts = history or History(), asking or Asking(), parts
-        self._options = _scored_ids(parity.answer_ids(processor, question))
+        answers = parity.answer_ids(processor, question)
+        self._options, self._longest = _scored_ids(answers), max(map(len, answers))
+        self._loaded_here, self._preparing, self._answering = LoadedHere("A VLM"), Lock(), Lock()
 
     @classmethod
     def from_pretrained(
@@ -112,11 +120,12 @@ class VLM:
             "question": self.question.to_dict(),
             "asking": self.asking.to_dict(),
             "dtypes": sorted({str(weight.dtype) for weight in self.model.parameters()}),
+            "device": self.model.device.type,  # a GPU's convolutions round otherwise than those of OpenVINO
         }
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
     def predict(self, images: Sequence[Rgb]) -> list[Prediction]:
-        """An answer for each RGB uint8 (h, w, 3) image of any size, in order.
+        """An answer for each RGB uint8 (h, w, 3) image of any size, in order; for files, `images.load(path).rgb`.
 
         By ranking, the options' probabilities; a generated answer is sure of its class, or unreadable.
         """
@@ -134,13 +143,15 @@ class VLM:
     def prepare(self, images: Sequence[Rgb]) -> "BatchFeature":
         """Model inputs, on the CPU, of one batch: the rows of an image's crops follow each other."""
         crops = [crop for image in images for crop in crops_of(image, self.asking.crops)]
-        return parity.encode(self.processor, self.question, crops)
+        with self._preparing:  # a tokenizer keeps its padding in itself
+            return parity.encode(self.processor, self.question, crops)
 
     def log_p(self, inputs: "BatchFeature") -> NDArray[np.float64]:
         """log P(option | image, prompt) of prepared -> (n, k); sums over an option's tokens, means over crops."""
         order = self.task.by_name  # the same forwards, to the last bit, in whatever order the classes are
         options = [self._options[i] for i in order]
-        scores = option_scores(self.model, inputs.to(self.model.device), options).double().cpu().numpy()
+        with self._answering:  # a model keeps positions of its last prompt in itself
+            scores = option_scores(self.model, inputs.to(self.model.device), options).double().cpu().numpy()
         found = np.empty((len(scores) // self.asking.crops, len(options)))
         found[:, order] = scores.reshape(-1, self.asking.crops, len(options)).mean(1)
         return found
@@ -149,14 +160,14 @@ class VLM:
         """Greedy answers, of as many tokens as the longest option and its end; `prompts.parse` reads them."""
         import torch
 
-        longest = max(map(len, parity.answer_ids(self.processor, self.question)))
         tokenizer = self.processor.tokenizer
-        with torch.inference_mode():
+        with self._answering, torch.inference_mode():
             out = self.model.generate(
-                **inputs.to(self.model.device), max_new_tokens=longest, do_sample=False,
+                **inputs.to(self.model.device), max_new_tokens=self._longest, do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
             )  # fmt: skip
-        return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        with self._preparing:
+            return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
     def _scores(self, images: Sequence[Rgb], batch_size: int | None = None) -> NDArray[np.float64]:
         """log P of every option (n, k) up to a constant a row; `normalise` divides it by the option's tokens."""
@@ -171,6 +182,7 @@ class VLM:
         batch_size: int | None = None,
     ) -> list[Answer]:
         """What `ask` says of each image, in order: like sizes share a batch, and a thread prepares the next one."""
+        self._loaded_here.check()
         for image in images:
             check_rgb(image)
         size = batch_size or self.asking.batch_size

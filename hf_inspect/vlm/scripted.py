@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from threading import Lock
 
 from hf_inspect.errors import DataError
 from hf_inspect.images import Rgb
@@ -12,7 +13,8 @@ from hf_inspect.schema import BINARY, History, Prediction, TaskSpec
 class ScriptedVLM:
     """A `Predictor` whose `answers` are the severities in [0, 1] it gives, in order and from the start again.
 
-    An answer of None could not be read. `asked` counts the images.
+    An answer of None could not be read. `asked` counts the images. Threads may share one: each answer is given once in
+    a round, and which thread gets it is chance.
     """
 
     history = History()
@@ -22,6 +24,7 @@ class ScriptedVLM:
         if not answers or any(one is not None and not 0.0 <= one <= 1.0 for one in answers):
             raise DataError(f"Scripted answers are one or more severities in [0, 1], or None; got {list(answers)}.")
         self.answers, self.task, self.asked = list(answers), task, 0
+        self._lock = Lock()
 
     @property
     def identity(self) -> str:
@@ -30,8 +33,9 @@ class ScriptedVLM:
 
     def predict(self, images: Sequence[Rgb]) -> list[Prediction]:
         """The next scripted answer for each image, the probability on the first good and the first defect class."""
-        at = [(self.asked + i) % len(self.answers) for i in range(len(images))]
-        self.asked += len(images)
+        with self._lock:
+            at = [(self.asked + i) % len(self.answers) for i in range(len(images))]
+            self.asked += len(images)
         return [self._prediction(self.answers[i]) for i in at]
 
     def _prediction(self, severity: float | None) -> Prediction:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import warnings
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,15 +36,18 @@ def see_in_openvino(tower: "TimmWrapperModel") -> None:
 def _in_openvino(tower: Any) -> Any:
     """The tower's `forward_features`: (n, 3, h, w) -> (n, c, h', w'), float32; compiled when a size first comes.
 
-    One size each, because `same` padding, which tracing makes constant, depends on it.
+    One size each, because `same` padding, which tracing makes constant, depends on it. Threads may share it: a size has
+    one request, whose output the next call overwrites, so one of them is answered at a time, with a copy.
     """
     import torch
 
     compiled = functools.lru_cache(maxsize=_SIZES)(functools.partial(_compiled, tower))
+    lock = Lock()
 
     def features(x: "torch.Tensor") -> "torch.Tensor":
-        run = compiled(*x.shape[2:])
-        return torch.cat([torch.from_numpy(run(some.float().numpy())[0]) for some in x.split(_IMAGES)])
+        with lock:
+            run = compiled(*x.shape[2:])
+            return torch.cat([torch.from_numpy(run(some.float().numpy())[0].copy()) for some in x.split(_IMAGES)])
 
     return features
 
