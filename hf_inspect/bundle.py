@@ -41,7 +41,7 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
     DataError or ParityError, with nothing written, when a part cannot be had or is not the one calibrated with.
     """
     folder = hub.cascade_folder(cascade, revision)
-    _refuse_overlap(folder, out)
+    files.refuse_overlap(out, [folder])
     stated = hub.read_cascade(folder)
     hub.refuse_changed(folder, stated)
     parts = hub.parts_of(stated)
@@ -50,7 +50,7 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
     wanted = {path: file for path, file in hub.own_files(folder, CASCADE).items() if path not in (SUMS, LICENCES)}
     for role, at in found.items():
         wanted |= {f"{places[role]}/{name}": path for name, path in hub.own_files(at, ROLES[role]).items()}
-    with files.staged_folder(out) as stage:
+    with files.staged_folder(out, [folder, *found.values()]) as stage:
         sums = dict(_copied(wanted, stage, progress))
         origin = _origin(cascade, folder, stated)
         inside = hub.stated_parts({role: Part("folder", place) for role, place in places.items()})
@@ -60,13 +60,6 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
         write_sums(stage, sums)
         size = sum(path.stat().st_size for path in all_files(stage).values())
     return Bundle(out, len(sums), size, files.sha256(out / SUMS), _left(folder, wanted))
-
-
-def _refuse_overlap(folder: Path, out: Path) -> None:
-    """DataError when one of the folders lies in the other, or is the other."""
-    here, there = folder.resolve(), out.resolve()
-    if here.is_relative_to(there) or there.is_relative_to(here):
-        raise DataError(f"{out} and the cascade's folder {folder} overlap; give an --out beside it.")
 
 
 def _assembled(base: str) -> str | Path:

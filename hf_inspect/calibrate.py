@@ -48,8 +48,9 @@ def calibrate(
     """
     given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), vlm or (), strict=False) if part}
     kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
-    with files.staged_folder(out) as stage:
-        parts, places = hub.gather_parts(stage, given, _found(given))
+    found = _found(given)
+    with files.staged_folder(out, [data, *found.values()]) as stage:
+        parts, places = hub.gather_parts(stage, given, found)
         predictors = _predictors(places)  # from the copies: what is hashed is what was asked
         scores = {
             split: run(predictors, data, split, path, fitting=split == VALIDATION, complexity=True, progress=progress)

@@ -347,21 +347,6 @@ def test_group_rules_are_checked():
             keys_by_rule(["a.png"], rule)
 
 
-def test_a_stage_of_a_running_build_is_left_alone(tmp_path):
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
-    beside = tmp_path / f".out.{other.pid}"
-    beside.mkdir()
-    with files.staged_folder(tmp_path / "out") as stage:
-        (stage / "manifest.json").write_text("{}")
-    assert beside.exists()
-    other.kill()
-    other.wait()
-    time.sleep(0.01)
-    with files.staged_folder(tmp_path / "out") as stage:
-        (stage / "manifest.json").write_text("{}")
-    assert not beside.exists()
-
-
 def test_manifest_and_card_state_the_licence(small_mvtec, tmp_path):
     manifest = build("mvtec_ad", tmp_path / "built", src=small_mvtec, accept_license=True)
     assert (manifest["licence"], manifest["commercial"]) == ("CC-BY-NC-SA-4.0", False)

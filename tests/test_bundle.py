@@ -158,7 +158,7 @@ def test_a_bundle_holds_every_part_with_its_list_and_licences(made, bundled):
     assert stated["from"] == {}  # nothing of it came from a repository, and no path of this machine is in it
     there = {path.relative_to(bundled).as_posix() for path in bundled.rglob("*") if path.is_file()}
     listed_ = {line.split("  ")[1] for line in (bundled / "SHA256SUMS").read_text().splitlines()}
-    assert there == listed_ | {"SHA256SUMS"}
+    assert there == listed_ | {"SHA256SUMS", files.MARKER}
     assert {"base/model.safetensors", "adapter/prompt.json", "edge/openvino_model.xml", "LICENCES.md"} <= there
     assert "checkpoint-1" not in " ".join(there)
     licences = (bundled / "LICENCES.md").read_text()

@@ -223,7 +223,7 @@ def test_files_that_are_not_there_or_not_the_built_ones_are_a_sentence(parts, tm
     with pytest.raises(DataError, match="is not YAML"):
         chat(parts, tmp_path / "out", tmp_path / "broken.yaml")
     asked = write_yaml(tmp_path / QUESTIONS)
-    with pytest.raises(DataError, match="is the data set itself"):
+    with pytest.raises(DataError, match="which is read, overlap; give an --out beside it"):
         chat(parts, parts, asked)
     for change in (lambda images: images[1:], lambda images: images[:1] + images, reversed):
         other = tmp_path / "other"

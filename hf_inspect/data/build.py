@@ -57,7 +57,7 @@ def build(
     if script.LICENCE is not None:
         pass_gate(name, script.LICENCE, accept_license)
     try:
-        with files.staged_folder(out) as stage, opened(src, stage, progress) as raw:
+        with files.staged_folder(out, [src] if src else []) as stage, opened(src, stage, progress) as raw:
             samples = script.read(raw, chosen)
             arguments = _arguments(name, script, chosen, samples)
             if _built_already(out, arguments, folders):

@@ -122,10 +122,8 @@ def chat(folder: Path, out: Path, questions: Path | None = None, progress: Progr
     """
     manifest, task = read_manifest(folder), read_task(folder)
     name, counts = manifest["builder"]["name"], manifest["counts"]
-    if out.absolute() == folder.absolute():
-        raise DataError(f"{out} is the data set itself; give another folder for its chat rows.")
     asked = questions_of(folder, questions)
-    with files.staged_folder(out) as stage:
+    with files.staged_folder(out, [folder, *([questions] if questions else [])]) as stage:
         writer = _Writer(folder, stage, manifest, task, asked, progress)
         rows = {config: {split: writer.write(config, split) for split in splits} for config, splits in counts.items()}
         made = _manifest(manifest, asked, rows)

@@ -26,7 +26,7 @@ def export_student(student: Path, out: Path, *, data: Path, int8: bool) -> dict[
         raise DataError(f"{student / TRAINED_ON} states no training data and licence; train the student again.")
     source.task.refuse_other(read_task(data), f"the student {student}", f"the data {data}")
     limits = INT8 if int8 else FP32
-    with files.staged_folder(out) as stage:
+    with files.staged_folder(out, [student, data]) as stage:
         if int8:
             write_int8(source, stage, load_split(data, "train"))
         else:

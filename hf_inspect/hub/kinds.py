@@ -201,11 +201,15 @@ def files_to_push(folder: Path) -> dict[str, Path]:
 
 
 def all_files(folder: Path) -> dict[str, Path]:
-    """Every file and link in a folder by its path there, in order; git's and huggingface_hub's own are left out."""
+    """Every file and link in a folder by its path there, in order; what git, the Hub and we note of it is left out."""
     found = {
         path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()
     }
-    return {path.as_posix(): file for path, file in found.items() if path.parts[0] not in _STAY_FOLDERS}
+    return {
+        path.as_posix(): file
+        for path, file in found.items()
+        if path.parts[0] not in _STAY_FOLDERS and not path.name.startswith(files.MARKER)
+    }
 
 
 def own_files(folder: Path, kind: Kind) -> dict[str, Path]:

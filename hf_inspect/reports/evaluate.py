@@ -224,16 +224,19 @@ def environment() -> dict[str, Any]:
 def count_evaluation(data: Path, split: str, what: str, begun: str | None = None) -> int:
     """Note in the data folder that `what` was evaluated on `split`; returns how often that split was evaluated.
 
+    The ledger outlives a rebuild; what counts is of the same fingerprint, or states none, as of older versions.
     `begun` names an evaluation that may be read again: it is noted once.
     """
-    split = "/".join(place_of(read_head(data), split)).removeprefix("default/")
+    head = read_head(data)
+    place = {"fingerprint": head["fingerprint"], "split": "/".join(place_of(head, split)).removeprefix("default/")}
     path = data / LEDGER
-    ledger = files.read_json(path) if path.exists() else []
-    if begun is None or begun not in [entry.get("begun") for entry in ledger]:
-        entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "split": split, "what": what}
-        ledger.append(entry | ({"begun": begun} if begun else {}))
-        files.write_json(path, ledger)
-    return sum(entry["split"] == split for entry in ledger)
+    with files.locked(data / files.LOCK):  # two evaluations may end at once
+        ledger = files.read_json(path) if path.exists() else []
+        if begun is None or begun not in [entry.get("begun") for entry in ledger]:
+            entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **place, "what": what}
+            ledger.append(entry | ({"begun": begun} if begun else {}))
+            files.write_json(path, ledger)
+    return sum(all(entry.get(key, of) == of for key, of in place.items()) for entry in ledger)
 
 
 def results_of(data: Path, split: str, what: str, figures: dict[str, Any], scores: Scores) -> dict[str, Any]:

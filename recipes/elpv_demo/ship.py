@@ -80,8 +80,12 @@ def write_example(cascade: Path, out: Path) -> None:
 
 
 def write_assets(models: Path, made: Path, seeds: dict, out: Path) -> None:
-    """Lay the shipped folder out: it is itself a cascade folder, its parts beside its cascade.json."""
-    with files.staged_folder(out) as stage:
+    """Lay the shipped folder out: it is itself a cascade folder, its parts beside its cascade.json.
+
+    Git has what stood at `out`, and shows what is no longer written.
+    """
+    whole = made / "assets"
+    with files.staged_folder(whole) as stage:
         shutil.copytree(models, stage, dirs_exist_ok=True)
         stated = files.read_json(made / "cascade" / "cascade.json")
         parts = hub.parts_of(stated) | {"edge": Part("folder", "edge_int8")}
@@ -94,6 +98,7 @@ def write_assets(models: Path, made: Path, seeds: dict, out: Path) -> None:
         files.write_json(stage / "seeds.json", seeds)
         files.write_text(stage / "LICENSE", files.shipped("model_cards").joinpath("LICENSE-assets").read_text())
         write_cards(stage, notes=out)
+    shutil.copytree(whole, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(files.MARKER))
 
 
 def update_readme(readme: Path, results: dict) -> None:

@@ -1,23 +1,25 @@
 """Files that appear whole or not at all: write beside, then rename. SHA-256 of files."""
 
-import glob
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_inspect.errors import DataError
+from hf_inspect.files.marker import KEPT, LOCK, MARKER, foreign, home_of, note, replace, sha256
+from hf_inspect.files.swap import locked, refuse_overlap, staged_folder
 
-OURS = ("manifest.json", "config.json", "inspect.json", "prompt.json", "cascade.json")  # one marks a folder as ours
+__all__ = [
+    "KEPT", "LOCK", "MARKER", "blob_id", "foreign", "locked", "portable_name", "read_json", "read_text",
+    "refuse_overlap", "sha256", "shipped", "sized", "staged_folder", "weights", "write_bytes", "write_json",
+    "write_table", "write_text",
+]  # fmt: skip
 
 
 def shipped(name: str) -> Path:
     """A folder that ships with the package (`recipes`, `dataset_scripts`): inside a wheel, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     return next(p for p in (package / name, package.parent / name) if p.is_dir())
 
 
@@ -27,11 +29,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` by rename; its folder is made when missing."""
+    """Write `content` to `path` by rename; its folder is made when missing. In a folder of ours its marker names it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    beside.replace(path)
+    home = home_of(path)
+    replace(path, content, durable=home is None or (home / MARKER).is_file())  # a stage goes to the disk as a whole
+    if home is not None:
+        note(home, path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,12 +67,6 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON ({error}); make its folder again.") from None
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def weights(folder: Path, under: str = "") -> dict[str, str]:
     """SHA-256 of each weights file right in a folder, by its name, or by `under`/name."""
     found = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file())
@@ -96,39 +93,3 @@ def sized(n: int) -> str:
     steps = [(10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "B")]
     size, unit = next((step for step in steps if n >= step[0]), steps[-1])
     return f"{n / size:.3g} {unit}"
-
-
-@contextmanager
-def staged_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`; renamed to `out` if the block succeeds, in place of an older one of ours.
-
-    Raises DataError when `out` is a file, or a folder with content that no command of this package wrote.
-    """
-    out = out.absolute()
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; give a folder to write to.")
-    if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in OURS):
-        raise DataError(f"{out} holds files this package did not write; give a new or an empty folder.")
-    for left in out.parent.glob(f".{glob.escape(out.name)}.*[0-9]"):  # by a run that was killed
-        if not _alive(left.suffix[1:]):
-            shutil.rmtree(left, ignore_errors=True)
-    stage = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
-    try:
-        yield stage
-        shutil.rmtree(out, ignore_errors=True)
-        stage.rename(out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _alive(process: str) -> bool:
-    """Whether a process of this number runs; what is no number counts as running."""
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, ValueError, OverflowError):
-        return True
-    return True
