@@ -1,6 +1,6 @@
 """Edge + VLM + a built data set -> a cascade folder: cascade.json (parts, policies, risk) and calibration.jsonl."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,9 @@ def calibrate(
             split: run(predictors, data, split, path, fitting=split == VALIDATION, complexity=True, progress=progress)
             for split, path in kept.items()
         }
-        rows = [{"split": split, **row} for split, one in scores.items() for row in one.rows]
-        write_rows(stage / CALIBRATION, rows)
+        write_rows(stage / CALIBRATION, _rows(scores))
         calibrated, saec = _policies(scores, escape, overkill, confidence)
-        rival = edge_alone(CalibrationScores.from_rows(rows), calibrated)
+        rival = edge_alone(CalibrationScores.from_rows(_rows(scores)), calibrated)
         stated = {
             "version": hub.CASCADE_VERSION,
             "task": predictors["edge"].task.to_dict(),
@@ -93,6 +92,11 @@ def _predictors(places: Mapping[str, Path]) -> dict[str, Predictor]:
     from hf_inspect.vlm import VLM
 
     return {"edge": edge, "vlm": VLM.from_pretrained(places["base"], places.get("adapter"))}
+
+
+def _rows(scores: Mapping[str, Scores]) -> Iterator[dict[str, Any]]:
+    """What calibration.jsonl holds: the answers to every image, and the split it is of."""
+    return ({"split": split, **row} for split, one in scores.items() for row in one.rows())
 
 
 def _policies(

@@ -71,7 +71,7 @@ def run(
     with steps.step("measure: everything on the test split, which nothing was fitted on") as came:
         results, scores = measure(out / "cascade", out / "edge", data, out, progress)
         results |= {"seconds": round(perf_counter() - begin, 1), "inputs": inputs}
-        write_rows(out / TEST_SCORES, scores.rows)
+        write_rows(out / TEST_SCORES, scores.rows())
         write_plots(results, read_rows(out / TEST_SCORES), out / "plots")
         files.write_json(results_file, results)
         came(f"{len(scores.classes)} images -> {results_file}, {out / 'plots'}")

@@ -3,8 +3,11 @@ rest on. Images are streamed and not kept; rows are appended as they come, so a 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -40,11 +43,13 @@ class Answers:
 @dataclass(frozen=True, slots=True)
 class Scores:
     """The readable images of a split: class ids in the order of `task`, group ids, complexity in [0, 1] (NaN: not
-    asked for), and `answers` by predictor. `rows` are what the file of scores holds, the unreadable ones too.
+    asked for), and `answers` by predictor. `numbers` are their places in the split; `file` holds a row of every image,
+    after a first line that says what was asked (`rows`).
     """
 
     task: TaskSpec
-    rows: list[Row]
+    file: Path
+    numbers: NDArray[np.int64]
     sources: list[str]
     classes: NDArray[np.int64]
     groups: NDArray[np.int64]
@@ -57,6 +62,10 @@ class Scores:
     def labels(self) -> NDArray[np.int64]:
         """1 where the class is a defect, 0 where it is good -> (n,)."""
         return self.task.is_defect[self.classes].astype(np.int64)
+
+    def rows(self) -> Iterator[Row]:
+        """What the file holds of every image of the split, in order."""
+        return _rows(self.file)
 
 
 def run(
@@ -86,13 +95,13 @@ def run(
     place = "/".join(sets.place_of(manifest, split))
     stated = {"data": manifest["fingerprint"], "split": place, "task": task.to_dict(), "complexity": complexity}
     stated["predictors"] = {name: one.identity for name, one in predictors.items()}
-    head, rows = _resume(out, stated)
-    for more in _answered(predictors, task, data, split, len(rows), complexity):
+    begun, done = _resume(out, stated)
+    for rows in _answered(predictors, task, data, split, done, complexity):
         with out.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in more))
-        rows += more
-        progress(f"{split}, {' and '.join(predictors)}", len(rows), sets.count(data, split))
-    return _scores(task, rows, list(predictors), str(head["begun"]), f"{data} {split}")
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+        done += len(rows)
+        progress(f"{split}, {' and '.join(predictors)}", done, sets.count(data, split))
+    return _scores(task, out, list(predictors), begun, f"{data} {split}")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -103,7 +112,7 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(f"{path} cannot be read ({error}); run 'hf-inspect calibrate' again.") from None
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Rows as JSON lines."""
     files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -152,16 +161,18 @@ def _in_order(answer: Row, order: Sequence[int]) -> Row:
     return answer if p is None else answer | {"probabilities": [p[i] for i in order]}
 
 
-def _resume(out: Path, stated: Mapping[str, Any]) -> tuple[Row, list[Row]]:
-    """The first line of a file of scores and the rows it holds; a torn last line is cut off, a new file is begun."""
+def _resume(out: Path, stated: Mapping[str, Any]) -> tuple[str, int]:
+    """Which run a file of scores is of, and how many rows it holds; a torn last line is cut off, a new file begun."""
     if not out.exists() or not out.stat().st_size:
         head = {**stated, "begun": uuid4().hex}
         files.write_text(out, json.dumps(head) + "\n")
-        return head, []
-    content = out.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
+        return str(head["begun"]), 0
+    whole, rows, head = 0, -1, {}  # the first line is no row
     try:
-        head, *rows = map(json.loads, whole.decode().splitlines())
+        with out.open("rb") as lines:
+            for line in filter(lambda one: one.endswith(b"\n"), lines):
+                found, whole, rows = json.loads(line), whole + len(line), rows + 1
+                head = head if rows else found
         before = {key: head[key] for key in (*stated, "begun")}
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{out} holds no scores that can be gone on from; give another --out, or delete it.") from None
@@ -169,32 +180,44 @@ def _resume(out: Path, stated: Mapping[str, Any]) -> tuple[Row, list[Row]]:
         raise DataError(
             f"{out} holds the scores of another run (other {', '.join(changed)}); give another --out, or delete it."
         )
-    if len(whole) < len(content):
-        files.write_bytes(out, whole)
-    return head, rows
+    os.truncate(out, whole)
+    return str(head["begun"]), rows
 
 
-def _scores(task: TaskSpec, rows: list[Row], names: Sequence[str], begun: str, where: str) -> Scores:
-    """Rows as arrays; DataError when none of the images could be read."""
-    read = [row for row in rows if "error" not in row]
-    if not read:
-        raise DataError(f"None of the {len(rows)} images of {where} could be read; build the data set again.")
+def _scores(task: TaskSpec, out: Path, names: Sequence[str], begun: str, where: str) -> Scores:
+    """A file of scores as arrays, a row at a time; DataError when none of the images could be read."""
+    held: dict[Any, list[Any]] = defaultdict(list)
+    nothing = [np.nan] * len(task.classes)
+    for number, row in enumerate(_rows(out)):
+        if "error" in row:
+            held["not_scored"].append({"source": row["source"], "reason": row["error"]})
+            continue
+        held["number"].append(number)
+        held["source"].append(row["source"])
+        held["class"].append(task.index(row["class"]))
+        held["group"].append(row["group"])
+        held["complexity"].append(row.get("complexity", np.nan))
+        for name in names:
+            held[name, "severity"].append(row[name].get("severity", np.nan))
+            held[name, "p"].append(row[name].get("probabilities", nothing))
+    if not held["number"]:
+        raise DataError(f"None of the {len(held['not_scored'])} images of {where} could be read; build it again.")
     return Scores(
         task=task,
-        rows=rows,
-        sources=[row["source"] for row in read],
-        classes=np.array([task.index(row["class"]) for row in read], np.int64),
-        groups=np.array([row["group"] for row in read], np.int64),
-        complexity=np.array([row.get("complexity", np.nan) for row in read], np.float64),
-        answers={name: _answers([row[name] for row in read], len(task.classes)) for name in names},
-        not_scored=[{"source": row["source"], "reason": row["error"]} for row in rows if "error" in row],
+        file=out,
+        numbers=np.array(held["number"], np.int64),
+        sources=held["source"],
+        classes=np.array(held["class"], np.int64),
+        groups=np.array(held["group"], np.int64),
+        complexity=np.array(held["complexity"], np.float64),
+        answers={
+            name: Answers(*(np.array(held[name, key], np.float64) for key in ("severity", "p"))) for name in names
+        },
+        not_scored=held["not_scored"],
         begun=begun,
     )
 
 
-def _answers(rows: Sequence[Row], k: int) -> Answers:
-    nothing = [np.nan] * k
-    return Answers(
-        severity=np.array([row.get("severity", np.nan) for row in rows], np.float64),
-        probabilities=np.array([row.get("probabilities", nothing) for row in rows], np.float64),
-    )
+def _rows(file: Path) -> Iterator[Row]:
+    with file.open(encoding="utf-8") as lines:
+        yield from map(json.loads, islice(lines, 1, None))

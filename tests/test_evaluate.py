@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def scores(n=400, seed=0, task=BINARY):
         p[np.arange(n), named] += severity
         answers[name] = Answers(severity, p)
     sources = [f"{i}.png" for i in range(n)]
-    return Scores(task, [], sources, classes, np.arange(n), rng.random(n), answers, [], "begun")
+    return Scores(task, Path("none"), np.arange(n), sources, classes, np.arange(n), rng.random(n), answers, [], "begun")
 
 
 @pytest.mark.parametrize("task", [BINARY, SIX], ids=["two", "six"])

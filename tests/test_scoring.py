@@ -141,10 +141,12 @@ def test_an_image_that_cannot_be_read_is_a_row_with_its_reason(parts, task, tmp_
 
     monkeypatch.setattr(scoring.images, "load", spoiled)
     found = run({"m": Looking(task)}, parts, "train", tmp_path / "s.jsonl")
-    assert len(found.classes) == len(found.rows) - 1
+    rows = list(found.rows())
+    assert found.numbers.tolist() == [i for i in range(len(rows)) if i != 5]
+    assert len(found.classes) == len(rows) - 1
     assert [one["source"] for one in found.not_scored] == [bad["path"]]
     assert "damaged image" in found.not_scored[0]["reason"]
-    assert "m" not in found.rows[5]
+    assert "m" not in rows[5]
 
 
 def test_the_file_holds_severities_and_probabilities_to_the_last_bit(parts, task, tmp_path):

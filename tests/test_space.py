@@ -72,7 +72,7 @@ def test_only_rows_of_the_calibration_split_set_thresholds():
     assert {row["split"] for row in rows} == {"validation", "calibration"}
     one, two = (what_if(CalibrationScores.from_rows(some), 0.1, 0.1, 0.9) for some in (rows, other))
     assert one == two
-    with pytest.raises(DataError, match="None of the 1 stored scores is of the calibration split"):
+    with pytest.raises(DataError, match="None of the stored scores is of the calibration split"):
         CalibrationScores.from_rows([rows[0] | {"split": "validation"}])
 
 

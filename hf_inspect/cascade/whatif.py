@@ -3,7 +3,7 @@
 In-sample: the scores that set the thresholds are those counted here, so nothing is promised for other parts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,18 +36,19 @@ class CalibrationScores:
     complexity: NDArray[np.float64] | None = None
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "CalibrationScores":
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "CalibrationScores":
         """Out of calibration.jsonl's rows, those of the calibration split; DataError when there is none."""
-        own = [row for row in rows if row["split"] == SPLIT and "severity" in row.get("edge", {})]
+        own = [_stored(row) for row in rows if row["split"] == SPLIT and "severity" in row.get("edge", {})]
         if not own:
-            raise DataError(f"None of the {len(rows)} stored scores is of the {SPLIT} split; calibrate the cascade.")
+            raise DataError(f"None of the stored scores is of the {SPLIT} split; calibrate the cascade.")
+        labels, groups, edge, vlm, p, complexity = zip(*own, strict=True)
         return cls(
-            labels=as_labels([row["label"] == DEFECT for row in own]),
-            groups=np.array([str(row["group"]) for row in own]),
-            edge=as_severities([row["edge"]["severity"] for row in own], "the edge's severities"),
-            vlm=np.array([(row.get("vlm") or {}).get("severity", np.nan) for row in own], np.float64),
-            probabilities=_stored([row["edge"].get("probabilities") for row in own]),
-            complexity=_stored([row.get("complexity") for row in own]),
+            labels=as_labels(labels),
+            groups=np.array(groups),
+            edge=as_severities(edge, "the edge's severities"),
+            vlm=np.array(vlm, np.float64),
+            probabilities=None if None in p else np.array(p, np.float64),
+            complexity=None if None in complexity else np.array(complexity, np.float64),
         )
 
     def played(self, policy: Policy) -> Replay:
@@ -149,6 +150,8 @@ def what_if(
     )
 
 
-def _stored(values: Sequence[Any]) -> NDArray[np.float64] | None:
-    """One array of what every row holds; None where a row lacks it."""
-    return None if any(value is None for value in values) else np.array(values, np.float64)
+def _stored(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What calibration.jsonl's row holds of one part, in the order of CalibrationScores' fields."""
+    edge, vlm = row["edge"], row.get("vlm") or {}
+    answers = edge["severity"], vlm.get("severity", np.nan), edge.get("probabilities")
+    return row["label"] == DEFECT, str(row["group"]), *answers, row.get("complexity")

@@ -127,7 +127,7 @@ def model_report(scores: Scores, name: str, model: Predictor, threshold: float =
 
 def model_speed(model: Predictor, scores: Scores, data: Path, split: str) -> dict[str, Any]:
     """Milliseconds an image of one model alone (`timing.speed`), on images from all over the split."""
-    rows = _readable(scores)[timing.chosen(np.zeros(len(scores.classes)))]
+    rows = scores.numbers[timing.chosen(np.zeros(len(scores.classes)))]
     return timing.speed(timing.asked(model), timing.contents(data, split, rows.tolist()))
 
 
@@ -141,7 +141,7 @@ def cascade_reports(
     """
     stored, reports = CalibrationScores.from_rows(read_rows(folder / CALIBRATION)), {}
     for name, policy in load_policies(folder).items():
-        rows = _readable(scores)[timing.chosen(played(scores, policy).escalated)]
+        rows = scores.numbers[timing.chosen(played(scores, policy).escalated)]
         running = replace(inspector, policy=policy)
         reports[name] = cascade_report(scores, policy) | {
             "edge_alone": edge_report(scores, edge_alone(stored, policy).threshold),
@@ -253,11 +253,6 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
     config, name = place_of(manifest, split)
     counts = manifest["counts"][config][name]
     return stated | {"counts": counts, "evaluations_of_this_split": evaluations}
-
-
-def _readable(scores: Scores) -> NDArray[np.int64]:
-    """Row numbers, in the split, of the images that could be read."""
-    return np.flatnonzero(["error" not in row for row in scores.rows])
 
 
 def _named(task: TaskSpec, p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.int64]:
