@@ -1,18 +1,20 @@
 """Edge + VLM + a built data set -> a cascade folder: cascade.json (parts, policies, risk) and calibration.jsonl."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import files, hub
 from hf_inspect.cascade import CALIBRATION, CASCADE, Calibrated, Saec, fit_calibrated, fit_saec
-from hf_inspect.data import read_head
+from hf_inspect.data import absences, read_head
+from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Predictor, Progress, no_progress
 from hf_inspect.scoring import Scores, run, write_rows
 
-VALIDATION = "validation"
-SPLITS = (VALIDATION, "calibration")
+VALIDATION, SAMPLED = "validation", "calibration"
+SPLITS = (VALIDATION, SAMPLED)
 
 
 def calibrate(
@@ -37,6 +39,7 @@ def calibrate(
     Scores lie beside `out` until it is written: a run that was killed goes on.
     """
     given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), vlm or (), strict=False) if part}
+    lacks = _lacks(data)
     kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
     with files.staged_folder(out) as stage:
         parts, places = hub.gather_parts(stage, given, _found(given))
@@ -46,7 +49,7 @@ def calibrate(
             for split, path in kept.items()
         }
         write_rows(stage / CALIBRATION, [row for split, one in scores.items() for row in _untimed(split, one)])
-        calibrated, saec = _policies(scores, escape, overkill, confidence)
+        calibrated, saec = _policies(scores, escape, overkill, confidence, lacks)
         stated = {
             "version": hub.CASCADE_VERSION,
             "task": predictors["edge"].task.to_dict(),
@@ -60,6 +63,14 @@ def calibrate(
     for path in kept.values():
         path.unlink()
     return stated
+
+
+def _lacks(data: Path) -> list[str]:
+    """A sentence on the kinds of images that the data set has, and its calibration split has not."""
+    head = read_head(data)
+    if "absent" not in head:
+        raise DataError(f"{data} was built before its manifest said what its splits lack; build it again.")
+    return absences({SAMPLED: head["absent"].get(SAMPLED, [])})
 
 
 def _found(given: Mapping[str, str | Path]) -> dict[str, Path]:
@@ -90,11 +101,13 @@ def _untimed(split: str, scores: Scores) -> Iterator[dict[str, Any]]:
 
 
 def _policies(
-    scores: Mapping[str, Scores], escape: float, overkill: float, confidence: float
+    scores: Mapping[str, Scores], escape: float, overkill: float, confidence: float, lacks: Sequence[str]
 ) -> tuple[Calibrated, Saec]:
+    """Both policies; the statement of risk ends with what the calibration split lacks."""
     sampled, validation = scores["calibration"], scores["validation"]
     severity = sampled.answers["edge"].severity
     calibrated = fit_calibrated(severity, sampled.labels, sampled.groups, escape, overkill, confidence)
+    calibrated = replace(calibrated, statement=" ".join([calibrated.statement, *lacks]))
     return calibrated, fit_saec(validation.complexity)
 
 
