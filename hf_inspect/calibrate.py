@@ -1,7 +1,7 @@
 """Edge + VLM + a built data set -> a cascade folder: cascade.json (parts, policies, risk) and calibration.jsonl."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from hf_inspect.cascade import (
     fit_calibrated,
     fit_saec,
 )
-from hf_inspect.data import read_head
+from hf_inspect.data import absences, read_head
+from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Predictor, Progress, no_progress
 from hf_inspect.scoring import Scores, run, write_rows
 
-VALIDATION = "validation"
-SPLITS = (VALIDATION, "calibration")
+VALIDATION, SAMPLED = "validation", "calibration"
+SPLITS = (VALIDATION, SAMPLED)
 
 
 def calibrate(
@@ -47,6 +48,7 @@ def calibrate(
     Scores lie beside `out` until it is written: a run that was killed goes on.
     """
     given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), vlm or (), strict=False) if part}
+    lacks = _lacks(data)
     kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
     found = _found(given)
     with files.staged_folder(out, [data, *found.values()]) as stage:
@@ -57,7 +59,7 @@ def calibrate(
             for split, path in kept.items()
         }
         write_rows(stage / CALIBRATION, _rows(scores))
-        calibrated, saec = _policies(scores, escape, overkill, confidence)
+        calibrated, saec = _policies(scores, escape, overkill, confidence, lacks)
         rival = edge_alone(CalibrationScores.from_rows(_rows(scores)), calibrated)
         stated = {
             "version": hub.CASCADE_VERSION,
@@ -73,6 +75,14 @@ def calibrate(
     for path in kept.values():
         path.unlink()
     return stated
+
+
+def _lacks(data: Path) -> list[str]:
+    """A sentence on the kinds of images that the data set has, and its calibration split has not."""
+    head = read_head(data)
+    if "absent" not in head:
+        raise DataError(f"{data} was built before its manifest said what its splits lack; build it again.")
+    return absences({SAMPLED: head["absent"].get(SAMPLED, [])})
 
 
 def _found(given: Mapping[str, str | Path]) -> dict[str, Path]:
@@ -100,11 +110,13 @@ def _rows(scores: Mapping[str, Scores]) -> Iterator[dict[str, Any]]:
 
 
 def _policies(
-    scores: Mapping[str, Scores], escape: float, overkill: float, confidence: float
+    scores: Mapping[str, Scores], escape: float, overkill: float, confidence: float, lacks: Sequence[str]
 ) -> tuple[Calibrated, Saec]:
+    """Both policies; the statement of risk ends with what the calibration split lacks."""
     sampled, validation = scores["calibration"], scores["validation"]
     severity = sampled.answers["edge"].severity
     calibrated = fit_calibrated(severity, sampled.labels, sampled.groups, escape, overkill, confidence)
+    calibrated = replace(calibrated, statement=" ".join([calibrated.statement, *lacks]))
     return calibrated, fit_saec(validation.complexity)
 
 

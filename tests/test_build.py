@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from hf_inspect import files
-from hf_inspect.data import build, load_split, options_from, read_manifest
+from hf_inspect.data import build, described, load_split, options_from, read_manifest
 from hf_inspect.data import licence as gate
 from hf_inspect.data.build import shards
 from hf_inspect.data.licence import Licence
@@ -107,6 +107,25 @@ def test_a_changed_source_is_built_again_and_an_equal_one_is_not(parts, tmp_path
     assert (tmp_path / "built" / "manifest.json").stat().st_mtime_ns == before
     build("folder", tmp_path / "built", src=parts, options={"seed": 3})
     assert (tmp_path / "built" / "manifest.json").stat().st_mtime_ns != before
+
+
+def test_kinds_that_calibration_and_test_lack_are_said(tmp_path):
+    """Of six kinds of one photo each, three splits of four get none: the build, the manifest and the card name them."""
+    rare = {f"rare*{i}": 1 for i in range(6)}
+    source = raw.classes(tmp_path / "raw", {"good": 40, "dent": 20, **rare})
+    manifest = build("folder", tmp_path / "built", src=source)
+    counts = manifest["counts"]["default"]
+    lacked = {split: [name for name in rare if name not in counts[split]] for split in ("calibration", "test")}
+    assert manifest["absent"] == lacked
+    assert min(map(len, lacked.values())) >= 3
+    card, said = (tmp_path / "built" / "README.md").read_text(), described(manifest)
+    for split, names in lacked.items():
+        assert f"NOTE: {split} has no image of {', '.join(names)}: " in said
+        escaped = [name.replace("*", "\\*") for name in names]
+        assert f"- {split} has no image of {', '.join(escaped)}: " in card
+    whole = build("folder", tmp_path / "whole", src=raw.classes(tmp_path / "two", {"good": 40, "dent": 20}))
+    assert whole["absent"] == {"calibration": [], "test": []}
+    assert "has no image" not in described(whole) + (tmp_path / "whole" / "README.md").read_text()
 
 
 def test_the_folders_layout_has_each_evaluation_image_once(small_mvtec, tmp_path):

@@ -115,6 +115,22 @@ def test_it_states_its_data_task_parts_and_files(data, edge, base, with_vlm, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"base", "cascade"}, "scores lie beside it"
 
 
+def test_kinds_that_are_not_calibrated_on_are_named_in_the_statement(data, edge, tmp_path):
+    lacking = shutil.copytree(data, tmp_path / "lacking")
+    manifest = read_manifest(data)
+    assert manifest["absent"]["calibration"] == []
+    files.write_json(lacking / "manifest.json", manifest | {"absent": {"calibration": ["bent", "torn"], "test": ["x"]}})
+    fitted = calibrate(edge, None, lacking, tmp_path / "cascade")["policies"]["calibrated"]
+    whole = calibrate(edge, None, data, tmp_path / "whole")["policies"]["calibrated"]
+    sentence = (
+        "calibration has no image of bent, torn: what is promised of thresholds set on it is not promised of them."
+    )
+    assert fitted == whole | {"statement": f"{whole['statement']} {sentence}"}
+    files.write_json(lacking / "manifest.json", {key: manifest[key] for key in manifest if key != "absent"})
+    with pytest.raises(DataError, match="what its splits lack; build it again"):
+        calibrate(edge, None, lacking, tmp_path / "other")
+
+
 def test_the_risks_asked_for_are_those_stated(with_vlm):
     asked = {"escape": 0.25, "overkill": 0.35, "confidence": 0.7}
     fitted = with_vlm(**asked)["policies"]["calibrated"]

@@ -28,6 +28,7 @@ from hf_inspect.cascade import (
     replay,
 )
 from hf_inspect.cascade.calibrated import largest_k, one_per_group, parts_needed
+from hf_inspect.data import stratified_group_split
 from hf_inspect.errors import DataError
 
 SCORES = st.one_of(st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]), st.floats(0, 1))
@@ -134,6 +135,45 @@ def test_counting_copies_as_parts_would_break_the_promise():
         loose.append(true_risks(fit_calibrated(p, y, np.arange(len(p))))[0] <= 0.05)
     assert as_often(np.mean(grouped), 0.975, 300)
     assert not as_often(np.mean(loose), 0.975, 300)
+
+
+SHARES = {"train": 0.55, "validation": 0.10, "calibration": 0.15, "test": 0.20}
+STRATA = ["good"] * 1200 + ["common"] * 800 + [f"kind {i // 2}" for i in range(120)]  # parts, one stratum a kind
+HARD = np.arange(len(STRATA)) >= 2000  # what looks like good parts
+
+
+def dealt(seed, views):
+    """Whether each part is calibrated on, parts of STRATA in `views` images each, by the split itself."""
+    groups = np.repeat(np.arange(len(STRATA)), views)
+    split = stratified_group_split([STRATA[g] for g in groups], groups.tolist(), SHARES, seed)
+    return np.array([split[g] == "calibration" for g in range(len(STRATA))])
+
+
+def escapes_after(calibrated_on, draws=300):
+    """P(edge good | defect), exact, and how many calibration defects, of each draw of scores and `calibrated_on`."""
+    rng, labels, found = np.random.default_rng(3), np.arange(len(STRATA)) >= 1200, []
+    for seed in range(draws):
+        p = np.concatenate([GOODS.rvs(1200, rng), DEFECTS.rvs(800, rng), GOODS.rvs(120, rng)])
+        chosen = calibrated_on(seed)
+        policy = fit_calibrated(p[chosen], labels[chosen], np.flatnonzero(chosen))
+        escape = (DEFECTS.cdf(policy.low) * (labels & ~HARD).sum() + GOODS.cdf(policy.low) * HARD.sum()) / labels.sum()
+        found.append((escape, policy.defects))
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("views", [1, np.where(HARD, 4, 1)], ids=["one image a part", "four of each hard part"])
+def test_the_promise_holds_through_the_split_with_rare_kinds(views):
+    """60 kinds of two harder defects each, beside 800 common ones: they are calibrated on as often as all others."""
+    escapes, defects = escapes_after(lambda seed: dealt(seed, views))
+    assert as_often(np.mean(escapes <= 0.05), 0.975, len(escapes))
+    expected = [(largest_k(int(n), 0.05, 0.025) + 1) / (n + 1) for n in defects]
+    assert escapes.mean() == pytest.approx(np.mean(expected), rel=0.15)  # nor is it held by being too careful
+
+
+def test_the_simulation_catches_a_split_that_rounds_rare_kinds_away():
+    """What a share of 15 % gives each kind of two by itself, rounded: none."""
+    escapes, _ = escapes_after(lambda seed: dealt(seed, 1) & ~HARD, draws=60)
+    assert np.mean(escapes > 0.05) > 0.9
 
 
 def brute_force_k(n, risk, miss):

@@ -69,7 +69,7 @@ class Annotated(Sample):
 class Coco(InspectionBuilder):
     """A row an image; `objects` holds its annotations as lists of equal length."""
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     LICENCE = None
     OPTIONS = Options
 

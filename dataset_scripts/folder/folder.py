@@ -35,7 +35,7 @@ class Options:
 class Folder(InspectionBuilder):
     """A class for each folder, called like it; those named as good are good, all others defects."""
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     LICENCE = None
     OPTIONS = Options
 

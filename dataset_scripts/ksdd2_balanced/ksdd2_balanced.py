@@ -40,7 +40,7 @@ class Options:
 class Ksdd2Balanced(InspectionBuilder):
     """A part is a defect where any pixel of its mask is marked."""
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     LICENCE = Licence(
         "CC-BY-NC-SA-4.0",
         commercial=False,

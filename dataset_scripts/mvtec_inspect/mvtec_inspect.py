@@ -45,7 +45,7 @@ class Options:
 class MvtecInspect(InspectionBuilder):
     """Keeps groups whole: what lies near a training image is learnt from or left out, never tested on."""
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     LICENCE = MVTEC_LICENCE
     OPTIONS = Options
     COLUMNS: ClassVar = mvtec_columns()

@@ -39,7 +39,7 @@ class Options:
 class SolarPanels(InspectionBuilder):
     """Splits by group and stratified by class; a question about an image goes where the image goes."""
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     LICENCE = Licence("unknown", False, f"https://www.kaggle.com/datasets/{HANDLE}", f"Kaggle data set {HANDLE}")
     OPTIONS = Options
 

@@ -2,6 +2,7 @@
 
 from hf_inspect.data.audit import audit
 from hf_inspect.data.build import build, described, options_from, script_named
+from hf_inspect.data.card import absences
 from hf_inspect.data.chat import Questions, chat, dataset_card, default_questions, questions_of
 from hf_inspect.data.classes import class_column, class_ids
 from hf_inspect.data.examine import Examined, Rejected, examine
@@ -14,8 +15,8 @@ from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of,
 from hf_inspect.data.sources import images_in, relative
 
 __all__ = [
-    "SPLITS", "TRAINED_ON", "Examined", "Licence", "Placement", "Questions", "Rejected", "Row", "Signature", "audit",
-    "build", "cache_folder", "chat", "class_column", "class_ids", "count", "dataset_card", "default_questions",
+    "SPLITS", "TRAINED_ON", "Examined", "Licence", "Placement", "Questions", "Rejected", "Row", "Signature", "absences",
+    "audit", "build", "cache_folder", "chat", "class_column", "class_ids", "count", "dataset_card", "default_questions",
     "described", "duplicates", "examine", "group", "images_in", "lite0_weights", "load_split", "options_from",
     "packaged_folder", "partition", "place_of", "questions_of", "read_head", "read_history", "read_manifest",
     "read_task", "record_history", "refuse_seen", "relative", "row_of", "script_named", "sign",

@@ -16,12 +16,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
-from hf_inspect.data.card import data_card, write_sheet
+from hf_inspect.data.card import absences, data_card, write_sheet
 from hf_inspect.data.examine import Rejected, examine
 from hf_inspect.data.hashing import group
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
-from hf_inspect.data.partition import DEFAULT, Placement, Row
+from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
 from hf_inspect.data.sources import opened
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.schema import Progress, Sample, TaskSpec, no_progress
@@ -87,7 +87,7 @@ def options_from(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def described(manifest: Mapping[str, Any]) -> str:
-    """What was built, for the terminal: counts, groups, what was left out, notes, fingerprint."""
+    """What was built, for the terminal: counts, groups, what was left out, what splits lack, notes, fingerprint."""
     groups, several = manifest["groups"], len(manifest["counts"]) > 1
     lines = [str(TaskSpec.from_dict(manifest["task"], MANIFEST))]
     for config, splits in manifest["counts"].items():
@@ -102,7 +102,9 @@ def described(manifest: Mapping[str, Any]) -> str:
             f"{first['source']}: {first['reason']}"
         )
     use = {True: "", False: ": NON-COMMERCIAL use only", None: ""}[manifest["commercial"]]
-    lines += [f"NOTE: {note}" for note in manifest["notes"]] + [f"licence {manifest['licence']}{use}"]
+    lines += [f"NOTE: {note}" for note in (*absences(manifest["absent"]), *manifest["notes"])] + [
+        f"licence {manifest['licence']}{use}"
+    ]
     return "\n".join([*lines, f"fingerprint {manifest['fingerprint']}"])
 
 
@@ -186,9 +188,9 @@ def _arguments(name: str, script: "type[InspectionBuilder]", options: Any, sampl
 
 
 def _built_already(out: Path, arguments: Mapping[str, Any], folders: bool) -> bool:
-    """Whether `out` holds what these arguments build, and by a version that states the task."""
+    """Whether `out` holds what these arguments build, and by a version that states the task and what splits lack."""
     manifest = files.read_json(out / MANIFEST) if (out / MANIFEST).exists() else {}
-    same = "task" in manifest and manifest["builder"] == arguments
+    same = {"task", "absent"} <= set(manifest) and manifest["builder"] == arguments
     return same and (out / "val").exists() == folders
 
 
@@ -278,6 +280,7 @@ def _manifest(
         "fingerprint": fingerprint(task, kept),
         "counts": _counts(rows, task),
         "strata": _strata(rows),
+        "absent": absent(rows),
         "groups": {"n": len(set(once.values())), "largest": largest, "largest_share": largest / len(once)},
         "rejected": [asdict(one) for one in rejected],
         "images": kept,

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from hf_inspect.data.builder import InspectionBuilder
 
 SHEET = "contact_sheet.png"
+_LACKS = {
+    "calibration": "what is promised of thresholds set on it is not promised of them",
+    "test": "no figure measured on it is of them",
+}
 _MARKDOWN = frozenset("\\`*_[]<>&|~$")  # what Markdown would read as its own
 _ON_SHEET = 24  # images on the contact sheet
 _REJECTED_NAMED = 20
+_ABSENT_NAMED = 10
 
 
 def write_sheet(folder: Path, rows: Sequence[Row]) -> None:
@@ -37,6 +42,15 @@ def data_card(script: "type[InspectionBuilder]", manifest: Mapping[str, Any], no
     parts += [f"## Classes\n\n{task_table(task)}"]
     parts += ["## Splits\n\n" + _table(manifest, task) + "\n\n" + _grouped(manifest), *_sections(manifest, task)]
     return "\n\n".join([*parts, *([notes] if notes else []), _origin(script, manifest)]) + "\n"
+
+
+def absences(absent: Mapping[str, Sequence[str]], shown: Callable[[str], str] = str) -> list[str]:
+    """A sentence for each split of which a manifest says that kinds of images are `absent`; `shown` writes a name."""
+    return [
+        f"{split} has no image of {_listed([shown(name) for name in names])}: {_LACKS[split]}."
+        for split, names in absent.items()
+        if names
+    ]
 
 
 def task_table(task: TaskSpec) -> str:
@@ -101,6 +115,11 @@ def _glob(name: str, config: str, split: str) -> str:
     return f"{inside}/{name}-{split}*.parquet"
 
 
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _ABSENT_NAMED
+    return ", ".join(names[:_ABSENT_NAMED]) + (f" and {more} more kinds" if more > 0 else "")
+
+
 def _table(manifest: Mapping[str, Any], task: TaskSpec) -> str:
     lines = [_row("config", "split", *map(cell, task.classes)), _row(*["---"] * (2 + len(task.classes)))]
     for config, splits in manifest["counts"].items():
@@ -129,7 +148,10 @@ def _grouped(manifest: Mapping[str, Any]) -> str:
 
 
 def _sections(manifest: Mapping[str, Any], task: TaskSpec) -> Iterator[str]:
-    """Notes, strata and rejected images, each where there are any, and strata where they say more than classes."""
+    """Absent kinds, notes, strata and rejected images, each where there are any, strata where they tell most."""
+    lacking = absences(manifest["absent"], cell)
+    if lacking:
+        yield "## What its splits lack\n\n" + "\n".join(f"- {sentence}" for sentence in lacking)
     if manifest["notes"]:
         yield "## What to know of this build\n\n" + "\n".join(f"- **{note}**" for note in manifest["notes"])
     strata = manifest["strata"]

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,15 +50,18 @@ def row_of(image: Examined, group: int, split: str, config: str = DEFAULT) -> Ro
 
 
 def partition(examined: Sequence[Examined], groups: Sequence[int], shares: Mapping[str, float], seed: int) -> list[Row]:
-    """Split images by group, stratified by `Sample.stratum`; same arguments, same rows.
+    """Split images by group, stratified by `Sample.stratum`; a group's split depends on what images there are, and on
+    `seed`, not on their order or names.
 
-    `shares` gives each split's share of the images, summing to 1. DataError when there is nothing to split or a
+    `shares` gives each split's share of the groups, summing to 1. DataError when there is nothing to split or a
     share is off, or one group holds more than 5 % of the images.
     """
     if not examined or abs(sum(shares.values()) - 1) > 1e-9:
         raise DataError(f"{len(examined)} images and shares {dict(shares)}; give images, and shares that sum to 1.")
     check_largest(groups)
-    split = stratified_group_split([image.sample.stratum for image in examined], groups, shares, seed)
+    in_order = sorted(range(len(examined)), key=lambda i: examined[i].signature.sha256)
+    strata = [examined[i].sample.stratum for i in in_order]
+    split = stratified_group_split(strata, [groups[i] for i in in_order], shares, seed)
     return [row_of(image, g, split[g]) for image, g in zip(examined, groups, strict=True)]
 
 
@@ -75,9 +78,11 @@ def check_largest(groups: Sequence[int]) -> None:
 def stratified_group_split(
     strata: Sequence[str], groups: Sequence[int], shares: Mapping[str, float], seed: int
 ) -> dict[int, str]:
-    """Give whole groups to splits, stratum by stratum, always to the split that lacks most of its share.
+    """Give whole groups to splits: each as likely to go to a split as its share says, whatever its stratum and size.
 
-    `strata` and `groups` are of the same n images; returns each group's split.
+    Groups stand in a line, stratum by stratum, large ones first, at random where nothing else says. Turns that keep to
+    the shares along any stretch of it are dealt out, from a random place on: strata are met to a group or two, and what
+    one rounds off goes on into the next. `strata`, `groups` are of the same n images; returns each group's split.
     """
     members = Counter(groups)
     inside: dict[int, Counter[str]] = defaultdict(Counter)
@@ -86,15 +91,30 @@ def stratified_group_split(
     by_stratum: dict[str, list[int]] = defaultdict(list)
     for g, counted in inside.items():  # a mixed group goes with its majority
         by_stratum[counted.most_common(1)[0][0]].append(g)
-    shuffled = random.Random(seed)
-    split_of: dict[int, str] = {}
-    for stratum in sorted(by_stratum):
-        names = by_stratum[stratum]
-        shuffled.shuffle(names)
-        names.sort(key=members.__getitem__, reverse=True)  # large groups first: small ones even out the rest
-        wanted = {split: share * sum(members[g] for g in names) for split, share in shares.items()}
-        for g in names:
-            split = max(wanted, key=wanted.__getitem__)
-            wanted[split] -= members[g]
-            split_of[g] = split
-    return split_of
+    shuffled, line = random.Random(seed), list[int]()
+    for stratum in shuffled.sample(sorted(by_stratum), len(by_stratum)):
+        names = shuffled.sample(by_stratum[stratum], len(by_stratum[stratum]))
+        line += sorted(names, key=members.__getitem__, reverse=True)
+    turns, first = _turns(shares, len(line)), shuffled.randrange(len(line))
+    return dict(zip(line, turns[first:] + turns[:first], strict=True))
+
+
+def absent(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Names of the strata and classes of which calibration, or test, where there is such a split, has no image."""
+    kinds = {split: _kinds(row for row in rows if row.split == split) for split in ("calibration", "test")}
+    every = _kinds(rows)
+    return {split: sorted(every - own) for split, own in kinds.items() if own}
+
+
+def _kinds(rows: Iterable[Row]) -> set[str]:
+    return {name for row in rows for name in (row.sample.stratum, str(row.sample.class_name))}
+
+
+def _turns(shares: Mapping[str, float], n: int) -> list[str]:
+    """n names of splits, each turn that of the split which is owed most; no split is ever owed as much as two turns."""
+    owed, turns = dict.fromkeys(shares, 0.0), []
+    for _ in range(n):
+        owed = {split: due + shares[split] for split, due in owed.items()}
+        turns.append(max(owed, key=owed.__getitem__))
+        owed[turns[-1]] -= 1
+    return turns
