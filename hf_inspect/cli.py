@@ -144,11 +144,11 @@ def predict(
     cascade: Annotated[str, typer.Argument(help="Cascade: folder, or repository org/name.")],
     paths: list[Path],
     fallback: Annotated[str, typer.Option(help="For parts nobody could decide: reject, hold or pass.")] = "hold",
-    out: Annotated[Path | None, typer.Option(help="JSON lines to write, and to go on from.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON lines to add to; the last of a path counts.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Refuse larger images.")] = None,
     policy: Annotated[str | None, typer.Option(help="Another of the cascade's policies.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of org/name.")] = None,
-    strict: Annotated[bool, typer.Option(help="Exit with 2 if any file is unreadable.")] = False,
+    strict: Annotated[bool, typer.Option(help="Exit with 2 if any file or folder is unreadable.")] = False,
 ) -> None:
     """Inspect files and folders: a line a file, and a summary."""
     from hf_inspect.predict import run

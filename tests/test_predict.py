@@ -258,18 +258,28 @@ def test_what_was_unreadable_is_tried_again(cascade, line, tmp_path, monkeypatch
     assert len(read(out)) == 63
 
 
-def test_a_disk_that_fails_for_a_moment_is_tried_again(cascade, line, tmp_path, monkeypatch):
+def test_what_could_not_be_read_for_a_moment_is_tried_again(cascade, line, tmp_path, monkeypatch):
+    """A disk that fails, and memory that does not suffice: the content of the file is the same afterwards."""
     inspector, out, part = Inspector.from_pretrained(cascade), tmp_path / "out.jsonl", line / "001.png"
 
-    def flaky(file, *args, **kwargs):
-        raise OSError(errno.EIO, "Input/output error")
+    def failing(error):
+        def raised(*args, **kwargs):
+            raise error
 
-    with monkeypatch.context() as patch:
-        patch.setattr("builtins.open", flaky)
-        rows = dict(predict(inspector, [part]))
-    assert rows[str(part)]["label"] == "unreadable"
-    assert "Input/output error" in rows[str(part)]["reason"]
-    assert dict(predict(inspector, [part], out))[str(part)]["label"] != "unreadable"
+        return raised
+
+    for name, error in (
+        ("builtins.open", OSError(errno.EIO, "Input/output error")),
+        ("hf_inspect.images._to_rgb", MemoryError("no memory left")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, failing(error))
+            found = dict(predict(inspector, [part], out))
+        assert found[str(part)]["label"] == "unreadable"
+        assert str(error.args[-1]) in found[str(part)]["reason"]
+    found = dict(predict(inspector, [part], out))
+    assert found[str(part)]["label"] != "unreadable"
+    assert [row["sha256"] for row in read(out)] == [None, found[str(part)]["sha256"], found[str(part)]["sha256"]]
 
 
 def test_a_failed_answer_is_tried_again(cascade, tmp_path):

@@ -226,9 +226,13 @@ def test_threads_may_share_a_vlm(tmp_path, family):
 
 
 def test_threads_may_share_a_scripted_one():
-    vlm = ScriptedVLM(np.linspace(0, 1, 11).tolist())
-    with ThreadPoolExecutor(8) as pool:
-        said = list(pool.map(lambda _: vlm.predict([None])[0].severity, range(1100)))
+    vlm, interval = ScriptedVLM(np.linspace(0, 1, 11).tolist()), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # seconds: threads take turns as often as they can
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            said = list(pool.map(lambda _: vlm.predict([None])[0].severity, range(1100)))
+    finally:
+        sys.setswitchinterval(interval)
     assert vlm.asked == 1100
     assert Counter(said) == dict.fromkeys(vlm.answers, 100)
 

@@ -55,7 +55,7 @@ def inspect_uploads(inspector: Inspector, contents: Sequence[bytes]) -> list[Ver
     if len(contents) > MAX_FILES:
         raise DataError(f"{len(contents)} files came; this page takes up to {MAX_FILES} at once. Send fewer.")
     refused = {i: why for i, content in enumerate(contents) if (why := _beyond_limits(content))}
-    judged = inspector.inspect(content for i, content in enumerate(contents) if i not in refused)
+    judged = inspector.inspect([content for i, content in enumerate(contents) if i not in refused])
     return [Verdict("unreadable", "rule", refused[i]) if i in refused else next(judged) for i in range(len(contents))]
 
 
