@@ -47,7 +47,7 @@ def run(out: Path, progress: Progress = no_progress, models: Path | None = None)
     parts = ("adapter", "edge", "edge_int8")
     weights = {name: sha256 for part in parts for name, sha256 in files.weights(models / part, part).items()}
     inputs = {"data": manifest["fingerprint"], "models": weights, "risk": RISK}
-    results_file = out / "results.json"
+    results_file = files.refuse_other(out / "results.json", ("inputs", "environment"))
     if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:
         return results_table(files.read_json(results_file))
     demo_base()
