@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_inspect import files
 from hf_inspect.console import Bars
 from hf_inspect.errors import InspectError
 from hf_inspect.others import quieten
@@ -16,11 +17,20 @@ evaluate = typer.Typer(help="Measure a model on a split it has not seen.", no_ar
 app.add_typer(data, name="data")
 app.add_typer(evaluate, name="eval")
 
-Out = Annotated[Path, typer.Option(help="Folder to write; an older one of ours is replaced.")]
+
+def _results(out: Path) -> Path:
+    return files.refuse_other(out, ("data", "environment"))
+
+
+def _picture(out: Path | None) -> Path | None:
+    return files.refuse_other(out) if out else None
+
+
+Out = Annotated[Path, typer.Option(help="Folder to write; an older one is replaced if all in it is ours.")]
 Data = Annotated[Path, typer.Option(help="Folder that `hf-inspect data build` wrote.")]
 Base = Annotated[str, typer.Option(help="VLM base: folder, Hub repository, or `demo-base`.")]
-Results = Annotated[Path, typer.Option(help="results.json to write.")]
-Plot = Annotated[Path | None, typer.Option(help="Picture to write: the confusion matrix.")]
+Results = Annotated[Path, typer.Option(help="results.json to write.", callback=_results)]
+Plot = Annotated[Path | None, typer.Option(help="Picture to write: the confusion matrix.", callback=_picture)]
 Split = Annotated[str, typer.Option(help="Split to measure on; holdout/test where several configs have a test.")]
 
 _SCORES = ".scores.jsonl"  # beside results.json: what a killed evaluation goes on from
@@ -77,7 +87,7 @@ def data_chat(
 @data.command("audit")
 def data_audit(
     folders: Annotated[list[Path], typer.Argument(help="Built data sets.")],
-    sheet: Annotated[Path | None, typer.Option(help="Picture of the pairs to write.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Picture of the pairs to write.", callback=_picture)] = None,
 ) -> None:
     """Find images that are, exactly or nearly, in two places; exits with 1 if any crosses a split or a data set."""
     from hf_inspect.data import audit
@@ -187,7 +197,7 @@ def eval_vlm(
     normalise: Annotated[bool, typer.Option("--normalise", help="Divide an option's score by its tokens.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images in a batch; each takes a row a crop.")] = 16,
     beside: Annotated[Path | None, typer.Option(help="results.json to draw beside this one, zero-shot say.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Picture to write: recall class by class.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write: recall by class.", callback=_picture)] = None,
 ) -> None:
     """Measure a VLM, zero-shot or with its adapter; answers go to OUT.scores.jsonl, and a killed run goes on there."""
     from hf_inspect.reports import evaluate_vlm, write_comparison
@@ -270,7 +280,6 @@ def demo(out: Path = Path("outputs/demo")) -> None:
 
 
 def _report(results: dict[str, Any], out: Path, plot: Path | None = None) -> None:
-    from hf_inspect import files
     from hf_inspect.reports import model_summary, results_table
     from hf_inspect.tasks import TASKS
 

@@ -47,12 +47,13 @@ def run(
     `models` holds edge/, edge_int8/ and adapter/; the shipped ones by default. What is there already and was made
     from the same inputs is not made again. `show` is given lines that say what is done and what came out.
     """
-    models, data, results_file = models or assets(), out / "data", out / "results.json"
+    models, data = models or assets(), out / "data"
     begin, steps = perf_counter(), Steps(5, show)
     with steps.step("data: build the solar cells of PyPI's elpv-dataset") as came:
         manifest = build("elpv", data, accept_license=True)
         came(f"{_counted(manifest)} -> {data}")
     inputs = {"data": manifest["fingerprint"], "models": _weights(models), "risk": RISK}
+    results_file = files.refuse_other(out / "results.json", ("inputs", "environment"))
     if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:
         show(f"{results_file} is of these data and models: nothing to do")
         return results_table(files.read_json(results_file))

@@ -112,12 +112,13 @@ def test_wrong_preprocessing_is_caught_and_nothing_written(tmp_path, monkeypatch
 
 def test_a_refused_export_leaves_the_older_one(tmp_path, monkeypatch):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / INSPECT).write_text("older")
+    with files.staged_folder(out) as stage:
+        (stage / INSPECT).write_text("older")
     broken_preprocessing(monkeypatch, mean=[0.9, 0.9, 0.9])
     with pytest.raises(ParityError):
         export_student(tiny_edge.student(), out, data=tiny_edge.data(), int8=False)
-    assert [(p.name, p.read_text()) for p in out.iterdir()] == [(INSPECT, "older")]
+    assert {p.name for p in out.iterdir()} == {INSPECT, files.MARKER}
+    assert (out / INSPECT).read_text() == "older"
 
 
 def test_ranges_that_clip_defects_are_caught(tmp_path, monkeypatch):

@@ -142,7 +142,9 @@ def test_what_commands_of_ours_add_later_is_ours(tmp_path):
     files.write_text(out / "README.json", "# B")
     files.write_json(out / "results.json", {})
     files.write_bytes(out / "plots" / "roc.png", b"png")
-    (out / "results.scores.jsonl").write_text("{}\n")
+    files.write_text(out / "results.scores.jsonl", "{}\n")
+    with (out / "results.scores.jsonl").open("a") as growing:
+        growing.write("{}\n")
     assert files.foreign(out) == []
     (out / "plots" / "photo.png").write_text("a person's")
     assert files.foreign(out) == ["plots/photo.png"]

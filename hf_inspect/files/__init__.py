@@ -12,8 +12,8 @@ from hf_inspect.files.swap import locked, refuse_overlap, staged_folder
 
 __all__ = [
     "KEPT", "LOCK", "MARKER", "blob_id", "foreign", "locked", "portable_name", "read_json", "read_text",
-    "refuse_overlap", "sha256", "shipped", "sized", "staged_folder", "weights", "write_bytes", "write_json",
-    "write_table", "write_text",
+    "refuse_other", "refuse_overlap", "sha256", "shipped", "sized", "staged_folder", "weights", "write_bytes",
+    "write_json", "write_table", "write_text",
 ]  # fmt: skip
 
 
@@ -47,6 +47,28 @@ def write_table(path: Path, head: Mapping[str, Any], name: str, rows: Iterable[A
     opening = json.dumps(dict(head), indent=2, ensure_ascii=False).removesuffix("\n}")
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
     write_text(path, f"{opening},\n  {json.dumps(name)}: [\n{lines}\n]}}\n")
+
+
+def refuse_other(path: Path, keys: Iterable[str] = ()) -> Path:
+    """`path`, which may be written to; DataError where a file stands there that is no JSON of ours with these keys.
+
+    Without keys it is to be a PNG.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give the name of a file to write.")
+    if not path.exists():
+        return path
+    content = path.read_bytes()
+    if keys:
+        try:
+            ours = set(keys) <= set(json.loads(content))
+        except (ValueError, TypeError):
+            ours = False
+    else:
+        ours = content.startswith(b"\x89PNG\r\n\x1a\n")
+    if not ours:
+        raise DataError(f"{path} is another file than this command writes, and would be lost; give another name.")
+    return path
 
 
 def read_text(path: Path) -> str:
