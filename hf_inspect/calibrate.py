@@ -48,11 +48,11 @@ def calibrate(
     Scores lie beside `out` until it is written: a run that was killed goes on.
     """
     given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), vlm or (), strict=False) if part}
-    lacks = _lacks(data)
     kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
     found = _found(given)
     with files.staged_folder(out, [data, *found.values()]) as stage:
         parts, places = hub.gather_parts(stage, given, found)
+        lacks = _lacks(data)
         predictors = _predictors(places)  # from the copies: what is hashed is what was asked
         scores = {
             split: run(predictors, data, split, path, fitting=split == VALIDATION, complexity=True, progress=progress)
