@@ -47,10 +47,10 @@ def tried(folder: Path, kills: int, n: int) -> str:
     killed = torn = with_rows = 0
     while killed < kills:
         before = rows_of(out)
-        killed += killed_after(rng.uniform(0, LONGEST), cascade, parts[0].parent, out)
+        in_time = killed_after(rng.uniform(0, LONGEST), cascade, parts[0].parent, out)
         found = rows_of(out)
         torn += out.exists() and not out.read_bytes().endswith(b"\n") and out.stat().st_size > 0
-        with_rows += len(found) > len(before)
+        killed, with_rows = killed + in_time, with_rows + (in_time and len(found) > len(before))
         check(found[: len(before)] == before, "rows of an earlier run were lost")
         check(set(found) <= seen, "a row is of no content that there was")
         check(len(set(found)) == len(found), "a content of a path has two rows")
@@ -62,8 +62,8 @@ def tried(folder: Path, kills: int, n: int) -> str:
     check(dict(found) == {str(path): sha256(path) for path in parts}, "the last rows are not of the files")
     check({name: row["sha256"] for name, row in last.items()} == dict(found), "what was said is not what stands there")
     return (
-        f"{killed} kills, {with_rows} of them after further rows, {torn} within a row; {len(found)} rows of {n} parts, "
-        f"{len(found) - n} of them of contents that were overwritten: none lost, none doubled. "
+        f"{killed} kills, {with_rows} of them after it wrote rows, {torn} within a row; {len(found)} rows of {n} "
+        f"parts, {len(found) - n} of them of contents that were overwritten: none lost, none doubled. "
         f"Labels: {dict(Counter(row['label'] for row in last.values()))}"
     )
 
