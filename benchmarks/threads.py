@@ -3,7 +3,7 @@
 Engine: the shipped INT8 edge. VLM: a tiny one of random weights, whose vision tower OpenVINO runs as the demo's.
 Inspector: a small edge that hands all of these parts on, and that VLM. Parts are kept whose answers, asked for alone,
 lie 1e-3 apart, so that an answer within 1e-4 can be no other part's; each thread asks for them in batches of 1 to 8.
-python benchmarks/threads.py [--answers 10000] [--threads 8]
+PYTHONPATH=. python benchmarks/threads.py [--answers 10000] [--threads 8]
 """
 
 import argparse

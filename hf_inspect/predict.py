@@ -56,7 +56,7 @@ def run(
     show(f"{n} inspected: {_counted(summary['label'])}; decided by {_counted(summary['decided_by'])}")
     reasons = Counter(summary["reason"]).most_common()
     for reason, n in reasons[:_REASONS]:
-        show(f"  undecided {n}: {reason}")
+        show(_plain(f"  undecided {n}: {reason}"))
     if more := sum(n for _, n in reasons[_REASONS:]):
         show(f"  undecided {more}: for {len(reasons) - _REASONS} further reasons")
     if other:
@@ -300,14 +300,14 @@ def _last_rows(out: Path, identity: str) -> dict[int, int]:
 def _line(name: str, row: dict[str, Any]) -> str:
     named = row["class"] if row["class"] not in (None, row["label"]) else None
     p = row["severity"] if row["p_class"] is None else row["p_class"]
-    said = row["label"] + (f": {_plain(named)}" if named else "") + ("" if p is None else f", {p:.3f}")
+    said = row["label"] + (f": {named}" if named else "") + ("" if p is None else f", {p:.3f}")
     notes = f" ({'; '.join(row['notes'])})" if row["notes"] else ""
-    return f"{said:17} {row['decided_by']:4}  {name}: {row['reason']}{notes}"
+    return _plain(f"{said:17} {row['decided_by']:4}  {name}: {row['reason']}{notes}")
 
 
-def _plain(name: str) -> str:
-    """A class name on one line of a terminal: what would move its cursor is shown as an escape."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in name)
+def _plain(text: str) -> str:
+    """Names on one line of a terminal: what would move its cursor, or is no Unicode, is shown as an escape."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _counted(counts: dict[str, int]) -> str:

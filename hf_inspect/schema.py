@@ -263,6 +263,7 @@ class Predictor(Protocol):
     """Anything that answers for images: an edge engine, a VLM, or a scripted stand-in.
 
     `identity` is the SHA-256 of all that decides its answers; `history` what it and its ancestors were trained on.
+    Threads may share one; a fork of its process may not use it.
     """
 
     @property
