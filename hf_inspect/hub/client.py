@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from hf_inspect.errors import HubError, MissingExtraError
-from hf_inspect.hub.contents import TOKEN
+from hf_inspect.hub.secrets import TOKEN
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
