@@ -9,6 +9,7 @@ from typing import Any
 from hf_inspect import files, hub
 from hf_inspect.cascade import CASCADE as CASCADE_JSON
 from hf_inspect.errors import DataError, HubError
+from hf_inspect.hub.contents import refuse_secret
 from hf_inspect.hub.kinds import CASCADE, LICENCES, ROLES, SUMS, all_files
 from hf_inspect.hub.licences import stated_licences
 from hf_inspect.hub.sums import write_sums
@@ -38,7 +39,8 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
 
     cascade.json names the parts by relative paths then, and under `from` the repositories that they came from;
     SHA256SUMS lists every file, LICENCES.md every part's licence. Files that no part needs stay behind. HubError,
-    DataError or ParityError, with nothing written, when a part cannot be had or is not the one calibrated with.
+    DataError or ParityError, with nothing written, when a part cannot be had or is not the one calibrated with, or
+    when a file holds a token or a key of a service.
     """
     folder = hub.cascade_folder(cascade, revision)
     files.refuse_overlap(out, [folder])
@@ -85,10 +87,11 @@ def _place(folder: Path, role: str, part: Part) -> str:
 
 
 def _copied(wanted: Mapping[str, Path], stage: Path, progress: Progress) -> Iterator[tuple[str, str]]:
-    """Copy each file to its path in `stage`; yields path and SHA-256 of the copy."""
+    """Copy each file to its path in `stage`, unless it holds a secret; yields path and SHA-256 of the copy."""
     for number, (path, source) in enumerate(wanted.items(), 1):
         (stage / path).parent.mkdir(parents=True, exist_ok=True)
         try:
+            refuse_secret(path, source)
             shutil.copyfile(source, stage / path)
         except OSError as error:
             raise DataError(

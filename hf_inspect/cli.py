@@ -8,7 +8,7 @@ import typer
 
 from hf_inspect import files
 from hf_inspect.console import Bars
-from hf_inspect.errors import InspectError
+from hf_inspect.errors import sentence_of
 from hf_inspect.others import quieten
 
 app = typer.Typer(help="Industrial inspection on the Hugging Face stack.", no_args_is_help=True, add_completion=False)
@@ -37,12 +37,15 @@ _SCORES = ".scores.jsonl"  # beside results.json: what a killed evaluation goes 
 
 
 def main() -> None:
-    """Run the command line; an InspectError is printed as one sentence and exits with 1."""
+    """Run the command line; what this package or the disk refuses is printed as one sentence, and exits with 1."""
     quieten()
     try:
         app()
-    except InspectError as error:
-        print(f"hf-inspect: {error}", file=sys.stderr)
+    except Exception as error:
+        said = sentence_of(error)
+        if said is None:
+            raise
+        print(f"hf-inspect: {said}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -236,13 +239,13 @@ def card(folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, st
 def push(
     folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student, cascade or Space of ours.")],
     repository: Annotated[str, typer.Argument(help="org/name")],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="All may read it; private without.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose the commit as a pull request.")] = False,
 ) -> None:
     """Check a folder and commit it to the Hub: what is there already is not sent again."""
     from hf_inspect import hub
 
-    made = hub.push(folder, repository, private=private, create_pr=create_pr)
+    made = hub.push(folder, repository, private=not public, create_pr=create_pr)
     print(made or f"{repository} holds all of it already; nothing was sent.")
 
 

@@ -520,6 +520,7 @@ ROUTES: list[tuple[str, str, Callable]] = [
     ("PUT", r"/_lfs/(?P<oid>\w+)", _store),
     ("POST", r"/_lfs_verify", _verify),
     ("POST", rf"{_API}/commit/{_AT}", _commit),
+    ("GET", rf"{_API}/auth-check/write", lambda h, found: h.send(200, {"name": h.repo(found, write=True).name})),
     ("GET", rf"{_API}(/revision/{_AT})?", _info),
     ("GET", rf"{_API}/tree/{_AT}(?P<path>/.*)?", _tree),
     ("POST", rf"{_API}/paths-info/{_AT}", _paths),

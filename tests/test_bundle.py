@@ -100,6 +100,14 @@ def inside(*roles: str) -> dict:
     return {role: {"folder": role} for role in roles}
 
 
+def test_a_key_of_a_service_is_not_bundled(made, tmp_path):
+    folder = Path(shutil.copytree(made / "cascade", tmp_path / "cascade"))
+    files.write_text(folder / "edge" / "notes.md", f"first\n{'AKIA' + 'Q7' * 8}\n")
+    with pytest.raises(HubError, match=r"^edge/notes\.md, line 2, holds a secret \(AWS Access Key\)"):
+        bundle(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_calibration_copies_every_part_and_states_every_file_that_decides(made):
     stated = files.read_json(made / "cascade" / "cascade.json")
     assert (stated["edge"], stated["vlm"]) == ({"folder": "edge"}, inside("base", "adapter"))

@@ -1,8 +1,11 @@
 """What must not be published, wherever it hides, and what only looks like it."""
 
+import base64
+import hashlib
 import io
 import json
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hf_inspect import files
-from hf_inspect.errors import DataError, HubError, InspectError
+from hf_inspect.errors import DataError, HubError, InspectError, MissingExtraError
 from hf_inspect.hub import check, files_to_push, kind_of
 from hf_inspect.hub.contents import refuse_content, refuse_value
 from tests.hub import TOKEN
@@ -77,6 +80,79 @@ def test_a_token_is_found_and_not_shown(tmp_path, name, content):
     assert TOKEN not in str(refused.value)
 
 
+JWT_HEAD, JWT_BODY = (base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (b'{"alg":"x"}', b'{"sub":1}'))
+KEYS = {  # made here piece by piece: no key stands in this file
+    "AWS Access Key": "AKIA" + "Q7" * 8,
+    "Azure Storage Account access key": "AccountKey=" + "Ab1+" * 22,
+    "Basic Auth Credentials": "https:" + "//plant:" + "s3cret" + "@mirror.example/simple",
+    "GitHub Token": "ghp_" + "a1" * 18,
+    "GitLab Token": "glpat-" + "a1B2" * 5,
+    "JSON Web Token": f"{JWT_HEAD}.{JWT_BODY}.c2ln",
+    "NPM tokens": "//registry.example/" + ":_authToken=npm_" + "a" * 36,
+    "OpenAI Token": "sk-" + "a1" * 10 + "T3Blbk" + "FJ" + "b2" * 10,
+    "Private Key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "PyPI Token": "pypi-" + "AgEIcHlwaS5vcmc" + "a" * 70,
+    "SendGrid API Key": "SG." + "a" * 22 + "." + "b" * 43,
+    "Slack Token": "xoxb-" + "1234-" * 2 + "abcd",
+    "Stripe Access Key": "sk_" + "live_" + "a1" * 12,
+    "Telegram Bot Token": "123456789:" + "a" * 35,
+    "Google API Key": "AIza" + "b" * 35,
+    "Anthropic Key": "sk-ant-" + "api03-" + "c" * 40,
+}
+NEWER_FORMS = {"GitHub Token": "github_pat_" + "d" * 82, "OpenAI Token": "sk-proj-" + "e-" * 40}
+
+
+@pytest.mark.parametrize(("kind", "key"), [*KEYS.items(), *NEWER_FORMS.items()])
+def test_a_key_of_another_service_is_named_by_kind_and_line_and_not_shown(tmp_path, kind, key):
+    for name, text in {
+        "notes.md": f"first\nour key is {key}\n",
+        "log.json": f'[\n{{"a": {json.dumps(key)}}}\n]',
+    }.items():
+        files.write_text(tmp_path / name, text)
+        with pytest.raises(
+            HubError, match=rf"^{name}, line 2, holds a secret \({kind}\)\. Take it out, and"
+        ) as refused:
+            refuse_content(name, tmp_path / name)
+        assert key not in str(refused.value)
+    with pytest.raises(HubError, match=rf"^test\.parquet holds a secret \({kind}\)"):
+        refuse_value("test.parquet", {"image": {"bytes": b"x"}, "messages": [{"content": f"see {key}"}]})
+
+
+def test_a_key_is_found_in_what_carries_texts(tmp_path):
+    key = KEYS["AWS Access Key"]
+    head = json.dumps({"__metadata__": {"by": key}}).encode()
+    for name, content in {
+        "model.safetensors": len(head).to_bytes(8, "little") + head,
+        "plots/roc.png": png_with(key, compressed=True),
+        "photo.jpg": saved("jpeg", comment=key.encode()),
+        "ours.whl": zipped(package__settings_py=f"ID = '{key}'".encode()),
+    }.items():
+        files.write_bytes(tmp_path / name, content)
+        with pytest.raises(HubError, match=r"holds a secret \(AWS Access Key\)"):
+            refuse_content(name, tmp_path / name)
+
+
+def test_nobody_is_asked_whether_a_key_is_valid(tmp_path, monkeypatch):
+    """detect-secrets' own scan sends what it finds to the service that it may be a key of."""
+    asked = []
+    monkeypatch.setattr("requests.sessions.Session.request", lambda *given, **more: asked.append(given))
+    for kind in ("AWS Access Key", "Slack Token", "Stripe Access Key", "Telegram Bot Token"):
+        files.write_text(tmp_path / "notes.md", KEYS[kind])
+        with pytest.raises(HubError, match=kind):
+            refuse_content("notes.md", tmp_path / "notes.md")
+    assert asked == []
+
+
+def test_without_the_scanner_nothing_goes_up(tmp_path, monkeypatch):
+    from hf_inspect.hub import secrets
+
+    secrets._detectors.cache_clear()
+    monkeypatch.setitem(sys.modules, "detect_secrets.core.plugins.util", None)
+    files.write_text(tmp_path / "notes.md", "harmless")
+    with pytest.raises(MissingExtraError, match=r"pip install 'hf-inspect\[edge\]'"):
+        refuse_content("notes.md", tmp_path / "notes.md")
+
+
 PICKLES = [
     ("weights.PKL", b"x"),
     ("data.npz", npz()),
@@ -122,6 +198,9 @@ HARMLESS = [
     ("ours.whl", zipped(package__module_py=b"ROOTS = '/home/'")),
     ("broken.png", b"no picture"),
     ("empty.txt", b""),
+    ("manifest.json", json.dumps({"sha256": hashlib.sha256(b"x").hexdigest(), "signature": "qL0=" * 11}).encode()),
+    ("tokenizer_config.json", b'{"pad_token": "<pad>", "key": "' + b"a" * 44 + b'"}'),
+    ("notes.md", b"APERTURESIZE 4, OpenVINO 2026.4.1.0, https://hub.example/x, sha256:" + b"0f" * 32),
 ]
 
 

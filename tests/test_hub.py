@@ -14,7 +14,7 @@ from hf_inspect import Inspector, demo, files
 from hf_inspect.cli import app
 from hf_inspect.data import load_split, read_manifest
 from hf_inspect.errors import DataError, HubError, InspectError, ParityError
-from hf_inspect.hub import check, files_to_push, kind_of, kinds, pull, push
+from hf_inspect.hub import check, files_to_push, kind_of, kinds, open_repository, pull, push
 from hf_inspect.schema import BINARY, History, Source, TaskSpec
 from tests import tiny, tiny_edge
 from tests.conftest import png
@@ -292,8 +292,7 @@ def test_a_hub_that_stays_busy_or_is_gone_is_a_sentence(hub, cascade, monkeypatc
 
 
 def test_who_may_not_is_told_so_without_the_token(hub, cascade, monkeypatch):
-    quiet_push(cascade, "acme/secret", private=True)
-    assert hub.repos["models", "acme/secret"].private
+    quiet_push(cascade, "acme/secret")
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(HubError, match=r"acme/secret is not on .* or private: .*'hf auth login' or HF_TOKEN"):
         Inspector.from_pretrained("acme/secret")
@@ -309,12 +308,42 @@ def test_who_may_not_is_told_so_without_the_token(hub, cascade, monkeypatch):
     assert wrong not in str(refused.value)
 
 
+def test_a_push_is_private_unless_it_is_told_otherwise(hub, cascade):
+    for name, more in (("acme/private", []), ("acme/public", ["--public"])):
+        done = CliRunner().invoke(app, ["push", str(cascade), name, *more])
+        assert done.exit_code == 0, done.output
+        assert hub.repos["models", name].private == (not more)
+
+
 def test_a_public_repository_is_not_taken_for_a_private_one(hub, cascade):
-    quiet_push(cascade, "acme/cascade")
-    with pytest.raises(HubError, match="acme/cascade is there and public"):
-        quiet_push(cascade, "acme/cascade", private=True)
+    quiet_push(cascade, "acme/cascade", private=False)
+    before = hub.files("models", "acme/cascade")
+    with_card(cascade, CARD + "\nNot for everybody.\n")
+    for create_pr in (False, True):
+        with pytest.raises(HubError, match=r"acme/cascade is there and public; push with --public if all may read it"):
+            quiet_push(cascade, "acme/cascade", create_pr=create_pr)
+    assert hub.files("models", "acme/cascade") == before
+    assert quiet_push(cascade, "acme/cascade", private=False)
     with pytest.raises(HubError, match=r"^a/b/c: "):
         quiet_push(cascade, "a/b/c")
+
+
+def test_access_is_tried_before_there_is_anything_to_push(hub, monkeypatch):
+    assert open_repository("cells") == "tester/cells"
+    assert open_repository("acme/cells") == "acme/cells"
+    assert hub.repos["models", "acme/cells"].private
+    assert open_repository("acme/open", private=False) == "acme/open"
+    assert not hub.repos["models", "acme/open"].private
+    with pytest.raises(HubError, match="acme/open is there and public"):
+        open_repository("acme/open")
+    with pytest.raises(HubError, match="other/cells: your token may not write there"):
+        open_repository("other/cells")
+    with pytest.raises(HubError, match="your token may not write there"):
+        open_repository("acme/cells", token=READ_TOKEN)  # which may read it: create_repo(exist_ok=True) is content
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+    with pytest.raises(HubError, match="does not accept your token"):
+        open_repository("acme/cells")
+    assert open_repository("acme/cells", token=TOKEN)
 
 
 def test_a_licence_of_a_base_on_the_hub_is_kept(hub, cascade):

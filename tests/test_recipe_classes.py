@@ -25,7 +25,7 @@ from hf_inspect.runtime import Engine
 from hf_inspect.schema import BINARY, DEFECT, GOOD, History, TaskSpec
 from hf_inspect.students import Student, load_student, new_student, parents_of, preprocess_of, training
 from hf_inspect.tasks import TASKS
-from hf_inspect.training import newest_whole_checkpoint
+from hf_inspect.training import check_classes, newest_whole_checkpoint
 from tests import six
 
 ROOT = Path(__file__).parent.parent
@@ -214,14 +214,15 @@ def test_a_finished_run_given_again_changes_nothing(sets, first):
 
 
 def test_a_class_without_an_image_and_a_one_sided_validation_are_named(sets):
-    rows = load_split(sets[0], "train")
-    ids = np.array(class_ids(rows, six.TASK))
-    without = rows.select(np.flatnonzero(ids != six.TASK.index("<b>")))
+    ids = np.array(class_ids(load_split(sets[0], "train"), six.TASK))
+    without = ids[ids != six.TASK.index("<b>")]
     with pytest.raises(DataError, match=r"none of the 110 images to train on is <b>; raise max_rows"):
-        training.class_weights(without, six.TASK, 0.5)
-    goods = rows.select(np.flatnonzero(~six.TASK.is_defect[ids]))
+        check_classes(six.TASK, without, ids)
     with pytest.raises(DataError, match=r"none of the 44 images to validate on is a defect one"):
-        training.check_validation(goods, six.TASK)
+        check_classes(six.TASK, ids, ids[~six.TASK.is_defect[ids]])
+    with pytest.raises(DataError, match=r"none of the 77 images to validate on is a good one"):
+        check_classes(six.TASK, ids, ids[six.TASK.is_defect[ids]])
+    check_classes(six.TASK, ids, ids)
     with pytest.raises(DataError, match="needs a good and a defect class"):
         new_student("random:test_efficientnet", 32, TaskSpec.of(["a", "b"], []))
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,9 @@ from peft import get_peft_model
 from hf_inspect import files, images, metrics, prompts
 from hf_inspect.data import build, load_split, questions_of, read_task
 from hf_inspect.errors import DataError, MissingExtraError, ParityError
+from hf_inspect.hub import files_to_push
 from hf_inspect.schema import TaskSpec
-from hf_inspect.training import check_processes
+from hf_inspect.training import check_processes, parsed
 from hf_inspect.vlm import VLM, families, parity, training
 from hf_inspect.vlm import tiny as tiny_bases
 from tests import raw, tiny
@@ -300,27 +302,15 @@ def test_every_recipe_stands_in_the_table_with_its_command():
         assert yaml.safe_load(path.read_text())["learning_rates"]
 
 
-def test_what_is_published_is_ours(main, elpv, tmp_path, monkeypatch):
-    import huggingface_hub
-
-    sent = []
-
-    class Hub:
-        def __init__(self, token=None):
-            pass
-
-        def create_repo(self, name, private=None, exist_ok=False):
-            return huggingface_hub.RepoUrl(f"https://huggingface.co/{name}", endpoint="https://huggingface.co")
-
-        def upload_folder(self, repo_id, folder_path, ignore_patterns):
-            sent.append((repo_id, (Path(folder_path) / "README.md").read_text(), ignore_patterns))
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+def test_what_is_published_is_ours_and_private(main, elpv, tmp_path, hub):
     main("tiny_llava", "--data", elpv, "--output_dir", tmp_path / "out", "--push_to_hub", "true",
-         "--hub_model_id", "plant/cells", "--num_train_epochs", 1)  # fmt: skip
-    [(name, card, kept_back)] = sent  # once, when all is written
-    assert name == "plant/cells"
-    assert "checkpoint-*" in kept_back
+         "--hub_model_id", "acme/cells", "--num_train_epochs", 1, "--max_rows", 16)  # fmt: skip
+    assert hub.repos["models", "acme/cells"].private
+    assert hub.titles("models", "acme/cells") == ["Push the adapter out with hf-inspect", "initial commit"]
+    held = hub.files("models", "acme/cells")
+    assert set(held) == set(files_to_push(tmp_path / "out")) | {".gitattributes"}
+    card = held["README.md"].decode()
+    assert "license: cc-by-nc-sa-4.0" in card
     assert "`tiny-llava`" in card
     assert "base_model" not in card  # it is no repository
     assert "Is this cell good or defective?" in card
@@ -337,3 +327,54 @@ def test_settings_that_nobody_knows_are_a_sentence(recipe, tmp_path):
         assert done.returncode == 1
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def recipe_module(name):
+    """A recipe's script, loaded as a module."""
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("vlm_sft/train", "give --use_cpu true"), ("edge_classifier/train", "give --use_cpu true"),
+        ("saec/run", "start it by python"),
+    ],
+)  # fmt: skip
+def test_each_recipe_refuses_processes_that_stay_alone(cache, monkeypatch, tmp_path, name, instead):
+    module, tiny_yaml = recipe_module(name), (ROOT / "recipes" / name).with_name("tiny.yaml")
+    understood = parsed
+
+    def parse(*classes):
+        found = understood(*classes)
+        monkeypatch.setenv("WORLD_SIZE", "2")  # after the settings were read, which would wait for the other process
+        return found
+
+    monkeypatch.setattr("hf_inspect.training.parsed", parse)
+    monkeypatch.setattr(module, "parsed", parse, raising=False)
+    monkeypatch.setattr(sys, "argv", ["x.py", "--config", str(tiny_yaml), "--output_dir", str(tmp_path / "out")])
+    with pytest.raises(DataError, match=f"2 processes were started, 1 of them work together; {instead}"):
+        module.main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_torchrun_without_a_gpu_trains_nothing(tmp_path):
+    """Each of the two would train alone into the folder of both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [Path(sys.executable).with_name("torchrun"), "--nproc_per_node", "2", "--master_port", str(port)]
+    command += ["recipes/edge_classifier/train.py", "--config", "recipes/edge_classifier/tiny.yaml"]
+    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    done = subprocess.run(
+        [*command, "--output_dir", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=environment | {"CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode != 0
+    said = "edge_classifier: 2 processes were started, 1 of them work together; give --use_cpu true."
+    assert done.stderr.count(said) == 2, done.stderr[-3000:]
+    assert not (tmp_path / "out").exists()

@@ -268,7 +268,7 @@ def space(tmp_path):
 
 def test_a_pushed_space_installs_its_own_wheel_by_address_and_hash(hub, space):
     shown = []
-    address = push(space, "acme/space", show=shown.append)
+    address = push(space, "acme/space", private=False, show=shown.append)
     assert address.startswith(f"{hub.endpoint}/spaces/acme/space/commit/")
     there = hub.files("spaces", "acme/space")
     wheel = space / "hf_inspect-0.1.0-py3-none-any.whl"
@@ -279,30 +279,30 @@ def test_a_pushed_space_installs_its_own_wheel_by_address_and_hash(hub, space):
     assert hub.repos["spaces", "acme/space"].sdk == "gradio"
     assert (space / "requirements.txt").read_text().startswith("hf-inspect[space]  #")
     assert wheel.name in shown[0]
-    assert push(space, "acme/space", show=shown.append) is None
+    assert push(space, "acme/space", private=False, show=shown.append) is None
     with zipfile.ZipFile(wheel, "a") as content:
         content.writestr("hf_inspect/more.py", "")
-    push(space, "acme/space", show=shown.append)
+    push(space, "acme/space", private=False, show=shown.append)
     assert files.sha256(wheel) in hub.files("spaces", "acme/space")["requirements.txt"].decode()
 
 
 def test_a_space_that_could_not_be_built_is_refused(hub, space, monkeypatch):
     with pytest.raises(HubError, match="a private Space cannot fetch its own wheel while it is built"):
-        push(space, "acme/hidden", private=True, show=print)
+        push(space, "acme/hidden", show=print)
     assert ("spaces", "acme/hidden") not in hub.repos
     wheel = next(space.glob("*.whl"))
     (space / "hf_inspect-0.2.0-py3-none-any.whl").write_bytes(wheel.read_bytes())
     with pytest.raises(HubError, match="holds 2 wheels of hf_inspect; leave one"):
-        push(space, "acme/space", show=print)
+        push(space, "acme/space", private=False, show=print)
     for found in space.glob("*.whl"):
         found.unlink()
     monkeypatch.setattr("hf_inspect.hub.space.__file__", str(space / "a" / "b" / "space.py"))
     with pytest.raises(HubError, match="this is no checkout to build one: put it there"):
-        push(space, "acme/space", show=print)
+        push(space, "acme/space", private=False, show=print)
 
 
 def test_a_space_that_names_its_wheel_otherwise_goes_up_as_it_is(hub, space):
     next(space.glob("*.whl")).unlink()
     (space / "requirements.txt").write_text("hf-inspect[space] @ https://example.org/hf_inspect.whl\n")
-    push(space, "acme/space", show=print)
+    push(space, "acme/space", private=False, show=print)
     assert b"example.org" in hub.files("spaces", "acme/space")["requirements.txt"]

@@ -1,16 +1,32 @@
 """Checkpoints bound to what made them: a run goes on from its own, and from no other's."""
 
+import errno
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from safetensors import SafetensorError
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from hf_inspect.errors import DataError
-from hf_inspect.training import bound_checkpoints, content_of, differences, made_from, newest_whole_checkpoint
+from hf_inspect import training
+from hf_inspect.errors import DataError, HubError, sentence_of
+from hf_inspect.training import (
+    bound_checkpoints,
+    check_processes,
+    content_of,
+    differences,
+    made_from,
+    newest_whole_checkpoint,
+    publication,
+    run,
+    torn,
+    write_training_log,
+)
 from hf_inspect.training import resume_from as resume
+from tests.hub import READ_TOKEN
 
 
 @dataclass
@@ -41,10 +57,16 @@ class Net(torch.nn.Module):
         return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+def trainer_of(out, made, callbacks=(), eval_rows=None, **more):
+    torch.manual_seed(0)
+    rows = [{"x": torch.rand(2), "labels": i % 2} for i in range(16)]
+    common = {"train_dataset": rows, "eval_dataset": eval_rows, "callbacks": [*callbacks, bound_checkpoints(made)]}
+    return Trainer(Net(), settings(out, **more), **common)
+
+
 def train(out, made, **more):
-    rows = [{"x": torch.rand(2), "labels": 0} for _ in range(16)]
-    trainer = Trainer(Net(), settings(out, **more), train_dataset=rows, callbacks=[bound_checkpoints(made)])
-    trainer.train(resume_from_checkpoint=resume(out, made))
+    trainer = trainer_of(out, made, **more)
+    training.train(trainer, made)
     return trainer
 
 
@@ -64,6 +86,9 @@ def test_the_same_run_goes_on_and_a_finished_one_does_no_step(tmp_path):
         ({"fingerprint": "0" * 64}, "data ffff.* there, 0000.* here"),
         ({"learning_rate": 0.5}, "learning_rate 5e-05 there, 0.5 here"),
         ({"max_steps": 6}, "max_steps 4 there, 6 here"),
+        ({"per_device_train_batch_size": 4}, "per_device_train_batch_size 8 there, 4 here"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps 1 there, 2 here"),
+        ({"num_train_epochs": 7}, "num_train_epochs 3.0 there, 7 here"),
         ({"seed": 7}, "seed 42 there, 7 here"),
         ({"accelerator_config": {"split_batches": True}}, "accelerator_config.split_batches false there, true here"),
         ({"own": Arguments(patience=6)}, "patience 5 there, 6 here"),
@@ -122,3 +147,239 @@ def test_an_older_version_s_checkpoint_is_refused_and_a_torn_one_passed_over(tmp
     state.write_text(json.dumps({"stateful_callbacks": {}}))
     with pytest.raises(DataError, match=r"checkpoint-4 does not say which data and settings made it"):
         resume(tmp_path, of(tmp_path))
+
+
+# What a kill, a full disk or a lost file leaves of a checkpoint.
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def pieces(checkpoint):
+    return sorted(path.name for path in checkpoint.iterdir())
+
+
+def test_a_checkpoint_holds_these_files(tmp_path):
+    """Those that the tests below spoil, each; a Trainer that writes others wants another look at `torn`."""
+    train(tmp_path, of(tmp_path))
+    assert pieces(tmp_path / "checkpoint-4") == [
+        "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json",
+        "training_args.bin",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json"]
+)
+def test_a_newest_checkpoint_with_any_file_cut_short_is_named_and_the_older_one_gone_on_from(
+    tmp_path, capsys, name, share
+):
+    made = of(tmp_path)
+    undisturbed = weights(train(tmp_path, made))
+    path = tmp_path / "checkpoint-4" / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert torn(tmp_path / "checkpoint-2") is None
+    assert newest_whole_checkpoint(tmp_path).endswith("checkpoint-2")
+    again = train(tmp_path, made)
+    assert f"checkpoint-4 is passed over: its {name} is" in capsys.readouterr().out
+    assert again.state.global_step == 4
+    assert torch.equal(weights(again), undisturbed)
+    assert torn(tmp_path / "checkpoint-4") is None, "written anew"
+
+
+@pytest.mark.parametrize(
+    ("name", "piece"),
+    [
+        ("model.safetensors", "weights"), ("optimizer.pt", "state of the optimizer"),
+        ("scheduler.pt", "state of the schedule"), ("rng_state.pth", "rng_state.pth"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_lacks_a_file_is_passed_over(tmp_path, name, piece):
+    """A Trainer begins with a fresh optimizer where there is none, without a word."""
+    train(tmp_path, of(tmp_path))
+    (tmp_path / "checkpoint-4" / name).unlink()
+    assert torn(tmp_path / "checkpoint-4") == f"its {piece} is missing"
+    assert resume(tmp_path, of(tmp_path)).endswith("checkpoint-2")
+
+
+def test_no_whole_checkpoint_is_none(tmp_path):
+    train(tmp_path, of(tmp_path))
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"")
+    assert resume(tmp_path, of(tmp_path)) is None
+
+
+def test_every_shard_and_every_process_counts(tmp_path):
+    train(tmp_path, of(tmp_path))
+    checkpoint = tmp_path / "checkpoint-4"
+    (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torn(checkpoint) == "its model.safetensors.index.json is cut short"
+    (checkpoint / "model-00002-of-00002.safetensors").write_bytes(
+        (checkpoint / "model-00001-of-00002.safetensors").read_bytes()
+    )
+    assert torn(checkpoint) is None
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    state["stateful_callbacks"]["BoundCheckpoints"]["args"]["made_from"]["settings"]["processes"] = 2
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    assert torn(checkpoint) == "its rng_state_1.pth is missing"
+
+
+BEST = {  # of losses, the highest: the first one's, as the steps are far too long
+    "load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "max_steps": 8,
+    "metric_for_best_model": "loss", "greater_is_better": True, "learning_rate": 50.0,
+}  # fmt: skip
+
+
+def best_first(out, *callbacks):
+    """A run whose first evaluation is its best."""
+    rows = [{"x": torch.tensor([1.0, 2.0]), "labels": i % 2} for i in range(4)]
+    trainer = train(out, of(out, **BEST), eval_rows=rows, callbacks=callbacks, **BEST)
+    assert trainer.state.best_global_step == 2
+    return trainer
+
+
+def test_a_run_whose_best_checkpoint_is_cut_short_is_not_gone_on_from(tmp_path):
+    best_first(tmp_path)
+    (tmp_path / "checkpoint-2" / "model.safetensors").write_bytes(b"")
+    assert torn(tmp_path / "checkpoint-8") == "checkpoint-2, the best of its run, is gone or cut short"
+
+
+def test_a_run_that_was_moved_ends_with_the_best_weights_of_its_own_folder(tmp_path):
+    """A Trainer that does not find the best checkpoint saves the last weights, and only logs a warning."""
+    wanted = weights(best_first(tmp_path / "first"))
+    (tmp_path / "first").rename(tmp_path / "moved")
+    again = best_first(tmp_path / "moved")
+    assert Path(again.state.best_model_checkpoint).parent == tmp_path / "moved"
+    assert torch.equal(weights(again), wanted)
+
+
+def test_a_best_checkpoint_that_went_while_training_is_an_error(tmp_path):
+    class Removing(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 7:
+                shutil.rmtree(state.best_model_checkpoint)
+
+    with pytest.raises(DataError, match=r"the best checkpoint, is gone; remove .* to train anew"):
+        best_first(tmp_path, Removing())
+
+
+def test_a_run_that_stopped_early_stops_there_again_and_keeps_its_patience(tmp_path):
+    for name in ("ended", "killed"):
+        assert best_first(tmp_path / name, EarlyStoppingCallback(2)).state.global_step == 6
+    again = best_first(tmp_path / "ended", EarlyStoppingCallback(2))
+    assert again.state.global_step == 6
+    assert again.args.max_steps == 8
+    shutil.rmtree(tmp_path / "killed" / "checkpoint-6")
+    killed = best_first(tmp_path / "killed", EarlyStoppingCallback(2))
+    assert killed.state.global_step == 6, "its patience began anew"
+    assert torch.equal(weights(killed), weights(again))
+
+
+# What the record says.
+
+
+def log_of(trainer, out):
+    write_training_log(trainer, Arguments())
+    return json.loads((out / "training_log.json").read_text())
+
+
+def test_the_log_says_what_ran_not_what_was_asked(tmp_path):
+    own = {"max_steps": -1, "num_train_epochs": 9, "per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}
+
+    class Stopping(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    made = of(tmp_path, **own)
+    log = log_of(train(tmp_path, made, callbacks=[Stopping()], **own), tmp_path)
+    assert log["trainer"]["num_train_epochs"] == 9
+    # 16 images: batches of 6, 6 and 4, two a step: steps of 12 and 4 images
+    assert log["ran"] == {"steps": 3, "epochs": pytest.approx(1.6667), "images_a_step": 12, "images_seen": 27}
+    assert not [row for row in log["history"] if "train_runtime" in row]
+
+
+def test_the_log_of_a_resumed_run_is_of_the_whole_run(tmp_path):
+    made = of(tmp_path)
+    whole = log_of(train(tmp_path, made), tmp_path)
+    assert whole["ran"] == {"steps": 4, "epochs": 2.0, "images_a_step": 8, "images_seen": 32}
+    again = log_of(train(tmp_path, made), tmp_path)
+    assert again == whole
+
+
+def test_dropped_batches_are_not_seen(tmp_path):
+    own = {"dataloader_drop_last": True, "per_device_train_batch_size": 6, "max_steps": 4}
+    ran = log_of(train(tmp_path, of(tmp_path, **own), **own), tmp_path)["ran"]
+    assert ran == {"steps": 4, "epochs": 2.0, "images_a_step": 6, "images_seen": 24}
+
+
+# The way up.
+
+
+def test_the_trainer_s_own_pushing_is_off_and_access_is_tried_first(hub, tmp_path):
+    asked = settings(tmp_path / "cells", push_to_hub=True)
+    found = publication(asked)
+    assert (found.repository, found.private) == ("tester/cells", True)
+    assert not asked.push_to_hub
+    assert publication(asked) is None
+    named = {"push_to_hub": True, "hub_model_id": "acme/cells"}
+    assert not publication(settings(tmp_path, hub_private_repo=False, **named)).private
+    with pytest.raises(HubError, match="acme/cells is there and public"):
+        publication(settings(tmp_path, **named))
+    with pytest.raises(HubError, match="your token may not write there"):
+        publication(settings(tmp_path, hub_token=READ_TOKEN, **named | {"hub_model_id": "acme/other"}))
+    for name, value in {"hub_strategy": "checkpoint", "hub_always_push": True, "hub_revision": "v2"}.items():
+        with pytest.raises(DataError, match=f"{name}: a model goes up once, when it is finished"):
+            publication(settings(tmp_path, **named, **{name: value}))
+
+
+def test_a_push_that_fails_says_where_the_model_lies_and_how_to_go_on(hub, tmp_path):
+    for private, more in ((True, ""), (False, " --public")):
+        with pytest.raises(HubError, match=rf"lies whole in .*: .* run 'hf-inspect push {tmp_path} acme/cells{more}'"):
+            training.Publication("acme/cells", private).send(tmp_path)
+
+
+# Sentences.
+
+
+def test_processes_that_are_each_alone_are_refused_with_what_to_do(monkeypatch):
+    check_processes(1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DataError, match=r"^2 processes were started, 1 of them work together; start it by python\.$"):
+        check_processes(1, "start it by python")
+
+
+def test_a_disk_that_is_full_is_a_sentence_whoever_writes(tmp_path, monkeypatch):
+    def by_safetensors():  # which would put a file in the place of /dev/full
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("sys.argv", ["recipes/edge_classifier/train.py"])
+    for write in (
+        lambda: torch.save({"a": torch.zeros(1000)}, "/dev/full"),
+        lambda: Path("/dev/full").write_text("x"),
+        by_safetensors,
+    ):
+        with pytest.raises(SystemExit, match=r"^edge_classifier: .*the disk is full; free some space"):
+            run(write)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"file/out: a part of this path is a file, not a folder"):
+        run(lambda: (tmp_path / "file" / "out").mkdir())
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_what_the_disk_refuses_is_a_sentence_naming_the_place(number):
+    said = sentence_of(OSError(number, "x", "some/place"))
+    assert said.startswith("some/place: ")
+    assert said.endswith("Then run the same command again.")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    assert sentence_of(KeyError("x")) is None
+    assert sentence_of(FileNotFoundError(2, "No such file", "x")) is None
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)

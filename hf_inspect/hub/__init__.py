@@ -16,7 +16,7 @@ from hf_inspect.hub.parts import (
     weights_of,
 )
 from hf_inspect.hub.pull import Repository, pinned, pull, reference, repository_of, resolve
-from hf_inspect.hub.push import Plan, push
+from hf_inspect.hub.push import Plan, open_repository, push
 from hf_inspect.hub.sums import verify
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "files_to_push",
     "gather_parts",
     "kind_of",
+    "open_repository",
     "own_files",
     "part_of",
     "parts_of",

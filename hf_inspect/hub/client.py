@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from hf_inspect.errors import HubError, MissingExtraError
-from hf_inspect.hub.contents import TOKEN
+from hf_inspect.hub.secrets import TOKEN
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -17,13 +17,13 @@ _CHANGED = 412
 T = TypeVar("T")
 
 
-def client() -> "HfApi":
-    """The client for the endpoint and the token of the environment."""
+def client(token: str | None = None) -> "HfApi":
+    """The client for the endpoint of the environment, and its token unless another is given."""
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
         raise MissingExtraError("The Hub needs huggingface_hub: pip install 'hf-inspect[edge]'") from error
-    return HfApi(library_name="hf_inspect")
+    return HfApi(library_name="hf_inspect", token=token)
 
 
 def with_retries(what: str, step: Callable[[], T], again: bool = True) -> T:

@@ -10,7 +10,7 @@ from hf_inspect.cascade import CASCADE
 from hf_inspect.errors import HubError
 from hf_inspect.hub.check import card_head, check, licence_of
 from hf_inspect.hub.client import client, with_retries
-from hf_inspect.hub.kinds import SPACE, Kind, kind_of
+from hf_inspect.hub.kinds import SPACE, STUDENT, Kind, kind_of
 from hf_inspect.hub.licences import licence_in, refuse_wider
 from hf_inspect.hub.parts import parts_of, read_cascade
 from hf_inspect.hub.pull import Repository
@@ -44,33 +44,58 @@ def push(
     folder: Path,
     repository: str,
     *,
-    private: bool = False,
+    private: bool = True,
     create_pr: bool = False,
     show: Callable[[str], Any] = print,
+    token: str | None = None,
 ) -> str | None:
     """Check a folder and commit it to `repository` (org/name) in one commit; returns its address.
 
-    None where all is there already. The repository is made if need be; a pull request needs one that is there.
-    Files of this kind that the folder no longer holds are removed. `show` is given the plan before anything is sent.
-    A Space is given this package's wheel. HubError, with nothing committed, when the folder is not fit or the Hub
-    refuses.
+    None where all is there already. The repository is made if need be, private unless told otherwise; a pull request
+    needs one that is there. Files of this kind that the folder no longer holds are removed. `show` is given the plan
+    before anything is sent. A Space is given this package's wheel. HubError, with nothing committed, when the folder
+    is not fit, the repository is public though `private` is asked for, or the Hub refuses.
     """
     if kind_of(folder) is not SPACE:
-        return _push(folder, repository, private, create_pr, show)
+        return _push(folder, _Target(client(token), repository, kind_of(folder), private, create_pr), show)
     with with_wheel(folder, f"{client().endpoint}/spaces/{repository}") as whole:
         if private and whole != folder:
             raise HubError(
-                f"{repository}: a private Space cannot fetch its own wheel while it is built; push it public, or name "
-                f"a wheel that it can fetch in {REQUIREMENTS}."
+                f"{repository}: a private Space cannot fetch its own wheel while it is built; push it with --public, "
+                f"or name a wheel that it can fetch in {REQUIREMENTS}."
             )
-        return _push(whole, repository, private, create_pr, show)
+        return _push(whole, _Target(client(token), repository, SPACE, private, create_pr), show)
 
 
-def _push(folder: Path, repository: str, private: bool, create_pr: bool, show: Callable[[str], Any]) -> str | None:
-    found, api = check(folder), client()
-    target = _Target(api, repository, kind_of(folder), private, create_pr)
-    with_retries(repository, lambda: _check_sources(api, folder))
-    return with_retries(repository, lambda: _commit(target, folder, found, show), again=not create_pr)
+def open_repository(repository: str, *, private: bool = True, token: str | None = None) -> str:
+    """Make a model's repository unless it is there, and try that it may be written to; returns its org/name.
+
+    `repository` may leave org out: that of the token's user. For what is pushed after hours, this says before them
+    why it could not be: HubError as of `push`.
+    """
+    api = client(token)
+    who = with_retries(repository, api.whoami)["name"]
+    target = _Target(api, repository if "/" in repository else f"{who}/{repository}", STUDENT, private, False)
+    with_retries(target.repository, lambda: _opened(target))
+    with_retries(target.repository, lambda: api.auth_check(target.repository, write=True))
+    return target.repository
+
+
+def _opened(target: "_Target", sdk: str | None = None) -> Any:
+    """What the Hub says of the target's repository, which is made unless a pull request is to be."""
+    api, repository, repo_type = target.api, target.repository, target.kind.repo_type
+    if not target.create_pr:
+        api.create_repo(repository, repo_type=repo_type, private=target.private, exist_ok=True, space_sdk=sdk)
+    info = api.repo_info(repository, repo_type=repo_type)
+    if target.private and not info.private:
+        raise HubError(f"{repository} is there and public; push with --public if all may read it, or to a new name.")
+    return info
+
+
+def _push(folder: Path, target: "_Target", show: Callable[[str], Any]) -> str | None:
+    found = check(folder)
+    with_retries(target.repository, lambda: _check_sources(target.api, folder))
+    return with_retries(target.repository, lambda: _commit(target, folder, found, show), again=not target.create_pr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +114,8 @@ def _commit(target: _Target, folder: Path, found: dict[str, Path], show: Callabl
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     api, repository, repo_type = target.api, target.repository, target.kind.repo_type
-    if not target.create_pr:
-        sdk = card_head(folder).get("sdk") if target.kind is SPACE else None
-        api.create_repo(repository, repo_type=repo_type, private=target.private or None, exist_ok=True, space_sdk=sdk)
-    plan = _plan(target, found)
+    info = _opened(target, card_head(folder).get("sdk") if target.kind is SPACE else None)
+    plan = _plan(target, info.sha, found)
     show(plan.table())
     if not plan.add and not plan.remove:
         return None
@@ -110,19 +133,16 @@ def _commit(target: _Target, folder: Path, found: dict[str, Path], show: Callabl
     return made.pr_url or made.commit_url
 
 
-def _plan(target: _Target, found: dict[str, Path]) -> Plan:
-    """The difference between the folder and the repository's main branch."""
+def _plan(target: _Target, parent: str | None, found: dict[str, Path]) -> Plan:
+    """The difference between the folder and the repository's main branch, whose commit is `parent`."""
     from huggingface_hub.hf_api import RepoFile
 
     api, repository, repo_type = target.api, target.repository, target.kind.repo_type
-    info = api.repo_info(repository, repo_type=repo_type)
-    if target.private and not info.private:
-        raise HubError(f"{repository} is there and public; make it private in its settings, or push to a new name.")
     tree = api.list_repo_tree(repository, recursive=True, repo_type=repo_type)
     there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     add = {name: path for name, path in found.items() if name not in there or not _same(path, there[name])}
     remove = [name for name in there if name not in found and target.kind.brings(name)]
-    return Plan(target.kind, repository, add, remove, len(found) - len(add), info.sha)
+    return Plan(target.kind, repository, add, remove, len(found) - len(add), parent)
 
 
 def _same(path: Path, there: Any) -> bool:

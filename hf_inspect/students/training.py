@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from hf_inspect import images
 from hf_inspect.data import class_column, class_ids
-from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess
-from hf_inspect.schema import DEFECT, GOOD, TaskSpec
+from hf_inspect.schema import DEFECT, TaskSpec
 from hf_inspect.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -105,27 +104,11 @@ def weighted_loss(
 def class_weights(rows: "datasets.Dataset", task: TaskSpec, balance: float) -> list[float]:
     """Weight of each class (k,): (1 / (k * its share of the rows)) ** balance; 1 for all at balance 0.
 
-    DataError for a class without a row: nothing could be learned of it.
+    Every class has a row: `training.check_classes`.
     """
     counts = np.bincount(class_ids(rows, task), minlength=len(task.classes))
-    if missing := [name for name, n in zip(task.classes, counts, strict=True) if n == 0]:
-        raise DataError(
-            f"none of the {len(rows)} images to train on is {' or '.join(missing)}; raise max_rows, or build the data "
-            "set with other shares or more images of it."
-        )
     weights: list[float] = ((counts.sum() / len(counts) / counts) ** balance).tolist()
     return weights
-
-
-def check_validation(rows: "datasets.Dataset", task: TaskSpec) -> None:
-    """DataError unless the rows have good images and defects: a checkpoint is chosen by how it tells them apart."""
-    defects = int(task.is_defect[class_ids(rows, task)].sum())
-    if defects in (0, len(rows)):
-        side = GOOD if defects else DEFECT
-        raise DataError(
-            f"none of the {len(rows)} images to validate on is a {side} one; raise max_rows, or build the data set "
-            "with other shares."
-        )
 
 
 def validation_scores(prediction: "EvalPrediction", task: TaskSpec) -> dict[str, float]:

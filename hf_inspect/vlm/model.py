@@ -210,6 +210,11 @@ def merge_adapter(model: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":
     try:
         wrapped = get_peft_model(model, config)
         loaded = set_peft_model_state_dict(wrapped, weights)
+    except KeyError as error:
+        raise DataError(
+            f"the weights in {adapter} lack {error}, of a module that its adapter_config.json says was trained whole; "
+            "copy the folder again."
+        ) from None
     except (ValueError, RuntimeError) as error:  # PEFT: no module of these names, or of other shapes
         raise DataError(f"{adapter} does not fit this base ({error}); give the base it was trained on.") from None
     fresh = [name for name in loaded.missing_keys if "lora_" in name or "modules_to_save" in name]

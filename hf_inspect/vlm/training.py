@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
     from peft import LoraConfig, PeftModel
-    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin, TrainingArguments
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 Scores = NDArray[np.float64]
 Augment = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -336,19 +336,6 @@ def save_adapter(model: "PeftModel", folder: Path, base: str) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card knows nothing of this run
     config = files.read_json(folder / "adapter_config.json")
     files.write_json(folder / "adapter_config.json", {**config, "inference_mode": True})
-
-
-def publish(folder: Path, config: "TrainingArguments") -> str:
-    """Upload a finished folder, its card in it, to `hub_model_id` (default: the folder's name); returns the repository.
-
-    Checkpoints and TensorBoard's files stay here.
-    """
-    from huggingface_hub import HfApi
-
-    hub = HfApi(token=config.hub_token)
-    made = hub.create_repo(config.hub_model_id or folder.name, private=config.hub_private_repo, exist_ok=True)
-    hub.upload_folder(repo_id=made.repo_id, folder_path=folder, ignore_patterns=["checkpoint-*", "runs/*"])
-    return made.repo_id
 
 
 def _four_bits(kind: str, products: "torch.dtype", kept_whole: list[str]) -> "BitsAndBytesConfig":

@@ -65,8 +65,8 @@ def main():
             name: rows.shuffle(seed=0).select(range(min(arguments.max_rows, len(rows))))
             for name, rows in splits.items()
         }
+    runs.check_classes(task, *(sets.class_ids(splits[name], task) for name in ("train", "validation")))
     weights = student.class_weights(splits["train"], task, arguments.balance)
-    student.check_validation(splits["validation"], task)
     targets = {name: student.Targets.of(rows, task, arguments.soft_labels) for name, rows in splits.items()}
     rates = {} if arguments.drop_path is None else {"drop_path_rate": arguments.drop_path}
     parents = parents_of(arguments.base, arguments.weights)
@@ -77,8 +77,8 @@ def main():
     to_train = functools.partial(prepare, targets=targets["train"], augment=augment)
 
     training.remove_unused_columns = False
+    publication = runs.publication(training)
     made = runs.made_from(sets.read_head(arguments.data)["fingerprint"], arguments, training)
-    checkpoint = runs.resume_from(out, made)
     trainer = StudentTrainer(
         model=model,
         args=training,
@@ -91,7 +91,7 @@ def main():
         callbacks=[EarlyStoppingCallback(arguments.patience), runs.bound_checkpoints(made)],
     )
     trainer.accelerator.print(student.described(splits["train"], targets["train"]))
-    trainer.train(resume_from_checkpoint=checkpoint)
+    runs.train(trainer, made)
     trainer.save_model()
     if trainer.is_world_process_zero():
         (out / "training_args.bin").unlink()  # a pickle; the log holds the arguments
@@ -99,6 +99,8 @@ def main():
         sets.write_history(out, sets.record_history(arguments.data, used, [parents]))
         runs.write_training_log(trainer, arguments)
         write_card(out)
+        if publication:
+            publication.send(out)
 
 
 if __name__ == "__main__":

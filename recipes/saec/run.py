@@ -18,7 +18,7 @@ from hf_inspect import files
 from hf_inspect.data import read_head
 from hf_inspect.errors import DataError
 from hf_inspect.reports import results_table
-from hf_inspect.training import content_of, differences, parsed, run
+from hf_inspect.training import check_processes, content_of, differences, parsed, run
 
 NEEDED = {"train", "validation", "calibration", "test"}
 
@@ -119,6 +119,7 @@ def check(data: Path) -> None:
 
 def main() -> None:
     (chosen,) = parsed(Arguments)
+    check_processes(1, "start it by python, its trainings start their own")
     check(chosen.data)
     for step in steps(chosen):
         do(step, chosen.output_dir, read_head(chosen.data)["fingerprint"])

@@ -119,6 +119,7 @@ def main():
     rows = functools.partial(sft.rows_with_class_ids, arguments.data, task=question.task, max_rows=arguments.max_rows)
     splits = {name: rows(split=name) for name in (arguments.train_split, arguments.validation_split)}
     train, validation = splits[arguments.train_split], splits[arguments.validation_split]
+    training.check_classes(question.task, train[sft.CLASS_ID], validation[sft.CLASS_ID])
 
     dtype = fast_dtype() if arguments.bfloat16 else torch.float32
     config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
@@ -127,7 +128,7 @@ def main():
     augment = training.augmentation(arguments.side, arguments.jitter, arguments.min_crop) if arguments.augment else None
     train_rows = functools.partial(as_rows, soft_labels=arguments.soft_labels, augment=augment)
     config.remove_unused_columns = False
-    publish, config.push_to_hub = config.push_to_hub, False  # once, when it is whole, with our card
+    publication = training.publication(config)
     trainer = AdapterTrainer(
         model=model, args=config, processing_class=processor,
         train_dataset=train.with_transform(train_rows), eval_dataset=validation.with_transform(as_rows),
@@ -143,7 +144,7 @@ def main():
     made = training.made_from(read_head(arguments.data)["fingerprint"], arguments, config)
     trainer.add_callback(training.bound_checkpoints(made))
     with disable_input_dtype_casting(model):  # else each LoRA layer casts its input to float32 and back
-        trainer.train(resume_from_checkpoint=training.resume_from(out, made))
+        training.train(trainer, made)
     if trainer.is_world_process_zero():
         sft.save(trainer.model, processor, out, files.portable_name(arguments.base))
         trained_ids = trainer.data_collator([parity.canonical_row(question)])["input_ids"][0].tolist()
@@ -152,8 +153,8 @@ def main():
         write_history(out, record_history(arguments.data, splits, parents))
         training.write_training_log(trainer, arguments)
         write_card(out)
-        if publish:
-            sft.publish(out, config)
+        if publication:
+            publication.send(out)
 
 
 if __name__ == "__main__":
