@@ -22,6 +22,7 @@ from hf_inspect.hub import check
 from hf_inspect.schema import BINARY, Source
 from hf_inspect.students import LITE0, load_student, new_student, preprocess_of, training
 from hf_inspect.training import newest_whole_checkpoint
+from tests import launch
 from tests.conftest import png
 
 ROOT = Path(__file__).parent.parent
@@ -33,15 +34,18 @@ def command(data, out, *more):
 
 
 def train(data, out, *more):
-    done = subprocess.run(command(data, out, *more), cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = launch.recipe("edge_classifier", *command(data, out, *more)[len(LAUNCH) :])
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "training_log.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def trained(elpv, tmp_path_factory):
+    """What the documented command wrote, and its log."""
     out = tmp_path_factory.mktemp("edge") / "whole"
-    return out, train(elpv, out)
+    done = subprocess.run(command(elpv, out), cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, json.loads((out / "training_log.json").read_text())
 
 
 def test_the_folder_loads_by_the_ecosystem_s_own_calls(trained, elpv):
@@ -151,8 +155,8 @@ def test_a_checkpoint_cut_short_is_passed_over(trained, tmp_path):
 def test_an_unknown_key_fails(elpv, tmp_path):
     config = (ROOT / "recipes/edge_classifier/tiny.yaml").read_text() + "learning_rat: 1\n"
     (tmp_path / "typo.yaml").write_text(config)
-    typo = [*LAUNCH, "--config", tmp_path / "typo.yaml", "--data", elpv, "--output_dir", tmp_path / "out"]
-    done = subprocess.run(typo, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    typo = ["--config", tmp_path / "typo.yaml", "--data", elpv, "--output_dir", tmp_path / "out"]
+    done = launch.recipe("edge_classifier", *typo)
     assert done.returncode != 0
     assert "learning_rat" in done.stderr
 

@@ -24,7 +24,7 @@ from hf_inspect.schema import TaskSpec
 from hf_inspect.training import check_processes, parsed
 from hf_inspect.vlm import VLM, families, parity, training
 from hf_inspect.vlm import tiny as tiny_bases
-from tests import raw, tiny
+from tests import launch, raw, tiny
 from tests.test_solar import COUNTS
 
 ROOT = Path(__file__).parent.parent
@@ -34,13 +34,14 @@ WHOLE = {"qwen2_5_vl": "merger", "smolvlm": "connector", "llava": "multi_modal_p
 TARGETS = r".*(text|language)_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
-def launch(command, *more, **environment):
-    """Run a documented command as the README gives it, its program taken from beside this Python."""
-    program, *arguments = command.split()
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(program)), *arguments, *map(str, more)],
-        cwd=ROOT, capture_output=True, text=True, timeout=480, env=os.environ | environment,
-    )  # fmt: skip
+def launched(command, *more):
+    """Run a documented command, its program taken from beside this Python; one process is a fork."""
+    program, verb, *arguments = command.split()
+    if arguments[0].endswith(".py"):
+        done = launch.script([*arguments, *more], launch.ON_A_CPU)
+    else:
+        line = [str(Path(sys.executable).with_name(program)), verb, *arguments, *map(str, more)]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -85,7 +86,7 @@ def trained(request, elpv, cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / request.param
     command = f"accelerate launch recipes/vlm_sft/train.py --config recipes/vlm_sft/tiny_{request.param}.yaml"
     assert command in (ROOT / "recipes/README.md").read_text()
-    return request.param, out, launch(command, "--data", elpv, "--output_dir", out)
+    return request.param, out, launched(command, "--data", elpv, "--output_dir", out)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -126,7 +127,7 @@ def test_two_processes_give_the_losses_of_one(trained, elpv, tmp_path):
     )
     assert command in (ROOT / "recipes/README.md").read_text()
     batch = ["--per_device_train_batch_size", 8]
-    launch(command.replace("smolvlm", name), "--data", elpv, "--output_dir", tmp_path / "two", *batch)
+    launched(command.replace("smolvlm", name), "--data", elpv, "--output_dir", tmp_path / "two", *batch)
     assert (log_of(tmp_path / "two")["processes"], log_of(one)["processes"]) == (2, 1)
     assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=5e-4)  # Qwen 1e-4, the others 1e-6
     assert log_of(tmp_path / "two")["best"] == pytest.approx(log_of(one)["best"], rel=1e-4)
@@ -322,8 +323,7 @@ def test_settings_that_nobody_knows_are_a_sentence(recipe, tmp_path):
     stated = yaml.safe_load((ROOT / "recipes" / recipe).with_name("tiny.yaml").read_text())
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(stated | {"lora_rank": 4}))
     for config, said in ((tmp_path / "wrong.yaml", "lora_rank"), (tmp_path / "missing.yaml", "missing.yaml")):
-        command = [sys.executable, f"recipes/{recipe}", "--config", str(config)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = launch.script([f"recipes/{recipe}", "--config", config])
         assert done.returncode == 1
         assert said in done.stderr
         assert "Traceback" not in done.stderr

@@ -2,8 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,19 +9,15 @@ import pytest
 
 from hf_inspect import files
 from hf_inspect.data import build
-from tests import raw
+from tests import launch, raw
 
 ROOT = Path(__file__).parent.parent
 ROWS = ("edge", "vlm", "vlm_zero_shot", "baseline")
 
 
 def run(data, out, cache, *given):
-    command = [sys.executable, "recipes/saec/run.py", "--config", "recipes/saec/tiny.yaml"]
-    environment = os.environ | {"HF_INSPECT_CACHE": str(cache)}
-    more = ["--data", str(data), "--output_dir", str(out)]
-    return subprocess.run(
-        [*command, *more, *given], cwd=ROOT, capture_output=True, text=True, timeout=580, env=environment
-    )
+    command = ["recipes/saec/run.py", "--config", "recipes/saec/tiny.yaml", "--data", data, "--output_dir", out]
+    return launch.script([*command, *given], {"HF_INSPECT_CACHE": str(cache)}, timeout=580)
 
 
 @pytest.fixture(scope="module")

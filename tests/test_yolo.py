@@ -28,14 +28,13 @@ from hf_inspect.runtime import Engine
 from hf_inspect.schema import BINARY
 from hf_inspect.students import load_student, new_student, preprocess_of
 from hf_inspect.students.yolo import NETWORKS, YoloStudentConfig, yolo_processor
-from tests import tiny_edge
+from tests import launch, tiny_edge
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(  # not importorskip: an import of ours sets where Ultralytics writes its settings
     importlib.util.find_spec("ultralytics") is None, reason="the extra `yolo` is not installed"
 )
 BASE, SIDE = NETWORKS[0], 64
-LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "recipes/edge_classifier/train.py"]
 BOTH = "CC-BY-NC-SA-4.0 AND AGPL-3.0"
 
 
@@ -52,8 +51,8 @@ def cache(tmp_path_factory):
 def trained(elpv, tmp_path_factory):
     """What the recipe's documented command wrote, on ELPV."""
     out = tmp_path_factory.mktemp("yolo") / "trained"
-    command = [*LAUNCH, "--config", "recipes/edge_classifier/tiny_yolo.yaml", "--data", elpv, "--output_dir", out]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    arguments = ["--config", "recipes/edge_classifier/tiny_yolo.yaml", "--data", elpv, "--output_dir", out]
+    done = launch.recipe("edge_classifier", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 
