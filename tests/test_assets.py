@@ -10,8 +10,11 @@ from PIL import Image
 from hf_inspect import Inspector, demo, files
 from hf_inspect.cascade import policy_from_dict
 from hf_inspect.data import load_split
-from hf_inspect.reports import results_table
-from hf_inspect.scoring import read_rows
+from hf_inspect.inspector import load_policies
+from hf_inspect.reports import cascade_report, model_report, results_table
+from hf_inspect.schema import TaskSpec
+from hf_inspect.scoring import Answers, Scores, read_rows
+from hf_inspect.vlm import ScriptedVLM
 
 ROOT = Path(__file__).parent.parent
 ASSETS = demo.assets()
@@ -82,6 +85,45 @@ def test_the_scores_give_the_results_again():
     stated = files.read_json(ASSETS / "cascade.json")["policies"]["calibrated"]
     routes = policy_from_dict(stated).route_batch(edge)
     assert RESULTS["cascade"]["calibrated"]["vlm_calls"] == int((routes.codes == -1).sum())
+
+
+def figures(report, at=""):
+    """Every figure with an interval, by where it stands."""
+    for key, value in report.items() if isinstance(report, dict) else enumerate(report):
+        if isinstance(value, dict) and "method" in value:
+            yield f"{at}/{key}", value
+        elif isinstance(value, dict | list):
+            yield from figures(value, f"{at}/{key}")
+
+
+def test_the_scores_give_every_figure_and_its_limits_again():
+    """Of models and policies, by the methods that results.json states."""
+    rows = read_rows(ASSETS / demo.TEST_SCORES)
+    task = TaskSpec.from_dict(RESULTS["task"], "results.json")
+    answers = {
+        name: Answers(*(np.array([row[name][key] for row in rows]) for key in ("severity", "probabilities")))
+        for name in ("edge", "vlm")
+    }
+    classes, groups = (
+        np.array(column) for column in zip(*((task.index(r["class"]), r["group"]) for r in rows), strict=True)
+    )
+    complexity = np.array([row["complexity"] for row in rows])
+    sources = [row["source"] for row in rows]
+    numbers = np.arange(len(rows))
+    scores = Scores(task, ASSETS / "none", numbers, sources, classes, groups, complexity, answers, [], "begun")
+    found = {
+        "edge_int8": model_report(scores, "edge", ScriptedVLM([0.5], task)),
+        "vlm": model_report(scores, "vlm", ScriptedVLM([0.5], task)),
+        "cascade": {name: cascade_report(scores, policy) for name, policy in load_policies(ASSETS).items()},
+    }
+    stated = dict(figures({name: RESULTS[name] for name in found}))
+    again = dict(figures(found))
+    own = {at: figure for at, figure in stated.items() if "/edge_alone/" not in at}
+    assert len(own) > 70
+    for at, figure in own.items():
+        assert figure["method"] == again[at]["method"], at
+        for key in {"value", "k", "n", "low", "high"} & figure.keys():
+            assert figure[key] == (again[at][key] and pytest.approx(again[at][key], abs=1e-9)), (at, key)
 
 
 def logit(p):
