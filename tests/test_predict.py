@@ -452,6 +452,8 @@ def test_folders_behind_links_are_walked_once(cascade, tmp_path):
     (root / "a_latest").symlink_to(root / "b")  # a name that changes with the day: its own name is kept
     assert entries(root) == (["b/2.png", "a/1.png", "a/deep/3.png"], 0)
     assert entries(root / "a") == (["1.png", "deep/3.png"], 0)
+    given, _ = find_images([root, mounted])  # its own name where it is given one
+    assert given == [root / "b/2.png", mounted / "1.png", mounted / "deep/3.png"]
     assert run(cascade, [root])["label"] == {"defect": 3}
 
 
