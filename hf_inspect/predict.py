@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -73,18 +73,16 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], int]:
     circle, and a folder that has an image's name and nothing in it, as it stands where an image was meant to be.
     """
     found: dict[Path, None] = {}
-    other, walked = 0, set[tuple[int, int]]()
-    for path in paths:
+    other, walked, waiting = 0, set[tuple[int, int]](), list(paths)
+    for path in waiting:  # which grows by folders behind links
         if not os.path.isdir(path):  # False where Path.is_dir would raise
             found[path] = None
             continue
-        folders = deque([path])
-        while folders:
-            for inside, wanted in _walk(folders.popleft(), walked, folders):
-                if wanted:
-                    found[inside] = None
-                else:
-                    other += 1
+        for inside, wanted in _walk(path, walked, waiting):
+            if wanted:
+                found[inside] = None
+            else:
+                other += 1
     return list(found), other
 
 
@@ -116,8 +114,8 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return {"label": dict(label), "decided_by": dict(decided_by), "reason": dict(reason)}
 
 
-def _walk(folder: Path, walked: set[tuple[int, int]], linked: deque[Path]) -> Iterator[tuple[Path, bool]]:
-    """What lies in a folder, in order, and whether it is to be inspected; folders behind links are put to `linked`.
+def _walk(folder: Path, walked: set[tuple[int, int]], linked: list[Path]) -> Iterator[tuple[Path, bool]]:
+    """What lies in a folder, in order, and whether it is to be inspected; folders behind links go to `linked`.
 
     `walked` holds device and inode of the folders that were walked, which are not walked again.
     """

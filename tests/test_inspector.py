@@ -341,6 +341,27 @@ def test_a_strip_that_a_processor_refuses_is_undecided_among_its_neighbours(tmp_
     assert "aspect ratio must be smaller than 200, got 210" in found[3].reason
 
 
+def test_a_logit_that_is_no_number_is_its_part_s_alone(tmp_path, monkeypatch):
+    """As half precision overflows at one image: the real VLM's whole batch was refused."""
+    edge = Inspector.from_pretrained(brightness_cascade(tmp_path / "cascade", tiny.QUESTION.task))
+    vlm = VLM.from_pretrained(tiny.loud_base(tmp_path / "base"), question=tiny.QUESTION, dtype=torch.float32)
+    inspector, own = dataclasses.replace(edge, vlm=vlm), VLM.log_p
+    parts = [middling(seed) for seed in range(6)]
+    wanted = [vlm.predict([part])[0].severity for part in parts]
+
+    def overflowing(self, inputs):
+        found = own(self, inputs)
+        found[inputs["pixel_values"].flatten(2).std(2).amax(1).numpy() < 1e-3] = np.nan
+        return found
+
+    monkeypatch.setattr(VLM, "log_p", overflowing)
+    found = list(inspector.inspect([*parts[:2], grey(128, 64), *parts[2:]]))
+    assert [one.decided_by for one in found] == ["vlm"] * 2 + ["rule"] + ["vlm"] * 4
+    assert [one.severity for one in found if one.decided_by == "vlm"] == pytest.approx(wanted, abs=1e-4)
+    assert found[2].label == "undecided"
+    assert "not finite" in found[2].reason
+
+
 # A live source.
 
 
