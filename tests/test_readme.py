@@ -53,7 +53,7 @@ ELSEWHERE = {
     ". .venv/bin/activate": ("Makefile", "$(PYTHON) -m venv .venv"),
     'pip install "hf_inspect-0.1.0-py3-none-any.whl[edge]"': ("Makefile", "$$(ls dist/*.whl)[edge]"),
     "HF_INSPECT_CASCADE=outputs/cascade python spaces/cascade/app.py": ("tests/space.py", '"HF_INSPECT_CASCADE"'),
-    "hf-inspect push spaces/cascade org/space --public": ("tests/test_space.py", 'push(space, "acme/space", private=False'),
+    "hf-inspect push spaces/cascade org/space --public": ("tests/test_space.py", 'push(space, "acme/space", private'),
     "hf-inspect data build elpv --accept-license --out outputs/data/elpv": ("tests/conftest.py", 'build("elpv"'),
     "hf-inspect data build solar_panels --download --accept-license --out outputs/data/solar_panels": (
         "tests/test_solar.py", '{"download": True}',
