@@ -285,7 +285,7 @@ def test_a_run_that_stopped_early_stops_there_again_and_keeps_its_patience(tmp_p
 
 
 MANY = {"max_steps": 24, "save_steps": 1, "save_total_limit": 3}
-KILLS = int(os.environ.get("HF_INSPECT_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("HF_INSPECT_TEST_KILLS", "8"))
 
 
 def train_to_the_end(out):
