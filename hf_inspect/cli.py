@@ -119,11 +119,11 @@ def export(
     int8: bool = False,
 ) -> None:
     """Export a student for the edge, or nothing if the export answers differently."""
-    from hf_inspect.export import export_student
+    from hf_inspect.export import described, export_student
 
     if to != "openvino":
         raise typer.BadParameter(f"{to!r} is not known; use openvino.", param_hint="--to")
-    print(f"{out}: {export_student(student, out, data=calibrate, int8=int8)}")
+    print(f"{out}:\n{described(export_student(student, out, data=calibrate, int8=int8))}")
 
 
 @app.command()

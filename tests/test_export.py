@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from hf_inspect.errors import DataError, MissingExtraError, ParityError
 from hf_inspect.export import export_student
 from hf_inspect.export import student as command
 from hf_inspect.export.openvino import CALIBRATION_IMAGES, ranks, stratified
-from hf_inspect.export.parity import FP32, INT8, refuse_beyond
+from hf_inspect.export.parity import FP32, INT8, described, refuse_beyond, refuse_few
 from hf_inspect.images import load
 from hf_inspect.runtime import INSPECT, MODEL, TRAINED_ON, Engine
 from hf_inspect.schema import BINARY, History, TaskSpec
 from hf_inspect.students import load_student, new_student
+from hf_inspect.tasks import TASKS
+from hf_inspect.tasks.classification import of_probabilities
 from tests import tiny_edge
 
 
@@ -55,6 +58,11 @@ def test_int8_stays_within_its_limits(contents, by_pipeline):
     assert report["flips"]["k"] <= 1
     assert report["max_change"] == pytest.approx(np.abs(found - by_pipeline).max(), abs=1e-4)
     assert report["max_change"] > 1e-3, "the weights are not quantized"
+    assert report["thresholds"][0]["at"] == 0.5
+    assert len(report["thresholds"]) == 3
+    for one in report["thresholds"]:
+        assert (one["passed"]["n"], one["rejected"]["n"]) == (60, 60)
+        assert max(one["passed"]["k"], one["rejected"]["k"]) <= 1
     assert report["accuracy"]["before"]["k"] - report["accuracy"]["after"]["k"] <= 0.005 * 120
     sizes = [(tiny_edge.exported(int8) / "openvino_model.bin").stat().st_size for int8 in (True, False)]
     assert sizes[0] < 0.4 * sizes[1]
@@ -132,7 +140,7 @@ def test_ranges_that_clip_defects_are_caught(tmp_path, monkeypatch):
 
 def report(flips, change, lost, n=400):
     accuracy = {"before": {"k": 350}, "after": {"k": 350 - lost}}
-    return {"flips": {"k": flips, "n": n}, "max_change": change, "accuracy": accuracy}
+    return {"flips": {"k": flips, "n": n}, "max_change": change, "accuracy": accuracy, "thresholds": [], "classes": {}}
 
 
 @pytest.mark.parametrize(
@@ -155,6 +163,105 @@ def test_the_limits_themselves_pass(limits, passes, tmp_path):
 def test_a_broken_limit_is_named(limits, breaks, words, tmp_path):
     with pytest.raises(ParityError, match=words):
         refuse_beyond(breaks, limits, tmp_path)
+
+
+def compared(before, after, defect):
+    """The report of severities (n,) before and after an export, of the task good and defect."""
+    answers = [of_probabilities(np.stack([1 - p, p], 1), BINARY) for p in (before, after)]
+    return TASKS[BINARY.kind].compare(BINARY, defect.astype(np.int64), *answers) | {"split": "validation"}
+
+
+@pytest.fixture
+def lopsided():
+    """Severities of 990 good parts and 10 defects, well apart but for what a test moves; which are defects."""
+    defect = np.arange(1000) < 10
+    return np.where(defect, 0.9, 0.1) + np.random.default_rng(0).uniform(-0.02, 0.02, 1000), defect
+
+
+def test_half_of_few_defects_do_not_pass_for_being_few_among_all(lopsided, tmp_path):
+    before, defect = lopsided
+    after = np.where(np.arange(1000) < 5, 0.45, before)
+    found = compared(before, after, defect)
+    assert found["flips"]["k"] <= INT8.flips * 1000
+    lost = found["accuracy"]["before"]["k"] - found["accuracy"]["after"]["k"]
+    assert lost <= INT8.accuracy_fall * 1000
+    words = r"5 of 10 \(50\.0%; 18\.7% to 81\.3%\) defects newly pass at severity 0\.5 .*; limit 2%\)"
+    with pytest.raises(ParityError, match=words):
+        refuse_beyond(found, INT8, tmp_path)
+    assert "5 of 10 (50.0%" in described(found)
+
+
+def test_good_parts_are_counted_by_themselves_too(lopsided, tmp_path):
+    before, defect = 1 - lopsided[0], ~lopsided[1]  # ten good parts among 1,000
+    after = np.where(np.arange(1000) < 3, 0.55, before)
+    with pytest.raises(ParityError, match=r"3 of 10 \(30\.0%.*\) good parts are newly rejected at severity 0\.5 "):
+        refuse_beyond(compared(before, after, defect), INT8, tmp_path)
+
+
+def test_what_moves_at_a_cascade_s_threshold_counts_though_nothing_does_at_a_half(tmp_path):
+    """40 defects from 0.2 to 0.98: a cascade at an escape of 5 % decides between the second and the third of them."""
+    defect = np.arange(240) < 40
+    before = np.where(defect, np.linspace(0.2, 0.98, 40)[np.arange(240) % 40], 0.05)
+    after = np.where(defect & (before < 0.45), before - 0.12, before)
+    found = compared(before, after, defect)
+    assert found["flips"]["k"] == 0
+    at_half, low, high = found["thresholds"]
+    assert (at_half["at"], at_half["passed"]["k"]) == (0.5, 0)
+    inner = np.sort(before[defect])
+    assert low["at"] == pytest.approx((inner[1] + inner[2]) / 2)
+    assert low["passed"]["k"] == ((before >= low["at"]) & (after < low["at"]) & defect).sum() > 1
+    with pytest.raises(ParityError, match=r"defects newly pass at severity 0\.\d+ \(5% of the defects lie below"):
+        refuse_beyond(found, INT8, tmp_path)
+    assert high["at"] == 0.05, "the good parts are all alike"
+
+
+def test_no_threshold_is_an_image_s_own_severity():
+    """It would be crossed by any change whatever, and each FP32 export refused."""
+    rng = np.random.default_rng(3)
+    for n in (1, 7, 20, 40, 101):
+        defect = np.arange(2 * n) < n
+        before = np.where(defect, rng.uniform(0.3, 1, 2 * n), rng.uniform(0, 0.6, 2 * n))
+        found = compared(before, before - 1e-9, defect)
+        for one in found["thresholds"]:
+            assert one["at"] not in before
+            assert (one["passed"]["k"], one["rejected"]["k"]) == (0, 0)
+        below, above = (found["thresholds"][i]["at"] for i in (1, 2))
+        assert (before[defect] < below).sum() == int(0.05 * n)
+        assert (before[~defect] > above).sum() == int(0.10 * n)
+
+
+def test_one_class_of_several_taken_for_another_is_named(tmp_path):
+    task = TaskSpec.of(("good", "crack", "dent"), good=["good"])
+    classes = np.repeat([0, 1, 2], [950, 40, 10])
+    sure = np.eye(3)[classes] * 0.85 + 0.05
+    swapped = np.where((np.arange(1000) >= 998)[:, None], sure[:, [0, 2, 1]], sure)  # two of ten dents look like cracks
+    answers = [of_probabilities(p, task) for p in (sure, swapped)]
+    found = TASKS[task.kind].compare(task, classes, *answers)
+    assert (found["flips"]["k"], found["classes"]["dent"]["k"]) == (2, 2)
+    with pytest.raises(ParityError, match=r"2 of 10 \(20\.0%; .*\) images of dent are taken for another class"):
+        refuse_beyond(found, INT8, tmp_path)
+
+
+class Rows:
+    """A split of so many good images and defects, as `class_ids` reads it."""
+
+    def __init__(self, good, defects):
+        self.ids = [0] * good + [1] * defects
+
+    def __len__(self):
+        return len(self.ids)
+
+
+@pytest.mark.parametrize(("good", "defects"), [(3, 0), (40, 9), (9, 40), (0, 50)])
+def test_int8_is_not_judged_on_a_few_images_or_on_one_side(good, defects, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_inspect.export.parity.load_split", lambda data, split: Rows(good, defects))
+    monkeypatch.setattr("hf_inspect.export.parity.class_ids", lambda rows, task: rows.ids)
+    with pytest.raises(DataError, match=r"an INT8 export is judged by at least 10 of each; build .* or export FP32"):
+        export_student(tiny_edge.student(), tmp_path / "out", data=tiny_edge.data(), int8=True)
+    assert list(tmp_path.iterdir()) == []
+    student = load_student(tiny_edge.student())
+    with nullcontext() if good and defects else pytest.warns(UserWarning, match="how the export answers these was not"):
+        refuse_few(student, tmp_path, "validation", FP32)
 
 
 # Calibration images.

@@ -187,6 +187,19 @@ def test_what_was_pulled_stays_usable_without_the_hub(hub, cascade, monkeypatch)
         quiet_push(cascade, "acme/cascade")
 
 
+def test_offline_what_the_cache_holds_of_a_repository_is_named(hub, cascade, monkeypatch):
+    commit = quiet_push(cascade, "acme/cascade").rpartition("/")[2]
+    repo = hub.repos["models", "acme/cascade"]
+    repo.tags["v1"] = commit
+    Inspector.from_pretrained("acme/cascade")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    held = rf"acme/cascade@v1 is no folder here, .* reached; of acme/cascade the cache holds {commit} \(main\): ask for"
+    with pytest.raises(HubError, match=held) as refused:
+        Inspector.from_pretrained("acme/cascade", revision="v1")
+    assert str(refused.value).endswith(f"as acme/cascade@{commit}.")
+    assert Inspector.from_pretrained("acme/cascade", revision=commit)(png(grey(20))).label == "good"
+
+
 def test_hf_on_the_command_line_downloads_it(hub, cascade, tmp_path):
     quiet_push(cascade, "acme/cascade")
     command = [Path(sys.executable).with_name("hf"), "download", "acme/cascade", "--local-dir", tmp_path / "there"]

@@ -193,6 +193,19 @@ def test_a_base_without_a_chat_template_is_refused(moved, tmp_path):
         VLM.from_pretrained(bare, moved[1])
 
 
+def test_an_adapter_without_a_module_that_it_trained_whole_is_a_sentence(moved):
+    from safetensors.torch import load_file, save_file
+
+    base, adapter = moved
+    [whole] = files.read_json(adapter / "adapter_config.json")["modules_to_save"]
+    held = load_file(adapter / "adapter_model.safetensors")
+    kept = {name: value for name, value in held.items() if f".{whole}." not in name or "lora_" in name}
+    assert 0 < len(kept) < len(held)
+    save_file(kept, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=rf"the weights in .* lack '.*{whole}.*trained whole; copy the folder again"):
+        VLM.from_pretrained(base, adapter)
+
+
 def test_an_adapter_of_another_family_is_refused(moved, cache):
     other = (
         "tiny-llava"
@@ -336,6 +349,28 @@ def recipe_module(name):
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("name", ["vlm_sft/train", "edge_classifier/train"])
+@pytest.mark.parametrize(("split", "wanted"), [("train", "train on is defect"), ("validation", "is a defect one")])
+def test_one_class_alone_is_said_before_a_model_is_made(elpv, cache, monkeypatch, tmp_path, name, split, wanted):
+    def goods_alone(folder, asked):
+        rows = load_split(folder, asked)
+        return rows.select([i for i, label in enumerate(rows["label"]) if not label]) if asked == split else rows
+
+    def make(*given, **more):
+        raise AssertionError("a model was made")
+
+    for place in ("hf_inspect.data.load_split", "hf_inspect.vlm.training.load_split"):
+        monkeypatch.setattr(place, goods_alone)
+    module = recipe_module(name)
+    monkeypatch.setattr(module, "load" if "vlm" in name else "new_student", make)
+    tiny_yaml = (ROOT / "recipes" / name).with_name("tiny.yaml")
+    given = ["--config", tiny_yaml, "--data", elpv, "--output_dir", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["x.py", *map(str, given)])
+    with pytest.raises(DataError, match=rf"none of the \d+ images to .*{wanted}"):
+        module.main()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

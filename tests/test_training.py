@@ -2,6 +2,9 @@
 
 import errno
 import json
+import multiprocessing
+import os
+import random
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,6 +282,51 @@ def test_a_run_that_stopped_early_stops_there_again_and_keeps_its_patience(tmp_p
     killed = best_first(tmp_path / "killed", EarlyStoppingCallback(2))
     assert killed.state.global_step == 6, "its patience began anew"
     assert torch.equal(weights(killed), weights(again))
+
+
+MANY = {"max_steps": 24, "save_steps": 1, "save_total_limit": 3}
+KILLS = int(os.environ.get("HF_INSPECT_TEST_KILLS", "8"))
+
+
+def train_to_the_end(out):
+    """A run with a checkpoint a step, in a process of its own."""
+    log_of(train(Path(out), of(Path(out), **MANY), **MANY), Path(out))
+
+
+def test_kill_9_at_random_moments_of_a_resume_loses_nothing_and_changes_nothing(tmp_path):
+    """The child's fork server has imported all; so it is killed as it starts, loads, trains, saves and tidies up."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.test_training"])
+    train_to_the_end(tmp_path / "undisturbed")
+    wanted, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    rng, reached, kills = random.Random(0), [], 0
+    while kills < KILLS:
+        child = processes.Process(target=train_to_the_end, args=(str(killed),))
+        child.start()
+        child.join(0.0 if not kills else rng.uniform(0.2, 2.5))
+        if child.is_alive():
+            child.kill()
+            child.join()
+            kills += 1
+        else:
+            assert child.exitcode == 0
+        reached.append(int((newest_whole_checkpoint(killed) or "-0").rpartition("-")[2]))
+        if (killed / "training_log.json").exists():  # it came to its end: from the beginning again
+            assert same_end(wanted, killed)
+            shutil.rmtree(killed)
+            reached.append(0)
+        elif len(reached) > 1:
+            assert reached[-1] >= reached[-2], "a kill cost a whole checkpoint"
+    train_to_the_end(killed)
+    assert same_end(wanted, killed)
+    assert any(0 < step < MANY["max_steps"] for step in reached), reached
+
+
+def same_end(one, other):
+    """Whether two finished runs have the same newest weights and logs."""
+    last = [(folder / "checkpoint-24" / "model.safetensors").read_bytes() for folder in (one, other)]
+    logs = [(folder / "training_log.json").read_text() for folder in (one, other)]
+    return last[0] == last[1] and logs[0] == logs[1]
 
 
 # What the record says.

@@ -8,7 +8,7 @@ from hf_inspect import files
 from hf_inspect.data import load_split, read_head, read_task, write_history
 from hf_inspect.errors import DataError
 from hf_inspect.export.openvino import write_fp32, write_int8
-from hf_inspect.export.parity import FP32, INT8, compare, refuse_beyond
+from hf_inspect.export.parity import FP32, INT8, compare, refuse_beyond, refuse_few
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON, Engine
 from hf_inspect.students import Student, load_student
 
@@ -17,15 +17,16 @@ def export_student(student: Path, out: Path, *, data: Path, int8: bool) -> dict[
     """Export a student's folder to OpenVINO in `out` and return the parity report that inspect.json carries.
 
     INT8 is calibrated on images of the train split of `data`. On every image of its validation split the written
-    folder is run as the edge will run it and compared with the torch student in fp32; beyond the limits (no decision
-    flips and |change of a class's probability| <= 1e-3; INT8: 1 % flips, accuracy falls by 0.5 points) nothing is
-    written: ParityError. DataError where the student and the data are of different tasks.
+    folder is run as the edge will run it and compared with the torch student in fp32; beyond the limits of
+    `parity.FP32` or `parity.INT8`, which are of each side and class, nothing is written: ParityError. DataError where
+    the student and the data are of different tasks, or where validation holds too few of a side to judge INT8 by.
     """
     source = load_student(student)
     if not source.history.sources:
         raise DataError(f"{student / TRAINED_ON} states no training data and licence; train the student again.")
     source.task.refuse_other(read_task(data), f"the student {student}", f"the data {data}")
     limits = INT8 if int8 else FP32
+    refuse_few(source, data, "validation", limits)
     with files.staged_folder(out, [student, data]) as stage:
         if int8:
             write_int8(source, stage, load_split(data, "train"))

@@ -101,8 +101,25 @@ def _sentence(what: str, error: BaseException) -> str:
     if isinstance(error, httpx.TransportError):
         return f"{what}: no connection to {ENDPOINT} ({type(error).__name__}); run the command again, it goes on."
     if isinstance(error, LocalEntryNotFoundError):
-        return f"{what} is no folder here, not in the cache, and {ENDPOINT} cannot be reached."
+        return f"{what} is no folder here, not in the cache, and {ENDPOINT} cannot be reached{_held(what)}."
     return f"{what}: {_one_line(error)}"
+
+
+def _held(what: str) -> str:
+    """What the cache holds of a repository `org/name[@revision]` at other revisions, to end a sentence with."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    name = what.partition("@")[0]
+    try:
+        repos = [one for one in scan_cache_dir().repos if (one.repo_id, one.repo_type) == (name, "model")]
+    except CacheNotFound:
+        return ""
+    revisions = sorted((one for repo in repos for one in repo.revisions), key=lambda one: one.commit_hash)
+    if not revisions:
+        return ""
+    named = [" ".join([one.commit_hash, *(f"({ref})" for ref in sorted(one.refs))]) for one in revisions]
+    return f"; of {name} the cache holds {', '.join(named)}: ask for one, as {name}@{revisions[0].commit_hash}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,6 +13,8 @@ from hf_inspect.schema import Prediction, TaskSpec
 from hf_inspect.tasks.canvas import as_text, new_figure, png_of
 
 THRESHOLD = 0.5  # severity from which an image counts as a defect where no cascade says otherwise
+ESCAPE, OVERKILL = 0.05, 0.10  # shares of defects below, of good parts above, that `calibrate` allows unless told
+_LOW, _HIGH = f"{ESCAPE:.0%} of the defects lie below", f"{OVERKILL:.0%} of the good parts lie above"
 
 
 def decode(outputs: NDArray[np.float64], task: TaskSpec) -> list[Prediction]:
@@ -36,19 +38,54 @@ def of_probabilities(p: NDArray[np.float64], task: TaskSpec) -> list[Prediction]
 def compare(
     task: TaskSpec, classes: NDArray[np.int64], before: Sequence[Prediction], after: Sequence[Prediction]
 ) -> dict[str, Any]:
-    """Answers of n images before and after an export -> flips {"k", "n"}, max_change, accuracy before and after.
+    """Answers of n images before and after an export -> what changed; `classes` (n,) are ids in the task's order.
 
-    A flip is another likeliest class, or another side of severity 0.5. `classes` (n,) are ids in the task's order.
+    `flips` {"k", "n"} counts another likeliest class, or another side of severity 0.5; `classes` has, by name, the rate
+    of images with another likeliest class. `thresholds` lists, at 0.5 and where a cascade's are likely to be set, the
+    rates of defects that newly fall below and of good parts that newly come above. Besides max_change (of a class's
+    probability), and accuracy before and after.
     """
     p = [np.array([one.probabilities for one in answers]) for answers in (before, after)]
-    severe = [task.severity(one) >= THRESHOLD for one in p]
+    severity, defect = [task.severity(one) for one in p], task.is_defect[classes]
     said = [task.likeliest(one) for one in p]
-    flips = (severe[0] != severe[1]) | (said[0] != said[1])
+    other = said[0] != said[1]
+    flips = other | ((severity[0] >= THRESHOLD) != (severity[1] >= THRESHOLD))
     right = {when: int((one == classes).sum()) for when, one in zip(("before", "after"), said, strict=True)}
     return {
         "flips": {"k": int(flips.sum()), "n": len(classes)},
+        "classes": {
+            name: metrics.rate(int(other[classes == i].sum()), int((classes == i).sum()))
+            for i, name in enumerate(task.classes)
+        },
+        "thresholds": [
+            {"at": at, "why": why, **_crossings(severity, defect, at)}
+            for why, at in _thresholds(severity[0], defect).items()
+        ],
         "max_change": float(np.abs(p[1] - p[0]).max(initial=0.0)),
         "accuracy": {when: metrics.rate(k, len(classes)) for when, k in right.items()},
+    }
+
+
+def _thresholds(severity: NDArray[np.float64], defect: NDArray[np.bool_]) -> dict[str, float]:
+    """Severities to compare answers at, each by what it is: between the two images that a share of a side lies beside.
+
+    A threshold that is an image's own severity would be crossed by any change whatever.
+    """
+    found = {"as likely as not": THRESHOLD}
+    for why, side, share in ((_LOW, severity[defect], ESCAPE), (_HIGH, -severity[~defect], OVERKILL)):
+        if len(side):
+            ordered, k = np.sort(side), int(share * len(side))
+            edge = ordered[k - 1] if k else (0.0 if why == _LOW else -1.0)
+            found[why] = abs(float(edge + ordered[k]) / 2)
+    return found
+
+
+def _crossings(severity: Sequence[NDArray[np.float64]], defect: NDArray[np.bool_], at: float) -> dict[str, Any]:
+    before, after = (one >= at for one in severity)
+    passed, rejected = before & ~after & defect, ~before & after & ~defect
+    return {
+        "passed": metrics.rate(int(passed.sum()), int(defect.sum())),
+        "rejected": metrics.rate(int(rejected.sum()), int((~defect).sum())),
     }
 
 
