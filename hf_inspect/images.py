@@ -134,12 +134,13 @@ def read(path: str | os.PathLike[str]) -> bytes:
         raise DataError(f"{path} cannot be opened ({why}); check the name and its permissions.") from error
 
 
-def size(content: bytes) -> tuple[int, int]:
-    """Width and height that an image file's header states, in pixels as stored; (0, 0) where it cannot be read."""
+def header(content: bytes) -> tuple[str, int, int]:
+    """Format, width and height that an image file states, in pixels as stored; "", 0, 0 where it cannot be read."""
     try:
-        return _open(BytesIO(content), "the image").size
+        image = _open(BytesIO(content), "the image")
+        return str(image.format), *image.size
     except Exception:  # what Pillow raises on a hostile header; `load` says what is wrong with it
-        return 0, 0
+        return "", 0, 0
 
 
 def resize(rgb: Rgb, preprocess: Preprocess) -> Rgb:

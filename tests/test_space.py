@@ -1,10 +1,12 @@
 """What the Space says: thresholds over stored scores, verdicts, tables; what it takes; and how it goes up."""
 
+import asyncio
 import csv
 import importlib.util
 import io
 import shutil
 import sys
+import time
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +26,7 @@ from hf_inspect.cli import app
 from hf_inspect.errors import DataError, HubError, MissingExtraError
 from hf_inspect.hub import check, push
 from hf_inspect.inspector import load_policies
-from hf_inspect.reports import page
+from hf_inspect.reports import page, uploads
 from hf_inspect.reports.plots import what_if_plot
 from hf_inspect.schema import Part, Prediction, Verdict
 from hf_inspect.scoring import read_rows
@@ -196,14 +198,106 @@ def test_uploads_beyond_the_limits_are_refused_in_a_sentence(inspector, monkeypa
     assert [verdict.label for verdict in found] == ["good", "unreadable", "unreadable", "defect"]
     assert found[1].reason == "the file has 2.1 MB, this page takes 2; send a smaller one"
     assert found[2].reason == "1000001 x 1 pixels are more than the 1 million of this page; scale it down"
+
+
+def saved(image, kind):
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, kind)
+    return content.getvalue()
+
+
+def test_formats_that_take_seconds_to_read_are_refused_from_their_header(inspector):
+    texts = b"P3\n1290 1290\n255\n" + b"255 " * (3 * 1290 * 1290)  # 20 MB: 2.3 s to read
+    kinds = ("PPM", "JPEG2000", "PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
+    begin = time.process_time()
+    found = page.inspect_uploads(inspector, [texts, *(saved(grey(20), kind) for kind in kinds)])
+    assert time.process_time() - begin < 1
+    assert [verdict.label for verdict in found] == ["unreadable"] * 3 + ["good"] * 6
+    assert found[0].reason == "the file is PPM, which this page does not take; save it as PNG"
+    assert found[2].reason == "the file is JPEG2000, which this page does not take; save it as PNG"
+
+
+def test_more_at_once_than_a_page_takes_is_refused_in_a_sentence(inspector, monkeypatch, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        path.write_bytes(png(grey(20)))
+    size = paths[0].stat().st_size
+    assert len(page.inspect_uploads(inspector, page.read_uploads(paths))) == 3
     with pytest.raises(DataError, match="33 files came; this page takes up to 32 at once"):
-        page.inspect_uploads(inspector, [b""] * 33)
+        page.read_uploads(paths * 11)
+    monkeypatch.setattr(page, "MAX_BYTES_AT_ONCE", 3 * size - 1)
+    with pytest.raises(DataError, match="1 MB came; this page takes 1 at once"):
+        page.read_uploads(paths)
+    contents = page.read_uploads(paths[:2])
+    monkeypatch.setattr(page, "MAX_PIXELS_AT_ONCE", 2 * 32 * 32)
+    assert len(page.inspect_uploads(inspector, contents)) == 2
+    with pytest.raises(DataError, match="3 images of 1 million pixels came; this page takes 1 million at once"):
+        page.inspect_uploads(inspector, [*contents, contents[0]])
+    paths[1].unlink()
+    with pytest.raises(DataError, match="was deleted before its turn came; send it again"):
+        page.read_uploads(paths[:2])
+
+
+def test_uploads_are_deleted_when_they_are_old_or_too_many(monkeypatch, tmp_path):
+    paths = [tmp_path / "hash" / f"{i}.png" for i in range(4)]
+    for path in paths:
+        files.write_bytes(path, bytes(1000))
+        time.sleep(0.01)
+    (tmp_path / "tmpbroken").write_bytes(bytes(10))
+    (tmp_path / "hash" / "example.png").write_bytes(bytes(9000))
+    sent = {str(path) for path in (*paths, tmp_path / "gone.png")}
+    uploads.sweep(sent, tmp_path)
+    assert len(sent) == 5
+    monkeypatch.setattr(uploads, "MAX_KEPT", 2500)
+    uploads.sweep(sent, tmp_path)
+    assert [path.exists() for path in paths] == [False, False, True, True]
+    assert (tmp_path / "tmpbroken").exists()
+    now = time.time()
+    monkeypatch.setattr(uploads.time, "time", lambda: now + uploads.KEPT + 1)
+    uploads.sweep(sent, tmp_path)
+    assert sent == {str(tmp_path / "gone.png")}
+    assert [path.name for path in tmp_path.rglob("*")] == ["hash", "example.png"]
+
+
+def answered(chunks, length=None, most=1000):
+    """What a page of at most so many bytes answers to a request of these chunks, and how much of it came through."""
+    sent, came, most = [], [], most - uploads._FORM
+
+    async def reading(scope, receive, send):
+        while (message := await receive())["type"] == "http.request":
+            came.append(len(message["body"]))
+            if not message["more_body"]:
+                return await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive():
+        body = chunks.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(chunks)}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [] if length is None else [(b"content-length", str(length).encode())]
+    asyncio.run(uploads.Bounded(reading, most)({"type": "http", "headers": headers}, receive, send))
+    return sent, sum(came)
+
+
+def test_a_request_that_is_too_long_is_cut_off_by_its_head_or_as_it_comes():
+    [start, body], came = answered([bytes(1001)], 1001)
+    assert (start["status"], came) == (413, 0)
+    assert body["body"].endswith(b" MB at once; send fewer or smaller files.")
+    assert answered([bytes(600), bytes(600), bytes(600)]) == ([], 600)
+    sent, came = answered([bytes(500), bytes(500)], 1000)
+    assert (sent[0]["status"], came) == (200, 1000)
 
 
 def test_a_table_becomes_a_csv_that_runs_no_formula(inspector):
+    formulas = ["=1.png", "+1.png", "-1.png", "@a.png", "\t=1+1.png", "\r=1.png", "\n=1.png", "\uff1d1.png", " =1.png"]
+    rows = page.table_of(formulas, page.inspect_uploads(inspector, [b""] * len(formulas)))
+    read = list(csv.DictReader(io.StringIO(page.csv_of(rows), newline="")))
+    assert [row["file"] for row in read] == [f"'{name}" for name in formulas]
     names = ["a.png", "\t=1+1.png", 'b,"c".png']
     rows = page.table_of(names, page.inspect_uploads(inspector, [png(grey(20)), b"", png(grey(128))]))
-    read = list(csv.DictReader(io.StringIO(page.csv_of(rows))))
+    read = list(csv.DictReader(io.StringIO(page.csv_of(rows), newline="")))
     assert [row["file"] for row in read] == ["a.png", "'\t=1+1.png", 'b,"c".png']
     assert [row["verdict"] for row in read] == ["good", "unreadable", "undecided"]
     assert float(read[0]["P(defect)"]) == pytest.approx(float(read[0]["P edge"]))

@@ -128,3 +128,7 @@ def test_no_answer_names_a_path_of_the_server(server, levels, tmp_path):
     assert httpx.get(f"{server.url}/monitoring").status_code in (403, 404)
     huge = httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("a.png", bytes(20_000_001))})
     assert huge.status_code == 413
+    several = [("files", (f"{i}.png", bytes(19_000_000))) for i in range(6)]
+    refused = httpx.post(f"{server.url}/gradio_api/upload", files=several, timeout=120)
+    assert (refused.status_code, refused.text[:30]) == (413, "This page takes 100 MB at once")
+    assert not list(server.log.parent.glob("uploads/**/5.png"))

@@ -23,13 +23,19 @@ from hf_inspect.schema import Verdict
 from hf_inspect.scoring import read_rows
 
 MAX_FILES = 32  # of one upload
-MAX_BYTES = 20_000_000  # of one file
-MAX_PIXELS = 25_000_000  # of one image: 75 MB decoded
+MAX_BYTES, MAX_BYTES_AT_ONCE = 20_000_000, 100_000_000  # of one file, and of all in one upload
+MAX_PIXELS, MAX_PIXELS_AT_ONCE = 25_000_000, 200_000_000  # of one image, 75 MB decoded, and of all: seconds to decode
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "GIF", "WEBP", "AVIF")  # PPM and JPEG 2000 take seconds an image
+LIMITS = (
+    f"Up to {MAX_FILES} images, {MAX_BYTES // 10**6} MB each, {MAX_BYTES_AT_ONCE // 10**6} MB and "
+    f"{MAX_PIXELS_AT_ONCE // 10**6} million pixels together."
+)
 NO_VLM = "the VLM could not be loaded here"
 COLUMNS = (
     "file", "verdict", "class", "P(class)", "P(defect)", "decided by", "reason", "P edge", "P VLM", "ms", "notes",
 )  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+# What a spreadsheet takes for the beginning of a formula; the last four are as wide as a Chinese letter.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def open_cascade(cascade: str | Path) -> tuple[Inspector, CalibrationScores]:
@@ -47,14 +53,29 @@ def open_cascade(cascade: str | Path) -> tuple[Inspector, CalibrationScores]:
         return replace(alone, no_vlm=NO_VLM), scores
 
 
+def read_uploads(paths: Sequence[Path]) -> list[bytes]:
+    """The content of each uploaded file; DataError for more than a page takes at once, or one that was deleted."""
+    if len(paths) > MAX_FILES:
+        raise DataError(f"{len(paths)} files came; this page takes up to {MAX_FILES} at once. Send fewer.")
+    try:
+        if (size := sum(path.stat().st_size for path in paths)) > MAX_BYTES_AT_ONCE:
+            raise DataError(f"{_mega(size)} MB came; this page takes {_mega(MAX_BYTES_AT_ONCE)} at once. Send fewer.")
+        return [path.read_bytes() for path in paths]
+    except FileNotFoundError:
+        raise DataError("what you sent was deleted before its turn came; send it again.") from None
+
+
 def inspect_uploads(inspector: Inspector, contents: Sequence[bytes]) -> list[Verdict]:
     """The verdict of each uploaded file, in order; a file beyond the limits is `unreadable`.
 
-    DataError for more than MAX_FILES.
+    DataError for more pixels than a page takes at once.
     """
-    if len(contents) > MAX_FILES:
-        raise DataError(f"{len(contents)} files came; this page takes up to {MAX_FILES} at once. Send fewer.")
-    refused = {i: why for i, content in enumerate(contents) if (why := _beyond_limits(content))}
+    headers = [images.header(content) for content in contents]
+    refused = {i: why for i, content in enumerate(contents) if (why := _beyond_limits(content, *headers[i]))}
+    pixels = sum(width * height for i, (_, width, height) in enumerate(headers) if i not in refused)
+    if pixels > MAX_PIXELS_AT_ONCE:
+        said = f"{len(contents)} images of {_mega(pixels)} million pixels came; this page takes"
+        raise DataError(f"{said} {_mega(MAX_PIXELS_AT_ONCE)} million at once. Send fewer, or scale them down.")
     judged = inspector.inspect([content for i, content in enumerate(contents) if i not in refused])
     return [Verdict("unreadable", "rule", refused[i]) if i in refused else next(judged) for i in range(len(contents))]
 
@@ -106,22 +127,28 @@ def csv_link(rows: Sequence[Sequence[Any]]) -> str:
 
 def csv_of(rows: Sequence[Sequence[Any]]) -> str:
     """Rows of COLUMNS as CSV; a value that a spreadsheet would run as a formula begins with an apostrophe."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)  # lines end in \r\n, so that a name with either is quoted
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow([f"'{value}" if str(value).startswith(FORMULA) else value for value in row])
+        writer.writerow([f"'{value}" if str(value).lstrip(" ").startswith(FORMULA) else value for value in row])
     return text.getvalue()
 
 
-def _beyond_limits(content: bytes) -> str:
-    """Why a file is not looked at; empty when it is."""
+def _beyond_limits(content: bytes, kind: str, width: int, height: int) -> str:
+    """Why a file of this format and size is not looked at; empty when it is."""
     if len(content) > MAX_BYTES:
-        return f"the file has {len(content) / 1e6:.1f} MB, this page takes {MAX_BYTES // 10**6}; send a smaller one"
-    width, height = images.size(content)
+        return f"the file has {len(content) / 1e6:.1f} MB, this page takes {_mega(MAX_BYTES)}; send a smaller one"
     if width * height > MAX_PIXELS:
-        return f"{width} x {height} pixels are more than the {MAX_PIXELS // 10**6} million of this page; scale it down"
+        return f"{width} x {height} pixels are more than the {_mega(MAX_PIXELS)} million of this page; scale it down"
+    if kind and kind not in FORMATS:
+        return f"the file is {kind}, which this page does not take; save it as PNG"
     return ""
+
+
+def _mega(n: int) -> int:
+    """Millions, rounded up."""
+    return -(-n // 10**6)
 
 
 def _final(verdict: Verdict) -> str:

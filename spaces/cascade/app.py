@@ -13,11 +13,10 @@ from gradio.data_classes import FileData, ListFiles
 
 from hf_inspect import errors
 from hf_inspect.cascade import what_if
-from hf_inspect.reports import page
+from hf_inspect.reports import page, uploads
 from hf_inspect.schema import Verdict
 
 QUEUE = 64  # visitors waiting; the next one is told that the page is busy
-KEPT, SWEPT = 1800, 600  # seconds an upload is kept, and between sweeps
 EXAMPLES = sorted(Path(__file__).parent.glob("examples/*.png"))
 FONTS = ("system-ui", "sans-serif")  # of the visitor's machine: nothing is fetched from elsewhere
 CSS = """
@@ -45,7 +44,7 @@ WITHOUT = "" if inspector.vlm else f" **The edge model decides alone: {inspector
 INTRO = f"""# Edge model and vision-language model, with a stated risk
 A small edge model looks first. What it is not sure of goes to a vision-language model (VLM).{WITHOUT}
 A demonstration, on solar cells unless it was set up for other parts, and no inspection service: what you send is
-deleted within the hour and shown to nobody else."""
+deleted within a quarter of an hour and shown to nobody else."""
 RISK = f"""**The thresholds in use.** {policy.statement}"""
 WHAT_IF = """### What if other risks were accepted?
 The sliders set the edge model's thresholds anew on the cascade's stored calibration scores. What follows is counted
@@ -66,9 +65,9 @@ def explore(escape: float, overkill: float, confidence: float, verdict: Verdict 
     return page.what_if_html(found, scores, verdict and verdict.severity_of("edge"))
 
 
-def inspect_batch(uploads: list[tuple[str, bytes]] | None) -> tuple[list[list], str]:
+def inspect_batch(images: list[tuple[str, bytes]] | None) -> tuple[list[list], str]:
     """Several images' verdicts as a table and a CSV."""
-    names, contents = zip(*uploads, strict=True) if uploads else ((), ())
+    names, contents = zip(*images, strict=True) if images else ((), ())
     try:
         rows = page.table_of(names, page.inspect_uploads(inspector, contents))
     except errors.InspectError as error:
@@ -78,12 +77,16 @@ def inspect_batch(uploads: list[tuple[str, bytes]] | None) -> tuple[list[list], 
 
 def sent(_: gr.Image, image: FileData | None) -> bytes | None:
     """An uploaded image's bytes as they came."""
-    return Path(image.path).read_bytes() if image else None
+    return sent_by_name(_, [image])[0][1] if image else None
 
 
 def sent_by_name(_: gr.File, files: ListFiles | None) -> list[tuple[str, bytes]]:
     """Uploaded files' names and bytes as they came."""
-    return [(Path(file.orig_name or "image").name, Path(file.path).read_bytes()) for file in files or []]
+    names = [Path(file.orig_name or "image").name for file in files or []]
+    try:
+        return list(zip(names, page.read_uploads([Path(file.path) for file in files or []]), strict=True))
+    except errors.InspectError as error:
+        raise gr.Error(str(error)) from None
 
 
 # Inspector reads the files, as everywhere: gradio would decode them, and fail on a broken one. Set on the classes, as
@@ -93,7 +96,7 @@ gr.Image.preprocess, gr.File.preprocess = sent, sent_by_name
 
 def build() -> gr.Blocks:
     """The page."""
-    with gr.Blocks(title="hf_inspect: cascade", analytics_enabled=False, delete_cache=(SWEPT, KEPT)) as blocks:
+    with gr.Blocks(title="hf_inspect: cascade", analytics_enabled=False, delete_cache=(60, uploads.KEPT)) as blocks:
         gr.Markdown(INTRO)
         last = gr.State(None)
         with gr.Tab("One image"):
@@ -118,7 +121,7 @@ def build() -> gr.Blocks:
                 with gr.Column():
                     plot = gr.HTML(elem_id="plot", elem_classes="what-if")
         with gr.Tab("Batch"):
-            gr.Markdown(f"Up to {page.MAX_FILES} images, {page.MAX_BYTES // 10**6} MB each.")
+            gr.Markdown(page.LIMITS)
             files = gr.File(label="Images", file_count="multiple", file_types=["image"])
             csv = gr.HTML(elem_id="csv")
             table = gr.Dataframe(headers=list(page.COLUMNS), label="Verdicts", interactive=False, wrap=True)
@@ -133,7 +136,9 @@ def build() -> gr.Blocks:
 
 
 if __name__ == "__main__":
-    build().launch(
+    blocks = build()
+    blocks.launch(
+        app_kwargs=uploads.bounded(blocks.upload_file_set),
         theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
         css=CSS,
         max_file_size=page.MAX_BYTES,
