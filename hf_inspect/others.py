@@ -29,12 +29,24 @@ def quieten() -> None:
         settings |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    _tell_loaded(bars=sys.stderr.isatty())
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in _OUTDATED:
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
     warnings.filterwarnings("ignore", message=_PIN_MEMORY)
+
+
+def _tell_loaded(bars: bool) -> None:
+    """What the environment says to a library that is not imported yet, said to those that are."""
+    transformers, datasets = sys.modules.get("transformers"), sys.modules.get("datasets")
+    if transformers is not None:
+        transformers.logging.set_verbosity_error()
+    if not bars and transformers is not None:
+        transformers.logging.disable_progress_bar()
+    if not bars and datasets is not None:
+        datasets.disable_progress_bars()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
 from hf_inspect.errors import DataError
+from hf_inspect.training.lines import say_in_lines
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -74,6 +75,7 @@ def train(trainer: "Trainer", made: Mapping[str, Any]) -> None:
     trainer.args.restore_callback_states_from_checkpoint = True  # the patience that is left
     state = json.loads((Path(checkpoint) / _STATE).read_text()) if checkpoint else {}
     asked = trainer.args.max_steps
+    say_in_lines(trainer)
     if state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {}).get("should_training_stop"):
         trainer.args.max_steps = state["global_step"]  # else a run that stopped early would do an epoch more each time
     trainer.train(resume_from_checkpoint=checkpoint)

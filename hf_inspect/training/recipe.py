@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_inspect import files
 from hf_inspect.errors import DataError, sentence_of
+from hf_inspect.others import quieten
 from hf_inspect.schema import DEFECT, GOOD, TaskSpec
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def parsed(*classes: Any) -> tuple[Any, ...]:
 
 def run(main: Callable[[], None]) -> None:
     """Run a recipe's `main`; what this package or the disk refuses is one sentence, and exits with 1."""
+    quieten()
     try:
         main()
     except Exception as error:
