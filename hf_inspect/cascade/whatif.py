@@ -14,7 +14,7 @@ from hf_inspect.cascade.calibrated import Calibrated, fit_calibrated, one_per_gr
 from hf_inspect.cascade.replay import replay
 from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.errors import DataError
-from hf_inspect.metrics import Rate, rate
+from hf_inspect.metrics import Rate, rate, rate_of
 from hf_inspect.metrics.inputs import as_labels, as_severities
 from hf_inspect.schema import DEFECT
 
@@ -46,7 +46,7 @@ class CalibrationScores:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """Thresholds for other risks, and their outcome on the parts that set them (one a group).
+    """Thresholds for other risks, and their outcome on the parts that set them (of a group one of each class).
 
     `escalated` and `undecided` are of all parts. `escapes` (of the defects) and `overkill` (of the good parts) are
     the whole cascade's, `edge_escapes` and `edge_overkill` the edge's share in them.
@@ -72,7 +72,7 @@ def what_if(
         scores.edge, scores.labels, scores.groups, escape, overkill, confidence, cloud_threshold=cloud_threshold
     )
     kept = one_per_group(scores.edge, scores.labels, scores.groups, policy.seed)
-    y, n = scores.labels[kept], len(kept)
+    y = scores.labels[kept]
     played = replay(policy, scores.edge[kept], scores.vlm[kept])
     passed, rejected, by_edge = played.codes == IS_GOOD, played.codes == IS_DEFECT, ~played.escalated
 
@@ -81,8 +81,8 @@ def what_if(
 
     return WhatIf(
         policy=policy,
-        escalated=rate(int(played.escalated.sum()), n),
-        undecided=rate(int((played.codes == UNDECIDED).sum()), n),
+        escalated=rate_of(played.escalated, scores.groups[kept]),
+        undecided=rate_of(played.codes == UNDECIDED, scores.groups[kept]),
         escapes=of(1, passed),
         overkill=of(0, rejected),
         edge_escapes=of(1, passed & by_edge),
