@@ -235,7 +235,7 @@ def test_no_more_than_k_calibration_parts_lie_beyond(parts, escape, overkill, co
     assert ((codes == IS_GOOD) & (y[kept] == 1)).sum() <= (policy.k_defects or 0)
     assert ((codes == IS_DEFECT) & (y[kept] == 0)).sum() <= (policy.k_goods or 0)
     assert policy.defects + policy.goods + policy.left_out == len(parts)
-    assert policy.defects + policy.goods == len(set(groups.tolist()))
+    assert policy.defects + policy.goods == len(set(zip(groups.tolist(), y.tolist(), strict=True)))
     if policy.low is not None and policy.high is not None:
         assert policy.low <= policy.high
 
@@ -307,15 +307,30 @@ def test_statement_gives_the_counts():
 
 
 @given(PARTS, st.integers(0, 5))
-def test_one_part_a_group(parts, seed):
+def test_one_part_a_group_and_class(parts, seed):
     p, y, groups = (np.array(column) for column in zip(*parts, strict=True))
     kept = one_per_group(p, y, groups, seed)
-    assert sorted(groups[kept].tolist()) == sorted(set(groups.tolist()))
+    found = zip(groups[kept].tolist(), y[kept].tolist(), strict=True)
+    assert sorted(found) == sorted(set(zip(groups.tolist(), y.tolist(), strict=True)))
+
+
+def test_a_defect_among_many_good_views_is_calibrated_on_like_any_other():
+    """400 defects alone, and 60 harder ones each with nine good views: the bound holds for one of these 460."""
+    rng, held = np.random.default_rng(5), []
+    groups = np.concatenate([np.arange(400), np.repeat(np.arange(400, 460), 10)])
+    y = np.concatenate([np.ones(400, int), np.tile([1] + [0] * 9, 60)])
+    hard = np.arange(len(y)) >= 400
+    for _ in range(300):
+        p = np.where((y == 1) & ~hard, DEFECTS.rvs(len(y), rng), GOODS.rvs(len(y), rng))
+        policy = fit_calibrated(p, y, groups)
+        held.append((400 * DEFECTS.cdf(policy.low) + 60 * GOODS.cdf(policy.low)) / 460 <= 0.05)
+        assert (policy.defects, policy.goods) == (460, 60)
+    assert as_often(np.mean(held), 0.975, 300)
 
 
 def test_each_part_of_a_group_is_as_likely():
-    p, y = np.linspace(0, 1, 4), np.array([0, 1, 0, 1])
-    drawn = np.bincount([one_per_group(p, y, ["g"] * 4, seed)[0] for seed in range(800)], minlength=4)
+    p, y = np.linspace(0, 1, 8), np.array([0, 1] * 4)
+    drawn = np.bincount([i for seed in range(800) for i in one_per_group(p, y, ["g"] * 8, seed)], minlength=8)
     assert drawn.min() > 150  # 200 each, standard deviation 12
 
 

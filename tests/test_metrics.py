@@ -136,7 +136,9 @@ def test_auroc_is_the_share_of_ordered_pairs(parts):
         assert "both classes" in found["method"]
         return
     assert found["value"] == pytest.approx(pairwise_area(labels, scores))
-    assert 0 <= found["low"] <= found["high"] <= 1
+    for groups in (None, np.arange(len(labels)) // 3, np.zeros(len(labels))):
+        found = metrics.auroc(labels, scores, groups)
+        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
 
 
 @pytest.mark.parametrize("groups", [None, np.arange(80) // 4], ids=["parts", "views"])

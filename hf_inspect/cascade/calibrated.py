@@ -98,9 +98,9 @@ def fit_calibrated(
 ) -> Calibrated:
     """Thresholds from the calibration split: severities of the edge (n,), labels (n,; 1 a defect) and group ids (n,).
 
-    One part a group enters, drawn by `seed` and independent of the order of the rows. The bounds are for the
-    population such parts are drawn from. A VLM's severity >= `cloud_threshold` is a defect on escalated parts; the risk
-    stated here does not depend on it.
+    One defect and one good part a group enter, drawn by `seed` and independent of the order of the rows. The bounds are
+    for the population such parts are drawn from. A VLM's severity >= `cloud_threshold` is a defect on escalated parts;
+    the risk stated here does not depend on it.
     """
     p, y = as_severities(severity, "the edge's severities"), as_labels(labels)
     for key, value in (("escape", escape), ("overkill", overkill), ("confidence", confidence)):
@@ -155,15 +155,19 @@ def _beyond(k: int, n: int, risk: float) -> float:
 
 
 def one_per_group(p: NDArray[np.float64], y: NDArray[np.int64], groups: ArrayLike, seed: int) -> NDArray[np.intp]:
-    """Row numbers of one part a group, each of a group's parts as likely; the same parts whatever the row order."""
+    """Row numbers of one defect and one good part of each group that has such, each as likely, whatever the row order.
+
+    Each bound is of one class: were one drawn of all, a defect among many good ones would hardly ever enter.
+    """
     names = np.asarray(groups).astype(str)
     if names.shape != p.shape or len(y) != len(p) or len(p) == 0:
         raise DataError(
             f"Calibration got {len(p)} scores, {len(y)} labels and groups of shape {names.shape}; "
             "one of each for every part of the calibration split is wanted."
         )
-    order = np.lexsort((p, y, names))
-    _, starts, sizes = np.unique(names[order], return_index=True, return_counts=True)
+    own = 2 * np.unique(names, return_inverse=True)[1] + y  # a number for each class of each group
+    order = np.lexsort((p, own))
+    _, starts, sizes = np.unique(own[order], return_index=True, return_counts=True)
     return np.asarray(order[starts + np.random.default_rng(seed).integers(0, sizes)])
 
 
@@ -171,8 +175,8 @@ def risk_statement(policy: Calibrated, crossed: bool) -> str:
     """What the thresholds promise and what they do not, in plain words."""
     miss = (1 - policy.confidence) / 2
     sentences = [
-        f"Calibrated on {policy.defects + policy.goods} parts, one a group: {policy.defects} defects and "
-        f"{policy.goods} good; {policy.left_out} further parts of these groups left out.",
+        f"Calibrated on {policy.defects + policy.goods} parts, of a group one of each class: {policy.defects} defects "
+        f"and {policy.goods} good; {policy.left_out} further parts of these groups left out.",
         _good_sentence(policy, miss),
         _defect_sentence(policy, miss),
         f"Each bound holds with confidence {1 - miss:.2%} over calibration draws, both with {policy.confidence:.2%}, "

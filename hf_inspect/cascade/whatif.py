@@ -106,7 +106,7 @@ def edge_alone(scores: CalibrationScores, policy: Policy) -> EdgeAlone:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """Thresholds for other risks, and their outcome on the parts that set them (one a group).
+    """Thresholds for other risks, and their outcome on the parts that set them (of a group one of each class).
 
     `escalated` and `undecided` are of all parts. `escapes` (of the defects) and `overkill` (of the good parts) are
     the whole cascade's, `edge_escapes` and `edge_overkill` the edge's share in them.
@@ -132,7 +132,7 @@ def what_if(
         scores.edge, scores.labels, scores.groups, escape, overkill, confidence, cloud_threshold=cloud_threshold
     )
     kept = one_per_group(scores.edge, scores.labels, scores.groups, policy.seed)
-    y, n = scores.labels[kept], len(kept)
+    y = scores.labels[kept]
     played = replay(policy, scores.edge[kept], scores.vlm[kept])
     passed, rejected, by_edge = played.codes == IS_GOOD, played.codes == IS_DEFECT, ~played.escalated
 
@@ -141,8 +141,8 @@ def what_if(
 
     return WhatIf(
         policy=policy,
-        escalated=rate(int(played.escalated.sum()), n),
-        undecided=rate(int((played.codes == UNDECIDED).sum()), n),
+        escalated=rate_of(played.escalated, scores.groups[kept]),
+        undecided=rate_of(played.codes == UNDECIDED, scores.groups[kept]),
         escapes=of(1, passed),
         overkill=of(0, rejected),
         edge_escapes=of(1, passed & by_edge),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_inspect.metrics.inputs import as_decisions, as_groups, as_labels, as_severities, same_length
-from hf_inspect.metrics.intervals import Figure, Rate, figure, grouped, mean_limits, rate_of, undefined
+from hf_inspect.metrics.intervals import LIMITS, Figure, Rate, figure, grouped, mean_limits, rate_of, undefined
 
 
 def binary_report(
@@ -68,8 +68,9 @@ def auroc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None)
     smaller, larger = sorted(sides, key=_present)
     value, there = float(won[defect].mean()), smaller[1] > 0
     low, high = mean_limits(smaller[0][there], smaller[1][there], _further(smaller, larger, value))
-    method = "DeLong's variance, exact limits of the smaller class 95 %"
-    return figure(value, low, high, len(y), method + grouped(np.bincount(of)))
+    by_group = grouped(np.bincount(of))
+    method = f"{'Obuchowski' if by_group else 'DeLong'} variance, {LIMITS}{by_group}"
+    return figure(value, low, high, len(y), method)
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -81,7 +81,7 @@ def _macro_f1(y: NDArray[np.int64], said: NDArray[np.int64], of: NDArray[np.int6
     each = [_f1(y == i, said == i, of) for i in there]
     values, limits, influences, too_low = (np.array(column) / len(there) for column in zip(*each, strict=True))
     low, high = _combined(values, limits, influences)
-    method = "MOVER on exact limits of each class's F1 95 %" + grouped(np.bincount(of))
+    method = "MOVER on exact limits of each class's share right 95 %" + grouped(np.bincount(of))
     return figure(values.sum(), max(low, 0.0), min(high + too_low.sum(), 1.0), len(y), method)
 
 

@@ -14,6 +14,7 @@ from hf_inspect.errors import DataError
 from hf_inspect.metrics.inputs import as_groups, as_labels, same_length
 
 CONFIDENCE = 0.95  # of every interval in results.json
+LIMITS = "Gaffke limits 95 %"  # how `method` names those of `mean_limits`
 _TAIL = (1 - CONFIDENCE) / 2
 _LEAST_PRECISION = 1e-3  # of a beta distribution that says nothing: nearly all of it lies at 0 and 1
 
@@ -60,7 +61,7 @@ def rate_of(hits: ArrayLike, groups: ArrayLike | None = None) -> Rate:
     if len(sizes) == len(y):
         return found
     low, high = mean_limits(np.bincount(of, y), sizes)
-    return found | {"low": low, "high": high, "method": f"Clopper-Pearson 95 % {by_groups(sizes)}"}
+    return found | {"low": low, "high": high, "method": LIMITS + grouped(sizes)}
 
 
 def paired_difference(a_correct: ArrayLike, b_correct: ArrayLike, groups: ArrayLike | None = None) -> Figure:
@@ -75,8 +76,7 @@ def paired_difference(a_correct: ArrayLike, b_correct: ArrayLike, groups: ArrayL
     of = as_groups(groups, len(a))
     sizes = np.bincount(of)
     low, high = mean_limits((sizes + np.bincount(of, a - b)) / 2, sizes)
-    method = "exact limits of a mean between -1 and 1, 95 %"
-    return figure((a - b).mean(), 2 * low - 1, 2 * high - 1, len(a), method + grouped(sizes))
+    return figure((a - b).mean(), 2 * low - 1, 2 * high - 1, len(a), LIMITS + grouped(sizes))
 
 
 def figure(value: float, low: float, high: float, n: int, method: str) -> Figure:
@@ -89,14 +89,9 @@ def undefined(n: int, why: str) -> Figure:
     return {"value": None, "low": None, "high": None, "n": n, "method": f"undefined: {why}"}
 
 
-def by_groups(sizes: NDArray[Any]) -> str:
-    """How `method` says that an interval counts groups."""
-    return f"by group, {len(sizes)} groups"
-
-
 def grouped(sizes: NDArray[Any]) -> str:
-    """`by_groups` after a comma, where a group has several images."""
-    return f", {by_groups(sizes)}" if sizes.max() > 1 else ""
+    """How `method` ends where a group has several images: that the interval counts groups, and how many."""
+    return f", by group, {len(sizes)} groups" if sizes.max() > 1 else ""
 
 
 def mean_limits(sums: NDArray[Any], sizes: NDArray[Any], further_variance: float = 0.0) -> tuple[float, float]:
@@ -104,7 +99,7 @@ def mean_limits(sums: NDArray[Any], sizes: NDArray[Any], further_variance: float
 
     Gaffke's limits (2005, Math. Methods of Statistics 14): groups weighted at random, together with one that was not
     seen and is the worst possible, a 0 for the lower limit and a 1 for the upper; that random mean taken as the beta
-    distribution of its mean and variance. For values of 0 and 1 in groups of one it is Clopper and Pearson's interval
+    distribution of its mean and variance. For values of 0 and 1 in groups of one they are Clopper and Pearson's
     exactly. `further_variance` is added to the mean's own.
     """
     return _lower(sums, sizes, further_variance), 1 - _lower(sizes - sums, sizes, further_variance)
