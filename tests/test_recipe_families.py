@@ -18,7 +18,7 @@ from peft import get_peft_model
 
 from hf_inspect import files, images, metrics, prompts
 from hf_inspect.data import build, load_split, questions_of, read_task
-from hf_inspect.errors import DataError, MissingExtraError, ParityError
+from hf_inspect.errors import DataError, HubError, MissingExtraError, ParityError
 from hf_inspect.hub import files_to_push
 from hf_inspect.schema import TaskSpec
 from hf_inspect.training import check_processes, parsed
@@ -349,6 +349,40 @@ def recipe_module(name):
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_student_goes_up_checked_and_private_and_a_push_that_fails_leaves_it_whole(
+    elpv, cache, hub, tmp_path, monkeypatch
+):
+    """What a Trainer pushes by itself is public, with training_args.bin, a pickle, and a card without a licence."""
+    module, out = recipe_module("edge_classifier/train"), tmp_path / "out"
+    given = ["--config", RECIPES.parent / "edge_classifier/tiny.yaml", "--data", elpv, "--output_dir", out]
+    given += ["--max_rows", 32, "--num_train_epochs", 1, "--push_to_hub", "true", "--hub_model_id", "acme/cells"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, given)])
+    hub.fail("POST /api/models/acme/cells/commit", 403)
+    with pytest.raises(HubError, match=rf"may not write there.*whole in {out}: .* run 'hf-inspect push {out} acme/cel"):
+        module.main()
+    steps = log_of(out)["ran"]["steps"]
+    assert set(hub.files("models", "acme/cells")) == {".gitattributes"}
+    module.main()
+    assert log_of(out)["ran"]["steps"] == steps
+    assert hub.repos["models", "acme/cells"].private
+    held = hub.files("models", "acme/cells")
+    assert set(held) == {
+        ".gitattributes", "README.md", "config.json", "model.safetensors", "trained_on.json", "training_log.json",
+    }  # fmt: skip
+    assert "license: cc-by-nc-sa-4.0" in held["README.md"].decode()
+
+
+def test_a_repository_that_may_not_be_written_is_said_before_the_first_step(elpv, cache, hub, tmp_path, monkeypatch):
+    for name in ("edge_classifier/train", "vlm_sft/train"):
+        module = recipe_module(name)
+        given = ["--config", (ROOT / "recipes" / name).with_name("tiny.yaml"), "--data", elpv, "--max_rows", 32]
+        given += ["--output_dir", tmp_path / "out", "--push_to_hub", "true", "--hub_model_id", "other/cells"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, given)])
+        with pytest.raises(HubError, match="other/cells: your token may not write there"):
+            module.main()
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["vlm_sft/train", "edge_classifier/train"])

@@ -426,6 +426,20 @@ def test_what_the_disk_refuses_is_a_sentence_naming_the_place(number):
     assert said.endswith("Then run the same command again.")
 
 
+def test_the_command_line_says_it_too(monkeypatch, capsys):
+    from hf_inspect import cli, reports
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "README.md"))
+
+    monkeypatch.setattr(reports, "write_card", full)
+    monkeypatch.setattr("sys.argv", ["hf-inspect", "card", "some"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("hf-inspect: some/README.md: the disk is full; free some space.")
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
     assert sentence_of(KeyError("x")) is None
     assert sentence_of(FileNotFoundError(2, "No such file", "x")) is None
