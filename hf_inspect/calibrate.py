@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hf_inspect import files, hub
 from hf_inspect.cascade import (
     CALIBRATION,
@@ -112,10 +114,14 @@ def _rows(scores: Mapping[str, Scores]) -> Iterator[dict[str, Any]]:
 def _policies(
     scores: Mapping[str, Scores], escape: float, overkill: float, confidence: float, lacks: Sequence[str]
 ) -> tuple[Calibrated, Saec]:
-    """Both policies; the statement of risk ends with what the calibration split lacks."""
+    """Both policies; the statement of risk ends with what the calibration split lacks.
+
+    Images at which the edge failed set no threshold: of such parts it says neither good nor defect.
+    """
     sampled, validation = scores["calibration"], scores["validation"]
     severity = sampled.answers["edge"].severity
-    calibrated = fit_calibrated(severity, sampled.labels, sampled.groups, escape, overkill, confidence)
+    own = ~np.isnan(severity)
+    calibrated = fit_calibrated(severity[own], sampled.labels[own], sampled.groups[own], escape, overkill, confidence)
     calibrated = replace(calibrated, statement=" ".join([calibrated.statement, *lacks]))
     return calibrated, fit_saec(validation.complexity)
 

@@ -14,7 +14,8 @@ import numpy as np
 from hf_inspect import hub, images
 from hf_inspect.cascade import CASCADE, IS_DEFECT, IS_GOOD, Policy, complexity, policy_from_dict
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
-from hf_inspect.errors import DataError, ForkError
+from hf_inspect.errors import DataError
+from hf_inspect.faults import each, reason
 from hf_inspect.images import Source
 from hf_inspect.prefetch import as_they_come
 from hf_inspect.runtime import Engine
@@ -22,7 +23,6 @@ from hf_inspect.schema import DEFECT, GOOD, DecidedBy, Prediction, Predictor, Ta
 
 AT_ONCE = 16  # images a batch: what keeps both models busy and memory small
 _RULES = 2  # of how an image becomes a verdict, `images.load` included: one more with each change that alters verdicts
-_WHY = 200  # letters of what a model that failed said of it
 _LABELS = {IS_GOOD: GOOD, IS_DEFECT: DEFECT}
 
 
@@ -140,7 +140,7 @@ class Inspector:
 
     def _judge(self, loaded: Sequence[images.Loaded]) -> list[Verdict]:
         """Edge, then policy, then the VLM on what was escalated."""
-        verdicts = _each(self._from_edge, loaded, self._no_edge)
+        verdicts = each(self._from_edge, loaded, self._no_edge)
         waiting = [
             i for i, verdict in enumerate(verdicts) if verdict.label == "undecided" and verdict.decided_by == "edge"
         ]
@@ -149,7 +149,7 @@ class Inspector:
             for i in waiting:
                 verdicts[i] = self._by_rule(verdicts[i], self.no_vlm)
         elif waiting:
-            for i, (found, ms) in zip(waiting, _each(self._ask_vlm, pixels, _failed), strict=True):
+            for i, (found, ms) in zip(waiting, each(self._ask_vlm, pixels, _failed), strict=True):
                 verdicts[i] = self._from_vlm(verdicts[i], found, ms)
         return verdicts
 
@@ -207,34 +207,9 @@ class Inspector:
         return replace(verdict, label=label, decided_by="rule", reason=reason, severity=verdict.severity_of("edge"))
 
 
-def _each(
-    work: Callable[[Sequence[Item]], list[Answer]], items: Sequence[Item], failed: Callable[[Item, Exception], Answer]
-) -> list[Answer]:
-    """`work` of all items at once; where it raises, of each half, down to the one item that only `failed` answers.
-
-    Memory may suffice for half a batch, and what one item breaks is not its neighbours'.
-    """
-    if not items:
-        return []
-    try:
-        found = work(items)
-        if len(found) != len(items):
-            raise DataError(f"{len(found)} answers came for {len(items)} images")
-        return found
-    except ForkError:
-        raise
-    except Exception as error:
-        if len(items) == 1:
-            return [failed(items[0], error)]
-    half = len(items) // 2  # out here, where the error no longer holds the memory of what failed
-    return _each(work, items[:half], failed) + _each(work, items[half:], failed)
-
-
 def _failed(image: images.Rgb, error: Exception) -> tuple[Prediction, float]:
     """The answer of a model that failed at an image, and the time that it does not count."""
-    said = " ".join(str(error).split())
-    why = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return Prediction(None, unreadable=why if len(why) <= _WHY else why[: _WHY - 1] + "…"), 0.0
+    return Prediction(None, unreadable=reason(error)), 0.0
 
 
 def load_policies(cascade: Path) -> dict[str, Policy]:

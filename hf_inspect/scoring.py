@@ -19,8 +19,9 @@ from hf_inspect import data as sets
 from hf_inspect import files, images
 from hf_inspect.cascade import complexity as complexity_of
 from hf_inspect.errors import DataError
+from hf_inspect.faults import each, reason
 from hf_inspect.prefetch import prefetched
-from hf_inspect.schema import Predictor, Progress, TaskSpec, no_progress
+from hf_inspect.schema import Prediction, Predictor, Progress, TaskSpec, no_progress
 
 _AT_ONCE = 64  # images decoded and held in memory together
 Row = dict[str, Any]  # source, class, label, group, complexity, and of each predictor its answer; or error
@@ -83,7 +84,7 @@ def run(
     LeakageError when one of them, or an ancestor, was trained on any of the images; `fitting` lifts that refusal, for
     choosing settings on the validation split, whose images stopped the training. DataError when a predictor answers
     another question than the data set asks, or `out` is of another run. An image that cannot be read is a row with its
-    reason. `complexity` adds that of every image. `progress` counts images.
+    reason, and so is the answer of a predictor that fails at one. `complexity` adds that of every image. `progress` counts images.
     """
     task = sets.read_task(data)
     for name, one in predictors.items():
@@ -131,12 +132,18 @@ def _answered(
                 rows[i]["error"] = image
             elif complexity:
                 rows[i]["complexity"] = complexity_of(image)
+        pixels: list[Any] = [loaded[i] for i in read]
         for name, one in predictors.items() if read else ():
             order = task.order_in(one.task)
-            found = one.predict([loaded[i] for i in read])  # type: ignore[misc]  # `read` holds arrays alone
+            found = each(one.predict, pixels, _failed)
             for i, answer in zip(read, found, strict=True):
                 rows[i][name] = _in_order(answer.to_dict(), order)
         yield rows
+
+
+def _failed(image: images.Rgb, error: Exception) -> Prediction:
+    """The answer of a predictor that failed at an image."""
+    return Prediction(None, unreadable=reason(error))
 
 
 def _decoded(batch: list[Row]) -> tuple[list[Row], list[images.Rgb | str]]:

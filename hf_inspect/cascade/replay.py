@@ -61,23 +61,25 @@ def replay(
     """Outcomes of (n,) parts from the severities that edge and VLM gave them.
 
     `vlm` may be NaN where the VLM did not answer, or None as a whole; escalated parts without it follow `fallback`:
-    reject -> defect, hold -> undecided, pass -> good. `probabilities` (n, k) of the edge and `complexity` (n,) are what
+    reject -> defect, hold -> undecided, pass -> good. So do parts at which the edge itself is NaN: it failed there. `probabilities` (n, k) of the edge and `complexity` (n,) are what
     the policy `saec` looks at. `cloud_threshold` None is the policy's own.
     """
-    own = as_severities(edge, "the edge's severities")
+    own = as_severities(edge, "the edge's severities", allow_nan=True)
     cloud = np.full(len(own), np.nan) if vlm is None else as_severities(vlm, "the VLM's severities", len(own), True)
     if fallback not in FALLBACK_CODES:
         raise DataError(f"Fallback {fallback!r} was asked for; choose from {sorted(FALLBACK_CODES)}.")
     limit = policy.cloud_threshold if cloud_threshold is None else cloud_threshold
-    routes = policy.route_batch(own, probabilities, complexity)
-    escalated = routes.codes == UNDECIDED
-    answered, stuck = escalated & ~np.isnan(cloud), escalated & np.isnan(cloud)
+    failed = np.isnan(own)
+    p = None if probabilities is None else np.nan_to_num(np.asarray(probabilities, np.float64))
+    routes = policy.route_batch(np.nan_to_num(own), p, complexity)
+    escalated = (routes.codes == UNDECIDED) & ~failed
+    answered, stuck = escalated & ~np.isnan(cloud), failed | (escalated & np.isnan(cloud))
     said = np.where(cloud >= limit, IS_DEFECT, IS_GOOD)
     return Replay(
         codes=np.select([answered, stuck], [said, FALLBACK_CODES[fallback]], routes.codes),
         severity=np.where(answered, cloud, own),
         decided_by=np.select([answered, stuck], ["vlm", "rule"], "edge"),
-        reasons=routes.reasons,
+        reasons=np.where(failed, "the edge gave no answer", routes.reasons),
         escalated=escalated,
     )
 

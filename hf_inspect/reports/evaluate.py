@@ -153,7 +153,7 @@ def cascade_reports(
 def edge_report(scores: Scores, threshold: float) -> dict[str, Any]:
     """Figures of the edge alone that calls every severity >= `threshold` a defect."""
     edge = scores.answers["edge"]
-    codes = np.where(edge.severity >= threshold, IS_DEFECT, IS_GOOD)
+    codes = np.select([np.isnan(edge.severity), edge.severity >= threshold], [UNDECIDED, IS_DEFECT], IS_GOOD)
     right = _named(scores.task, edge.probabilities, codes) == scores.classes
     report = metrics.decision_report(scores.labels, codes, scores.groups)
     return report | {"accuracy": metrics.rate_of(right, scores.groups), "threshold": threshold}
@@ -180,7 +180,7 @@ def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
     outcome = played(scores, policy)
     labels, sent = scores.labels, outcome.escalated
     right = named_classes(scores, outcome) == scores.classes
-    edge_right = scores.task.likeliest(edge.probabilities) == scores.classes
+    edge_right = (scores.task.likeliest(edge.probabilities) == scores.classes) & ~np.isnan(edge.severity)
     report = metrics.decision_report(labels, outcome.codes, scores.groups)
     report["accuracy"] = metrics.rate_of(right, scores.groups)
     report |= {
