@@ -84,7 +84,8 @@ def run(
     LeakageError when one of them, or an ancestor, was trained on any of the images; `fitting` lifts that refusal, for
     choosing settings on the validation split, whose images stopped the training. DataError when a predictor answers
     another question than the data set asks, or `out` is of another run. An image that cannot be read is a row with its
-    reason, and so is the answer of a predictor that fails at one. `complexity` adds that of every image. `progress` counts images.
+    reason, and so is the answer of a predictor that fails at one. `complexity` adds that of every image. `progress`
+    counts images.
     """
     task = sets.read_task(data)
     for name, one in predictors.items():

@@ -277,6 +277,28 @@ def test_right_is_who_names_the_class():
     assert report["accuracy"]["k"] == right < len(found.classes) - report["escapes"]["k"] - report["overkill"]["k"]
 
 
+def test_where_the_edge_failed_nobody_is_right_and_nothing_is_asked():
+    found = scores()
+    edge = found.answers["edge"]
+    policy = fit_calibrated(edge.severity, found.labels, found.groups)
+    severity, p = edge.severity.copy(), edge.probabilities.copy()
+    severity[:40], p[:40] = np.nan, np.nan
+    failed = replace(found, answers={**found.answers, "edge": Answers(severity, p)})
+    report, rest = cascade_report(failed, policy), cascade_report(slice_of(found, slice(40, None)), policy)
+    assert report["undecided"]["k"] == 40
+    assert report["n"] == rest["n"] + 40
+    for name in ("accuracy", "escapes", "overkill"):
+        assert report[name]["k"] == rest[name]["k"]
+    assert report["vlm_calls"] == rest["vlm_calls"]
+    assert edge_report(failed, 0.5)["undecided"]["k"] == 40
+
+
+def slice_of(found, which):
+    """Some of the images of synthetic scores."""
+    parts = {name: getattr(found, name)[which] for name in ("numbers", "sources", "classes", "groups", "complexity")}
+    return replace(found, answers={name: one[which] for name, one in found.answers.items()}, **parts)
+
+
 def test_the_table_shows_every_model_and_policy():
     found, model = scores(), ScriptedVLM([0.5])
     policy = fit_calibrated(found.answers["edge"].severity, found.labels, found.groups)

@@ -149,6 +149,32 @@ def test_an_image_that_cannot_be_read_is_a_row_with_its_reason(parts, task, tmp_
     assert "m" not in rows[5]
 
 
+class Failing(Looking):
+    """Fails at every batch with one of some images in it."""
+
+    def __init__(self, task, at):
+        super().__init__(task)
+        self.at = at
+
+    def predict(self, images):
+        if any(int(rgb.astype(np.int64).sum()) in self.at for rgb in images):
+            raise RuntimeError("no memory\nleft")
+        return super().predict(images)
+
+
+def test_a_predictor_that_fails_at_an_image_loses_no_other_s_answer(parts, task, tmp_path):
+    rows = load_split(parts, "train")
+    sums = [int(images.load(one["bytes"]).rgb.astype(np.int64).sum()) for one in rows["image"]]
+    bad = [3, 70]
+    found = run({"m": Failing(task, {sums[i] for i in bad})}, parts, "train", tmp_path / "failing.jsonl")
+    whole = run({"m": Looking(task)}, parts, "train", tmp_path / "whole.jsonl")
+    severity = found.answers["m"].severity
+    assert np.flatnonzero(np.isnan(severity)).tolist() == bad
+    others = np.delete(np.arange(len(severity)), bad)
+    assert severity[others].tolist() == whole.answers["m"].severity[others].tolist()
+    assert list(found.rows())[3]["m"] == {"unreadable": "RuntimeError: no memory left"}
+
+
 def test_the_file_holds_severities_and_probabilities_to_the_last_bit(parts, task, tmp_path):
     out = tmp_path / "s.jsonl"
     found = run({"m": Looking(task)}, parts, "validation", out)

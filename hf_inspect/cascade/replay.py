@@ -61,8 +61,9 @@ def replay(
     """Outcomes of (n,) parts from the severities that edge and VLM gave them.
 
     `vlm` may be NaN where the VLM did not answer, or None as a whole; escalated parts without it follow `fallback`:
-    reject -> defect, hold -> undecided, pass -> good. So do parts at which the edge itself is NaN: it failed there. `probabilities` (n, k) of the edge and `complexity` (n,) are what
-    the policy `saec` looks at. `cloud_threshold` None is the policy's own.
+    reject -> defect, hold -> undecided, pass -> good. So do parts whose edge is NaN: it failed, and the VLM is not
+    asked. `probabilities` (n, k) of the edge and `complexity` (n,) are what the policy `saec` looks at.
+    `cloud_threshold` None is the policy's own.
     """
     own = as_severities(edge, "the edge's severities", allow_nan=True)
     cloud = np.full(len(own), np.nan) if vlm is None else as_severities(vlm, "the VLM's severities", len(own), True)
