@@ -111,7 +111,11 @@ def test_its_export_answers_as_it_does_and_tells_six_colours_apart(sets, second,
 
 
 def test_int8_of_six_classes_passes_its_gate_too(sets, first, tmp_path):
-    report = export_student(first, tmp_path / "int8", data=sets[0], int8=True)
+    with pytest.raises(DataError, match=r"validation of .* holds 8 good images, and an INT8 export is judged by at"):
+        export_student(first, tmp_path / "int8", data=sets[0], int8=True)
+    more = six.built(tmp_path / "more", 60, 0, LICENCES[0])
+    report = export_student(first, tmp_path / "int8", data=more, int8=True)
+    assert [one["n"] for one in report["classes"].values()] == [6] * 6
     assert report["max_change"] > 1e-3, "the weights are not quantized"
     assert Engine.from_pretrained(tmp_path / "int8").task == six.TASK
 
@@ -220,7 +224,7 @@ def test_a_class_without_an_image_and_a_one_sided_validation_are_named(sets):
         check_classes(six.TASK, without, ids)
     with pytest.raises(DataError, match=r"none of the 44 images to validate on is a defect one"):
         check_classes(six.TASK, ids, ids[~six.TASK.is_defect[ids]])
-    with pytest.raises(DataError, match=r"none of the 77 images to validate on is a good one"):
+    with pytest.raises(DataError, match=r"none of the 88 images to validate on is a good one"):
         check_classes(six.TASK, ids, ids[six.TASK.is_defect[ids]])
     check_classes(six.TASK, ids, ids)
     with pytest.raises(DataError, match="needs a good and a defect class"):
