@@ -107,7 +107,11 @@ def test_its_export_answers_as_it_does_and_tells_six_colours_apart(sets, second,
 
 
 def test_int8_of_six_classes_passes_its_gate_too(sets, first, tmp_path):
-    report = export_student(first, tmp_path / "int8", data=sets[0], int8=True)
+    with pytest.raises(DataError, match=r"validation of .* holds 8 good images, and an INT8 export is judged by at"):
+        export_student(first, tmp_path / "int8", data=sets[0], int8=True)
+    more = six.built(tmp_path / "more", 60, 0, LICENCES[0])
+    report = export_student(first, tmp_path / "int8", data=more, int8=True)
+    assert [one["n"] for one in report["classes"].values()] == [6] * 6
     assert report["max_change"] > 1e-3, "the weights are not quantized"
     assert Engine.from_pretrained(tmp_path / "int8").task == six.TASK
 

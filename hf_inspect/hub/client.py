@@ -107,12 +107,16 @@ def _sentence(what: str, error: BaseException) -> str:
 
 def _held(what: str) -> str:
     """What the cache holds of a repository `org/name[@revision]` at other revisions, to end a sentence with."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     name = what.partition("@")[0]
     try:
-        repos = [one for one in scan_cache_dir().repos if (one.repo_id, one.repo_type) == (name, "model")]
+        repos = [
+            one
+            for one in scan_cache_dir(constants.HF_HUB_CACHE).repos
+            if (one.repo_id, one.repo_type) == (name, "model")
+        ]
     except CacheNotFound:
         return ""
     revisions = sorted((one for repo in repos for one in repo.revisions), key=lambda one: one.commit_hash)
