@@ -36,23 +36,37 @@ def parts(tmp_path_factory, cache):
     return folder / "built"
 
 
-@pytest.fixture(scope="module")
-def made(parts, cache, tmp_path_factory):
-    """The edge's YAML, the folder, and what the command said that filled it."""
-    folder = tmp_path_factory.mktemp("saec")
-    edge = folder / "edge.yaml"
-    edge.write_text((ROOT / "recipes/edge_classifier/tiny.yaml").read_text())
-    done = run(parts, folder / "out", cache, "--edge", edge)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return edge, folder / "out", done.stdout
-
-
 def commands(said):
     return [line.split()[2:4] for line in said.splitlines() if line.startswith("$")]
 
 
-def test_one_command_makes_the_whole_table(made):
-    _, out, said = made
+def test_one_command_makes_the_table_and_only_what_changed_anew(parts, cache, tmp_path):
+    """The parts of a run in the order of their days: they share its folder."""
+    edge, out = tmp_path / "edge.yaml", tmp_path / "out"
+    edge.write_text((ROOT / "recipes/edge_classifier/tiny.yaml").read_text())
+    first = run(parts, out, cache, "--edge", edge)
+    assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-3000:]
+    assert len(commands(first.stdout)) == 7
+    check_table(out, first.stdout)
+
+    again = run(parts, out, cache, "--edge", edge)
+    assert (again.returncode, commands(again.stdout)) == (0, [])
+    assert (out / "table.md").read_text() in again.stdout
+
+    other = run(parts, out, cache, "--edge", edge, "--escape", "0.2")
+    assert other.returncode == 0, other.stderr[-3000:]
+    assert commands(other.stdout) == [["calibrate", "--edge"], ["eval", "cascade"]]
+    assert files.read_json(out / "cascade" / "cascade.json")["policies"]["calibrated"]["escape"] == 0.2
+
+    edge.write_text(edge.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
+    refused = run(parts, out, cache, "--edge", edge)
+    assert refused.returncode == 1
+    assert "learning_rate 0.003 there, 0.001 here" in refused.stderr
+    assert "training_log.json was made from something else: reads." in refused.stdout
+    assert len(commands(refused.stdout)) == 1
+
+
+def check_table(out, said):
     results = files.read_json(out / "results.json")
     for report in (*(results[name] for name in ROWS), *results["cascade"].values()):
         assert report["n"] == sum(results["data"]["counts"].values())
@@ -63,35 +77,6 @@ def test_one_command_makes_the_whole_table(made):
     assert len(table.splitlines()) == 2 + len(ROWS) + 2 * 2  # each policy, and below it its edge alone
     names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert len(set(names)) == len(names)
-    assert len(commands(said)) == 7
-
-
-def test_given_again_it_does_nothing_twice(made, parts, cache):
-    edge, out, _ = made
-    again = run(parts, out, cache, "--edge", edge)
-    assert again.returncode == 0
-    assert commands(again.stdout) == []
-    assert (out / "table.md").read_text() in again.stdout
-
-
-def test_what_another_setting_decides_is_made_again_and_no_more(made, parts, cache):
-    edge, out, _ = made
-    other = run(parts, out, cache, "--edge", edge, "--escape", "0.2")
-    assert other.returncode == 0, other.stderr[-3000:]
-    assert commands(other.stdout) == [["calibrate", "--edge"], ["eval", "cascade"]]
-    assert files.read_json(out / "cascade" / "cascade.json")["policies"]["calibrated"]["escape"] == 0.2
-
-
-def test_another_training_in_the_same_folder_is_refused(made, parts, cache, tmp_path):
-    edge, out, _ = made
-    kept = edge.read_text()
-    edge.write_text(kept.replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
-    refused = run(parts, out, cache, "--edge", edge)
-    edge.write_text(kept)
-    assert refused.returncode == 1
-    assert "learning_rate 0.003 there, 0.001 here" in refused.stderr
-    assert "training_log.json was made from something else: reads." in refused.stdout
-    assert len(commands(refused.stdout)) == 1
 
 
 def test_a_data_set_without_calibration_is_refused_by_name(tmp_path, cache):
