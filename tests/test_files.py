@@ -143,8 +143,9 @@ def test_what_commands_of_ours_add_later_is_ours(tmp_path):
     files.write_json(out / "results.json", {})
     files.write_bytes(out / "plots" / "roc.png", b"png")
     files.write_text(out / "results.scores.jsonl", "{}\n")
-    with (out / "results.scores.jsonl").open("a") as growing:
-        growing.write("{}\n")
+    files.write_text(out / "results.scores.validation.jsonl", "{}\n")
+    for growing in out.glob("*.scores.*"):
+        growing.write_text("{}\n{}\n")
     assert files.foreign(out) == []
     (out / "plots" / "photo.png").write_text("a person's")
     assert files.foreign(out) == ["plots/photo.png"]
