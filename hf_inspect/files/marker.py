@@ -125,7 +125,7 @@ def replace(path: Path, content: bytes, durable: bool) -> None:
 def _is_ours(name: str, path: Path, listed: Mapping[str, Any] | None) -> bool:
     """Whether a file may go when its folder is replaced: as its marker has it, or of those that are kept."""
     if listed is None:
-        return path.name in KEPT
+        return path.name in KEPT or name == LOCK
     if name == MARKER or any(fnmatchcase(path.name, one) for one in _LATER):
         return True
     return described(path) == listed[name] if name in listed else path.name in KEPT
