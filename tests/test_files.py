@@ -71,6 +71,11 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert names(tmp_path) == ["out", "out/.hf_inspect", "out/manifest.json"]
 
 
+def states(folder):
+    found = {name: (folder / name).lstat() for name in names(folder)}
+    return {name: (one.st_ino, one.st_size, one.st_mtime_ns) for name, one in found.items()}
+
+
 def of_nobody(out):
     files.write_text(out / "manifest.json", "{}")
     files.write_text(out / "config.json", "{}")
@@ -121,10 +126,10 @@ FOREIGN = (of_nobody, a_file_more, a_text_changed, a_link, a_file_that_became_a_
 @pytest.mark.parametrize("change", FOREIGN, ids=lambda change: change.__name__)
 def test_what_is_not_ours_is_never_replaced(tmp_path, change):
     said = change(tmp_path / "out")
-    before = {name: (tmp_path / name).lstat() for name in names(tmp_path)}
+    before = states(tmp_path)
     with pytest.raises(DataError, match=said):
         made(tmp_path / "out", other="1")
-    assert {name: (tmp_path / name).lstat() for name in names(tmp_path)} == before
+    assert states(tmp_path) == before
 
 
 def test_a_file_or_a_mount_is_no_folder_to_write_to(tmp_path, monkeypatch):
@@ -143,8 +148,9 @@ def test_what_commands_of_ours_add_later_is_ours(tmp_path):
     files.write_json(out / "results.json", {})
     files.write_bytes(out / "plots" / "roc.png", b"png")
     files.write_text(out / "results.scores.jsonl", "{}\n")
-    with (out / "results.scores.jsonl").open("a") as growing:
-        growing.write("{}\n")
+    files.write_text(out / "results.scores.validation.jsonl", "{}\n")
+    for growing in out.glob("*.scores.*"):
+        growing.write_text("{}\n{}\n")
     assert files.foreign(out) == []
     (out / "plots" / "photo.png").write_text("a person's")
     assert files.foreign(out) == ["plots/photo.png"]

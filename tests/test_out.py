@@ -147,6 +147,35 @@ def several(data):
         count_evaluation(data, "test", str(i))
 
 
+def patiently(data, what):
+    """Count an evaluation, though the data are replaced just then."""
+    while True:
+        try:
+            return count_evaluation(data, "test", what)
+        except (DataError, FileNotFoundError):
+            continue
+
+
+def patiently_several(data):
+    for i in range(15):
+        patiently(data, str(i))
+
+
+def test_evaluations_that_end_while_the_data_are_built_anew_are_all_counted(given, tmp_path):
+    data = Path(shutil.copytree(given / "parts", tmp_path / "data"))
+    manifest = (data / "manifest.json").read_text()
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as processes:
+        counting = [processes.submit(patiently_several, data) for _ in range(2)]
+        built = 0
+        while built < 20 or not all(one.done() for one in counting):
+            built += 1
+            with files.staged_folder(data) as stage:
+                (stage / "manifest.json").write_text(manifest)
+        for one in counting:
+            one.result()
+    assert count_evaluation(data, "test", "last") == 31
+
+
 def test_evaluations_that_end_at_once_are_all_counted(given, tmp_path):
     data = Path(shutil.copytree(given / "parts", tmp_path / "data"))
     with ProcessPoolExecutor(3, mp_context=get_context("fork")) as processes:

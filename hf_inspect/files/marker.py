@@ -18,7 +18,7 @@ MARKER = ".hf_inspect"
 LOCK = f"{MARKER}.lock"  # held while what lies in such a folder is counted on
 WORK = ".hf_inspect-work"  # ends the name of the hidden folder that a new folder is written in
 KEPT = ("notes.md", "evaluations.json")  # a person's words and the count of evaluations: a new folder takes them over
-_LATER = ("*.scores.jsonl", f"{MARKER}.*", ".DS_Store", "Thumbs.db")  # what grows there, and what programs leave
+_LATER = ("*.scores.*jsonl", f"{MARKER}.*", ".DS_Store", "Thumbs.db")  # what grows there, and what programs leave
 _BY_HAND = (".md", ".json", ".jsonl", ".yaml", ".yml", ".txt")  # edited files: their content counts, of others the size
 _LOOKED_INTO = 1_000_000  # bytes; a longer text is nobody's handiwork
 _NAMED = 5  # files that an error names
@@ -125,7 +125,7 @@ def replace(path: Path, content: bytes, durable: bool) -> None:
 def _is_ours(name: str, path: Path, listed: Mapping[str, Any] | None) -> bool:
     """Whether a file may go when its folder is replaced: as its marker has it, or of those that are kept."""
     if listed is None:
-        return path.name in KEPT
+        return path.name in KEPT or name == LOCK
     if name == MARKER or any(fnmatchcase(path.name, one) for one in _LATER):
         return True
     return described(path) == listed[name] if name in listed else path.name in KEPT

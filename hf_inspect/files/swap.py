@@ -14,7 +14,7 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from hf_inspect.errors import DataError
 from hf_inspect.files.marker import (
     KEPT,
+    LOCK,
     MARKER,
     WORK,
     described,
@@ -149,16 +150,26 @@ def _swap(work: Path, out: Path) -> None:
     new = work / _NEW
     try:
         while new.is_dir():
-            for stood in [out] if out.is_dir() else _olds(work)[:1]:
-                refuse_foreign(stood, out)
-                _take_over(stood, new, out)
-            _exchange(work, out)
+            stood = [out] if out.is_dir() else _olds(work)[:1]
+            with ExitStack() as held:
+                for folder in stood:
+                    refuse_foreign(folder, out)
+                    held.enter_context(_unwritten(folder))
+                    _take_over(folder, new, out)
+                _exchange(work, out)
     except BaseException as error:
         _put_back(work, out)
         if isinstance(error, DataError):
             raise DataError(f"{error} What was made waits beside it, in {work.name}, for the next run.") from None
         raise
     _sync(out.parent)
+
+
+def _unwritten(folder: Path) -> "BaseFileLock":
+    """The lock under which evaluations are counted in a folder; its file goes where the folder goes."""
+    from filelock import FileLock
+
+    return FileLock(folder / LOCK, thread_local=False)
 
 
 def _exchange(work: Path, out: Path) -> None:

@@ -20,7 +20,7 @@ CONFIG, ADAPTER_CONFIG, PROMPT = "config.json", "adapter_config.json", "prompt.j
 SUMS, LICENCES = "SHA256SUMS", "LICENCES.md"  # of a bundle; the first as sha256sum writes it
 WEIGHTS = "openvino_model.bin"
 _STAY = (
-    "evaluations.json", "*.scores.jsonl", ".DS_Store", "*.pyc",
+    "evaluations.json", "*.scores.*jsonl", ".DS_Store", "*.pyc",
 )  # a ledger of this machine, answers that an evaluation goes on from, what programs leave behind  # fmt: skip
 _TRAINERS = ("checkpoint-*", "runs")  # folders that a training goes on from, and TensorBoard's
 _STAY_FOLDERS = (".git", ".cache")  # git's, and what `hf download --local-dir` keeps

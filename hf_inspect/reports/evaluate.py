@@ -227,10 +227,10 @@ def count_evaluation(data: Path, split: str, what: str, begun: str | None = None
     The ledger outlives a rebuild; what counts is of the same fingerprint, or states none, as of older versions.
     `begun` names an evaluation that may be read again: it is noted once.
     """
-    head = read_head(data)
-    place = {"fingerprint": head["fingerprint"], "split": "/".join(place_of(head, split)).removeprefix("default/")}
     path = data / LEDGER
-    with files.locked(data / files.LOCK):  # two evaluations may end at once
+    with files.locked(data / files.LOCK):  # two evaluations may end at once, or a rebuild
+        head = read_head(data)
+        place = {"fingerprint": head["fingerprint"], "split": "/".join(place_of(head, split)).removeprefix("default/")}
         ledger = files.read_json(path) if path.exists() else []
         if begun is None or begun not in [entry.get("begun") for entry in ledger]:
             entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **place, "what": what}
