@@ -14,9 +14,7 @@ from hf_inspect.tasks.canvas import as_text, new_figure, png_of
 
 THRESHOLD = 0.5  # severity from which an image counts as a defect where no cascade says otherwise
 ESCAPE, OVERKILL = 0.05, 0.10  # shares of defects below, of good parts above, that `calibrate` allows unless told
-_BARELY = (
-    0.01  # of severity: where all good parts lie within a thousandth, 10 % of them lie above nothing in particular
-)
+_BARELY = 0.01  # of severity; where all good parts lie within a thousandth, a threshold among them means nothing
 _LOW, _HIGH = f"{ESCAPE:.0%} of the defects lie below", f"{OVERKILL:.0%} of the good parts lie above"
 
 
