@@ -230,6 +230,18 @@ def test_no_threshold_is_an_image_s_own_severity():
         assert (before[~defect] > above).sum() == int(0.10 * n)
 
 
+def test_a_move_too_small_to_matter_is_no_crossing(tmp_path):
+    """A sure student: all good parts lie near 0, and a tenth of them above a threshold among the noise there."""
+    defect = np.arange(120) < 60
+    before = np.where(defect, 0.99, np.linspace(1e-5, 2e-4, 120))
+    after = np.where(defect, 0.99, before + 3e-4)
+    found = compared(before, after, defect)
+    assert found["thresholds"][2]["at"] < 2e-4
+    refuse_beyond(found, INT8, tmp_path)
+    with pytest.raises(ParityError, match="good parts are newly rejected"):
+        refuse_beyond(compared(before, np.where(defect, 0.99, before + 0.02), defect), INT8, tmp_path)
+
+
 def test_one_class_of_several_taken_for_another_is_named(tmp_path):
     task = TaskSpec.of(("good", "crack", "dent"), good=["good"])
     classes = np.repeat([0, 1, 2], [950, 40, 10])

@@ -14,6 +14,7 @@ from hf_inspect.tasks.canvas import as_text, new_figure, png_of
 
 THRESHOLD = 0.5  # severity from which an image counts as a defect where no cascade says otherwise
 ESCAPE, OVERKILL = 0.05, 0.10  # shares of defects below, of good parts above, that `calibrate` allows unless told
+_BARELY = 0.01  # of severity; where all good parts lie within a thousandth, a threshold among them means nothing
 _LOW, _HIGH = f"{ESCAPE:.0%} of the defects lie below", f"{OVERKILL:.0%} of the good parts lie above"
 
 
@@ -42,7 +43,8 @@ def compare(
 
     `flips` {"k", "n"} counts another likeliest class, or another side of severity 0.5; `classes` has, by name, the rate
     of images with another likeliest class. `thresholds` lists, at 0.5 and where a cascade's are likely to be set, the
-    rates of defects that newly fall below and of good parts that newly come above. Besides max_change (of a class's
+    rates of defects that newly fall below and of good parts that newly come above, by more than 0.01: `calibrate` sets
+    its thresholds on the export itself, so what moves by less moves with them. Besides max_change (of a class's
     probability), and accuracy before and after.
     """
     p = [np.array([one.probabilities for one in answers]) for answers in (before, after)]
@@ -81,8 +83,9 @@ def _thresholds(severity: NDArray[np.float64], defect: NDArray[np.bool_]) -> dic
 
 
 def _crossings(severity: Sequence[NDArray[np.float64]], defect: NDArray[np.bool_], at: float) -> dict[str, Any]:
-    before, after = (one >= at for one in severity)
-    passed, rejected = before & ~after & defect, ~before & after & ~defect
+    """Of defects that newly fall below a severity and good parts that newly come above it, by more than `_BARELY`."""
+    (before, after), moved = (one >= at for one in severity), np.abs(severity[1] - severity[0]) > _BARELY
+    passed, rejected = before & ~after & defect & moved, ~before & after & ~defect & moved
     return {
         "passed": metrics.rate(int(passed.sum()), int(defect.sum())),
         "rejected": metrics.rate(int(rejected.sum()), int((~defect).sum())),
