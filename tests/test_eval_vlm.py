@@ -14,7 +14,7 @@ from hf_inspect.cli import main
 from hf_inspect.data import build, questions_of, read_manifest, read_task, record_history, write_history
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.metrics import class_report, fit_temperature, softmax, with_temperature
-from hf_inspect.reports import evaluate_vlm, model_summary, results_table, vlm_table, write_comparison
+from hf_inspect.reports import evaluate_vlm, model_summary, results_table, timing, vlm_table, write_comparison
 from hf_inspect.schema import TaskSpec
 from hf_inspect.scoring import read_rows
 from hf_inspect.vlm import VLM, Asking
@@ -137,8 +137,9 @@ def evaluated(base, data, out, *, adapter=None, split="test", **how):
     return evaluate_vlm(base, adapter and str(adapter), data, split, out, asking=asking)
 
 
-def test_a_killed_evaluation_goes_on_and_asks_no_image_twice(data, base, tmp_path, asked, plain):
+def test_a_killed_evaluation_goes_on_and_asks_no_image_twice(data, base, tmp_path, asked, plain, monkeypatch):
     counts, switch = asked
+    monkeypatch.setattr(timing, "speed", lambda inspect, sample: {})  # which asks about some images again
     undisturbed = evaluated(base, data, tmp_path / "whole.jsonl")["vlm"]
     whole, out = sum(counts), tmp_path / "scores.jsonl"
     counts.clear()

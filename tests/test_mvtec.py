@@ -291,7 +291,7 @@ def test_a_real_chunk(real_images, tmp_path):
             check_bytes(real, row, place)
     counts = built("mvtec_inspect", real, tmp_path / "inspect")["counts"]
     assert counts["holdout"]["test"] == {"good": 3, "defect": 5}
-    assert {split: sum(labels.values()) for split, labels in counts["sft"].items()} == {"train": 11, "validation": 2}
+    assert {split: sum(labels.values()) for split, labels in counts["sft"].items()} == {"train": 12, "validation": 1}
 
 
 def examined(place, signature):

@@ -160,8 +160,11 @@ def test_who_may_not_write_proposes(hub, cascade):
     with_card(cascade, CARD + "\nMore.\n")
     files.write_bytes(cascade / "plots" / "roc.png", png(grey(20)))
     with pytest.raises(HubError, match="others/cascade: your token may not write there; take one that may, or push"):
-        quiet_push(cascade, "others/cascade")
-    assert quiet_push(cascade, "others/cascade", create_pr=True) == f"{hub.endpoint}/others/cascade/discussions/1"
+        quiet_push(cascade, "others/cascade", private=False)
+    assert (
+        quiet_push(cascade, "others/cascade", private=False, create_pr=True)
+        == f"{hub.endpoint}/others/cascade/discussions/1"
+    )
     assert hub.files("models", "others/cascade") == before
     proposed = hub.files("models", "others/cascade", "refs/pr/1")
     assert proposed["README.md"].endswith(b"More.\n")
