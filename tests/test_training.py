@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -297,19 +298,27 @@ def test_kill_9_at_random_moments_of_a_resume_loses_nothing_and_changes_nothing(
     """The child's fork server has imported all; so it is killed as it starts, loads, trains, saves and tidies up."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.test_training"])
-    train_to_the_end(tmp_path / "undisturbed")
     wanted, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    rng, reached, kills = random.Random(0), [], 0
-    while kills < KILLS:
+    for _ in range(2):  # the first also starts the fork server
+        shutil.rmtree(wanted, ignore_errors=True)
+        began = time.monotonic()
+        child = processes.Process(target=train_to_the_end, args=(str(wanted),))
+        child.start()
+        child.join()
+        whole = time.monotonic() - began
+    rng, reached = random.Random(0), []
+    for kill in range(KILLS):
         child = processes.Process(target=train_to_the_end, args=(str(killed),))
         child.start()
-        child.join(0.0 if not kills else rng.uniform(0.2, 2.5))
-        if child.is_alive():
-            child.kill()
-            child.join()
-            kills += 1
-        else:
-            assert child.exitcode == 0
+        if kill % 2:  # at any moment of a run
+            child.join(rng.uniform(0, whole))
+        else:  # at any moment of a step, wherever this machine's clock has it
+            step = rng.randint(1, MANY["max_steps"])
+            while child.is_alive() and furthest(killed) < step:
+                child.join(0.002)
+            child.join(rng.uniform(0, whole / MANY["max_steps"]))
+        child.kill()
+        child.join()
         reached.append(int((newest_whole_checkpoint(killed) or "-0").rpartition("-")[2]))
         if (killed / "training_log.json").exists():  # it came to its end: from the beginning again
             assert same_end(wanted, killed)
@@ -320,6 +329,11 @@ def test_kill_9_at_random_moments_of_a_resume_loses_nothing_and_changes_nothing(
     train_to_the_end(killed)
     assert same_end(wanted, killed)
     assert any(0 < step < MANY["max_steps"] for step in reached), reached
+
+
+def furthest(folder):
+    """The highest number of a checkpoint in `folder`, whole or not."""
+    return max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*[0-9]")), default=0)
 
 
 def same_end(one, other):
