@@ -21,7 +21,7 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-run(binaries / "hf-inspect", "data", "build", "elpv", "--out", "data")
+run(binaries / "hf-inspect", "data", "build", "elpv", "--out", "data", "--accept-license")
 cells = load_dataset("data", split="test")
 recipe = package / "recipes/edge_classifier"
 run(
