@@ -38,7 +38,7 @@ with serve() as hub:
 
     from hf_inspect.hub import push
 
-    print(push(space, "acme/cascade"))
+    print(push(space, "acme/cascade", private=False))  # a private one cannot fetch its own wheel
     pulled = Path(snapshot_download("acme/cascade", repo_type="space", local_dir=work / "pulled"))
     python = work / "venv" / "bin" / "python"
     subprocess.run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, work / "venv"], check=True)
