@@ -520,6 +520,16 @@ def test_a_vlm_that_ran_on_some_parts():
     assert (played.codes[~np.isnan(some)] == full.codes[~np.isnan(some)]).all()
 
 
+@pytest.mark.parametrize("shift", [-1.0, -0.5, 0.0], ids=["all below 0", "0 between the thresholds", "0 below them"])
+def test_the_vlm_decides_nothing_where_the_edge_failed_whatever_the_scale(shift):
+    band = replace(BAND, low=BAND.low + shift, high=BAND.high + shift)
+    failed = np.where(np.arange(400) % 4, P_EDGE + shift, np.nan)
+    played = replay(band, failed, P_VLM)
+    assert set(played.decided_by[np.isnan(failed)]) == {"rule"}
+    assert (played.codes[np.isnan(failed)] == UNDECIDED).all()
+    assert not played.escalated[np.isnan(failed)].any()
+
+
 def test_cloud_threshold_moves_only_the_escalated():
     strict, lax = replay(BAND, P_EDGE, P_VLM, cloud_threshold=0.0), replay(BAND, P_EDGE, P_VLM, cloud_threshold=1.0)
     assert (strict.codes[strict.escalated] == IS_DEFECT).all()
