@@ -22,6 +22,7 @@ from hf_inspect.data.hashing import group
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
+from hf_inspect.data.rules import Rules
 from hf_inspect.data.sources import opened
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.schema import Progress, Sample, TaskSpec, no_progress
@@ -40,6 +41,7 @@ def build(
     *,
     src: Path | None = None,
     options: Mapping[str, Any] | None = None,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
     num_proc: int = 1,
     folders: bool = False,
     accept_license: bool = False,
@@ -47,8 +49,8 @@ def build(
 ) -> dict[str, Any]:
     """Build the data set `name` (a folder of dataset_scripts/) from `src` into `out`; returns its manifest.
 
-    `src` is the raw folder, or its archive; `options` are the data set's own. `num_proc` threads read and sign, and
-    write the configs; each has one writer, in the order of the source. `folders` writes val/good and val/defect
+    `src` is the raw folder, or its archive; `options` are the data set's own, `rules` those of any. `num_proc` threads
+    read and sign, and write the configs; each has one writer, in the order of the source. `folders` writes val/good and val/defect
     besides. A folder built from the same files by the same script and options is left alone. DataError for a licence
     not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the images.
     """
@@ -59,10 +61,10 @@ def build(
     try:
         with files.staged_folder(out, [src] if src else []) as stage, opened(src, stage, progress) as raw:
             samples = script.read(raw, chosen)
-            arguments = _arguments(name, script, chosen, samples)
+            arguments = _arguments(name, script, chosen, rules, samples)
             if _built_already(out, arguments, folders):
                 raise _Unchanged
-            return _write(script, chosen, samples, stage, arguments, num_proc, folders, progress)
+            return _write(script, chosen, rules, samples, stage, arguments, num_proc, folders, progress)
     except _Unchanged:
         return files.read_json(out / MANIFEST)
     except OSError as error:
@@ -176,14 +178,16 @@ class _Unchanged(Exception):
     """The folder is what would be built."""
 
 
-def _arguments(name: str, script: "type[InspectionBuilder]", options: Any, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What a build depends on: script, options, the files' names and sizes, and what the source says of them."""
+def _arguments(
+    name: str, script: "type[InspectionBuilder]", options: Any, rules: Rules, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """What a build depends on: script, options, rules, the files' names and sizes, and what the source says of them."""
     listing = hashlib.sha256()
     for sample in samples:
         sizes = [path.stat().st_size for path in (sample.path, sample.mask) if path is not None and path.exists()]
         said = [sample.source, sizes, sample.class_name, dict(sample.columns)]
         listing.update(json.dumps(said, sort_keys=True, default=str).encode())
-    stated = {"name": name, "version": str(script.VERSION), "options": asdict(options)}
+    stated = {"name": name, "version": str(script.VERSION), "options": asdict(options), "rules": asdict(rules)}
     return stated | {"files": len(samples), "listing_sha256": listing.hexdigest()}
 
 
@@ -197,6 +201,7 @@ def _built_already(out: Path, arguments: Mapping[str, Any], folders: bool) -> bo
 def _write(
     script: "type[InspectionBuilder]",
     options: Any,
+    rules: Rules,
     samples: Sequence[Sample],
     stage: Path,
     arguments: Mapping[str, Any],
