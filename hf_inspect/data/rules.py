@@ -1,0 +1,20 @@
+"""How any data set is built, whatever its own options: what is read how, what counts as one picture, what stops it."""
+
+from dataclasses import dataclass
+
+from hf_inspect.errors import DataError
+from hf_inspect.images import MAX_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What `build` does with any raw folder; all of it is part of what the built folder depends on.
+
+    `max_pixels`: an image of more is left out, from its header.
+    """
+
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise DataError(f"max_pixels is {self.max_pixels}; wanted is a whole number above 0.")
