@@ -17,9 +17,9 @@ from hf_inspect.data.sources import images_in, relative
 
 __all__ = [
     "SPLITS", "TRAINED_ON", "Examined", "Licence", "Placement", "Questions", "Rejected", "Row", "Rules", "Signature",
-    "absences", "audit", "build", "cache_folder", "chat", "class_column", "class_ids", "count", "dataset_card", "default_questions",
-    "described", "duplicates", "examine", "group", "images_in", "lite0_weights", "load_split", "options_from",
-    "packaged_folder", "partition", "place_of", "questions_of", "read_head", "read_history", "read_manifest",
-    "read_task", "record_history", "refuse_seen", "relative", "row_of", "script_named", "sign",
+    "absences", "audit", "build", "cache_folder", "chat", "class_column", "class_ids", "count", "dataset_card",
+    "default_questions", "described", "duplicates", "examine", "group", "images_in", "lite0_weights", "load_split",
+    "options_from", "packaged_folder", "partition", "place_of", "questions_of", "read_head", "read_history",
+    "read_manifest", "read_task", "record_history", "refuse_seen", "relative", "row_of", "script_named", "sign",
     "stratified_group_split", "stream", "verified", "write_history",
 ]  # fmt: skip

@@ -50,9 +50,9 @@ def build(
     """Build the data set `name` (a folder of dataset_scripts/) from `src` into `out`; returns its manifest.
 
     `src` is the raw folder, or its archive; `options` are the data set's own, `rules` those of any. `num_proc` threads
-    read and sign, and write the configs; each has one writer, in the order of the source. `folders` writes val/good and val/defect
-    besides. A folder built from the same files by the same script and options is left alone. DataError for a licence
-    not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the images.
+    read and sign, and write the configs; each has one writer, in the order of the source. `folders` writes val/good
+    and val/defect besides. A folder built from the same files by the same script and options is left alone. DataError
+    for a licence not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the images.
     """
     script = script_named(name)
     chosen = script.checked(options or {})
