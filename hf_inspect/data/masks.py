@@ -100,6 +100,8 @@ def _levels(found: Pixels) -> NDArray[np.uint8]:
     grey = values if values.ndim == 2 else values.max(axis=2)
     if values.ndim == 3 and not found.lossy and (values.min(axis=2) != grey).any():
         return np.where(grey > 0, np.uint8(255), np.uint8(0))
+    if found.lossy and grey.min() == grey.max() < HALF:  # black in JPEG may come back as 1 or 2 all over
+        return np.zeros(grey.shape, np.uint8)
     if found.white == MAX_16_BIT:  # a range that the file states, such as a PGM's
         return (grey >> 8).astype(np.uint8)
     return grey.clip(0, 255).astype(np.uint8)
