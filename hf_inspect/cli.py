@@ -58,15 +58,19 @@ def data_build(
     num_proc: Annotated[int, typer.Option(help="Threads that read and sign; the result is the same.")] = 2,
     layout: Annotated[str, typer.Option(help="`folders`: val/good and val/defect besides the Parquet.")] = "parquet",
     accept_license: Annotated[bool, typer.Option("--accept-license", help="Accept the data set's licence.")] = False,
+    max_pixels: Annotated[int | None, typer.Option(help="Leave out larger images.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits of 16 that carry the picture; found without.")] = None,
 ) -> None:
     """Build a data set as Parquet, card and manifest: `load_dataset(OUT)` reads it."""
-    from hf_inspect.data import build, described, options_from
+    from hf_inspect.data import Rules, build, described, options_from
 
     if layout not in ("parquet", "folders"):
         raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
+    given = {"max_pixels": max_pixels, "bits": bits}
+    rules = Rules(**{name: value for name, value in given.items() if value is not None})
     with Bars() as bar:
         manifest = build(
-            name, out, src=src, options=options_from(name, context.args), num_proc=num_proc,
+            name, out, src=src, options=options_from(name, context.args), rules=rules, num_proc=num_proc,
             folders=layout == "folders", accept_license=accept_license, progress=bar.of_many,
         )  # fmt: skip
     print(described(manifest))

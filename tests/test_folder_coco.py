@@ -259,7 +259,7 @@ def test_images_that_cannot_be_used_are_named(tmp_path):
     rejected = {one["source"]: one["reason"] for one in manifest["rejected"]}
     assert set(rejected) == {"part0.png", "part1.png", "images/part2.png", "passwd"}
     assert "No such file" in rejected["part0.png"]
-    assert "not a readable image" in rejected["images/part2.png"]
+    assert "is not an image" in rejected["images/part2.png"]
     assert [re.split(r" (?=were|are|left)", said)[0] for said in manifest["notes"]] == [
         "2 entries of `images` without an integer id or a file_name", "1 images",
         "1 image files that the JSON does not list",

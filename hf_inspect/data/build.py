@@ -16,12 +16,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
-from hf_inspect.data.card import absences, data_card, write_sheet
-from hf_inspect.data.examine import Rejected, examine
+from hf_inspect.data.card import absences, data_card, read_as, write_sheet
+from hf_inspect.data.examine import Examined, Rejected, depth_notes, examine, notes_of, reading_of
 from hf_inspect.data.hashing import group
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
+from hf_inspect.data.rules import Rules
 from hf_inspect.data.sources import opened
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.schema import Progress, Sample, TaskSpec, no_progress
@@ -40,6 +41,7 @@ def build(
     *,
     src: Path | None = None,
     options: Mapping[str, Any] | None = None,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
     num_proc: int = 1,
     folders: bool = False,
     accept_license: bool = False,
@@ -47,10 +49,10 @@ def build(
 ) -> dict[str, Any]:
     """Build the data set `name` (a folder of dataset_scripts/) from `src` into `out`; returns its manifest.
 
-    `src` is the raw folder, or its archive; `options` are the data set's own. `num_proc` threads read and sign, and
-    write the configs; each has one writer, in the order of the source. `folders` writes val/good and val/defect
-    besides. A folder built from the same files by the same script and options is left alone. DataError for a licence
-    not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the images.
+    `src` is the raw folder, or its archive; `options` are the data set's own, `rules` those of any. `num_proc` threads
+    read and sign, and write the configs; each has one writer, in the order of the source. `folders` writes val/good
+    and val/defect besides. A folder built from the same files by the same script and options is left alone. DataError
+    for a licence not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the images.
     """
     script = script_named(name)
     chosen = script.checked(options or {})
@@ -59,10 +61,10 @@ def build(
     try:
         with files.staged_folder(out, [src] if src else []) as stage, opened(src, stage, progress) as raw:
             samples = script.read(raw, chosen)
-            arguments = _arguments(name, script, chosen, samples)
+            arguments = _arguments(name, script, chosen, rules, samples)
             if _built_already(out, arguments, folders):
                 raise _Unchanged
-            return _write(script, chosen, samples, stage, arguments, num_proc, folders, progress)
+            return _write(script, chosen, rules, samples, stage, arguments, num_proc, folders, progress)
     except _Unchanged:
         return files.read_json(out / MANIFEST)
     except OSError as error:
@@ -102,9 +104,8 @@ def described(manifest: Mapping[str, Any]) -> str:
             f"{first['source']}: {first['reason']}"
         )
     use = {True: "", False: ": NON-COMMERCIAL use only", None: ""}[manifest["commercial"]]
-    lines += [f"NOTE: {note}" for note in (*absences(manifest["absent"]), *manifest["notes"])] + [
-        f"licence {manifest['licence']}{use}"
-    ]
+    told = (*absences(manifest["absent"]), *read_as(manifest), *manifest["notes"])
+    lines += [f"NOTE: {note}" for note in told] + [f"licence {manifest['licence']}{use}"]
     return "\n".join([*lines, f"fingerprint {manifest['fingerprint']}"])
 
 
@@ -114,9 +115,12 @@ def shards(folder: Path, config: str, split: str) -> list[Path]:
     return sorted(inside.glob(f"*-{split}*.parquet"))
 
 
-def fingerprint(task: TaskSpec, images: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 (hex) of a data set: its task, and the contents and places of the images, as its manifest has them."""
-    content = {"task": task.to_dict(), "images": list(images)}
+def fingerprint(task: TaskSpec, images: Sequence[Mapping[str, Any]], bits: int | None = None) -> str:
+    """SHA-256 (hex) of a data set: its task, and the contents and places of the images, as its manifest has them.
+
+    So are the `bits` that its 16-bit images are read by, where it has any.
+    """
+    content = {"task": task.to_dict(), "images": list(images)} | ({} if bits is None else {"bits": bits})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -176,27 +180,30 @@ class _Unchanged(Exception):
     """The folder is what would be built."""
 
 
-def _arguments(name: str, script: "type[InspectionBuilder]", options: Any, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What a build depends on: script, options, the files' names and sizes, and what the source says of them."""
+def _arguments(
+    name: str, script: "type[InspectionBuilder]", options: Any, rules: Rules, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """What a build depends on: script, options, rules, the files' names and sizes, and what the source says of them."""
     listing = hashlib.sha256()
     for sample in samples:
         sizes = [path.stat().st_size for path in (sample.path, sample.mask) if path is not None and path.exists()]
         said = [sample.source, sizes, sample.class_name, dict(sample.columns)]
         listing.update(json.dumps(said, sort_keys=True, default=str).encode())
-    stated = {"name": name, "version": str(script.VERSION), "options": asdict(options)}
+    stated = {"name": name, "version": str(script.VERSION), "options": asdict(options), "rules": asdict(rules)}
     return stated | {"files": len(samples), "listing_sha256": listing.hexdigest()}
 
 
 def _built_already(out: Path, arguments: Mapping[str, Any], folders: bool) -> bool:
     """Whether `out` holds what these arguments build, and by a version that states the task and what splits lack."""
     manifest = files.read_json(out / MANIFEST) if (out / MANIFEST).exists() else {}
-    same = {"task", "absent"} <= set(manifest) and manifest["builder"] == arguments
+    same = {"task", "absent", "reading"} <= set(manifest) and manifest["builder"] == arguments
     return same and (out / "val").exists() == folders
 
 
 def _write(
     script: "type[InspectionBuilder]",
     options: Any,
+    rules: Rules,
     samples: Sequence[Sample],
     stage: Path,
     arguments: Mapping[str, Any],
@@ -205,7 +212,8 @@ def _write(
     progress: Progress,
 ) -> dict[str, Any]:
     """Examine, group, place, write; returns the manifest."""
-    examined, rejected = examine(samples, num_proc, progress)
+    good = script.task(samples, options).good
+    examined, rejected = examine(samples, num_proc, progress, rules=rules, good=good)
     if not examined:
         raise DataError(f"none of {len(samples)} images can be used; the first: {_first(rejected)}")
     taken = [image.sample for image in examined]
@@ -218,12 +226,18 @@ def _write(
         config, split = script.EVALUATION
         evaluated = [row for row in placement.rows if row.config in script.CONFIGS[config] and row.split == split]
         write_folders(stage, str(arguments["name"]), evaluated, task)
-    manifest = _manifest(script, options, task, placement, rejected, arguments)
-    write_sheet(stage, placement.rows)
+    manifest = _manifest(script, options, task, placement, rejected, arguments, _reading(examined, rules))
+    write_sheet(stage, placement.rows, reading_of(examined, rules))
     files.write_text(stage / "README.md", data_card(script, manifest))
     head = {key: value for key, value in manifest.items() if key != "images"}
     files.write_table(stage / MANIFEST, head, "images", manifest["images"])
     return manifest
+
+
+def _reading(examined: Sequence[Examined], rules: Rules) -> dict[str, Any]:
+    """How the images are read, and what was unusual about how many of them, as the manifest says it."""
+    found = {"notes": notes_of(examined), "warnings": depth_notes(examined, rules)}
+    return reading_of(examined, rules).to_dict() | found
 
 
 def _write_parquet(
@@ -265,6 +279,7 @@ def _manifest(
     placement: Placement,
     rejected: Sequence[Rejected],
     arguments: Mapping[str, Any],
+    reading: Mapping[str, Any],
 ) -> dict[str, Any]:
     rows = placement.rows
     kept = [row.to_manifest() for row in rows]
@@ -277,7 +292,8 @@ def _manifest(
         "commercial": script.LICENCE.commercial if script.LICENCE else None,
         "views": script.VIEWS,
         "notes": placement.notes,
-        "fingerprint": fingerprint(task, kept),
+        "reading": reading,
+        "fingerprint": fingerprint(task, kept, reading["bits"]),
         "counts": _counts(rows, task),
         "strata": _strata(rows),
         "absent": absent(rows),

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hf_inspect.errors import DataError
+from hf_inspect.images import SUFFIXES
 from hf_inspect.schema import Progress, no_progress
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 _ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
 
 
@@ -38,7 +38,7 @@ def relative(path: Path, root: Path) -> str:
 
 def images_in(folder: Path) -> list[Path]:
     """Every image file below `folder`, hidden ones left out, sorted by path."""
-    inside = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    inside = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
