@@ -16,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
+from hf_inspect.data.archives import opened
 from hf_inspect.data.card import absences, data_card, write_sheet
 from hf_inspect.data.examine import Rejected, examine
 from hf_inspect.data.hashing import group
@@ -23,7 +24,6 @@ from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
 from hf_inspect.data.rules import Rules
-from hf_inspect.data.sources import opened
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.schema import Progress, Sample, TaskSpec, no_progress
 
