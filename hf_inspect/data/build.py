@@ -16,9 +16,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
+from hf_inspect.data import unchanged
 from hf_inspect.data.archives import opened
 from hf_inspect.data.card import absences, data_card, write_sheet
-from hf_inspect.data.examine import Rejected, examine
+from hf_inspect.data.examine import Examined, Rejected, examine
 from hf_inspect.data.hashing import group
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
@@ -51,8 +52,9 @@ def build(
 
     `src` is the raw folder, or its archive; `options` are the data set's own, `rules` those of any. `num_proc` threads
     read and sign, and write the configs; each has one writer, in the order of the source. `folders` writes val/good
-    and val/defect besides. A folder built from the same files by the same script and options is left alone. DataError
-    for a licence not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the images.
+    and val/defect besides. A folder built from the same contents by the same script and options is left alone.
+    DataError for a licence not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the
+    images.
     """
     script = script_named(name)
     chosen = script.checked(options or {})
@@ -61,10 +63,17 @@ def build(
     try:
         with files.staged_folder(out, [src] if src else []) as stage, opened(src, stage, progress) as raw:
             samples = script.read(raw, chosen)
-            arguments = _arguments(name, script, chosen, rules, samples)
-            if _built_already(out, arguments, folders):
+            arguments, said = _arguments(name, script, chosen, rules, samples), unchanged.said_of(samples)
+            unchanged.take_note(stage, samples, said)
+            built = _built_with(out, folders)
+            if {**built, **arguments} == built and unchanged.is_untouched(out, stage):
                 raise _Unchanged
-            return _write(script, chosen, rules, samples, stage, arguments, num_proc, folders, progress)
+            examined, rejected = examine(samples, num_proc, progress)
+            arguments["contents_sha256"] = unchanged.contents_of(said, examined, rejected)
+            if arguments == built:
+                unchanged.keep_note(out, stage)
+                raise _Unchanged
+            return _write(script, chosen, rules, examined, rejected, stage, arguments, num_proc, folders, progress)
     except _Unchanged:
         return files.read_json(out / MANIFEST)
     except OSError as error:
@@ -181,38 +190,33 @@ class _Unchanged(Exception):
 def _arguments(
     name: str, script: "type[InspectionBuilder]", options: Any, rules: Rules, samples: Sequence[Sample]
 ) -> dict[str, Any]:
-    """What a build depends on: script, options, rules, the files' names and sizes, and what the source says of them."""
-    listing = hashlib.sha256()
-    for sample in samples:
-        sizes = [path.stat().st_size for path in (sample.path, sample.mask) if path is not None and path.exists()]
-        said = [sample.source, sizes, sample.class_name, dict(sample.columns)]
-        listing.update(json.dumps(said, sort_keys=True, default=str).encode())
+    """What a build depends on beside what the files hold: script, options, rules, how many images there are."""
     stated = {"name": name, "version": str(script.VERSION), "options": asdict(options), "rules": asdict(rules)}
-    return stated | {"files": len(samples), "listing_sha256": listing.hexdigest()}
+    return stated | {"files": len(samples)}
 
 
-def _built_already(out: Path, arguments: Mapping[str, Any], folders: bool) -> bool:
-    """Whether `out` holds what these arguments build, and by a version that states the task and what splits lack."""
+def _built_with(out: Path, folders: bool) -> dict[str, Any]:
+    """What `out` was built with; nothing where it lacks what is asked for, or what this version states."""
     manifest = files.read_json(out / MANIFEST) if (out / MANIFEST).exists() else {}
-    same = {"task", "absent"} <= set(manifest) and manifest["builder"] == arguments
-    return same and (out / "val").exists() == folders
+    whole = {"task", "absent"} <= set(manifest) and (out / "val").exists() == folders
+    return manifest["builder"] if whole else {}
 
 
 def _write(
     script: "type[InspectionBuilder]",
     options: Any,
     rules: Rules,
-    samples: Sequence[Sample],
+    examined: Sequence[Examined],
+    rejected: Sequence[Rejected],
     stage: Path,
     arguments: Mapping[str, Any],
     num_proc: int,
     folders: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Examine, group, place, write; returns the manifest."""
-    examined, rejected = examine(samples, num_proc, progress)
+    """Group, place, write; returns the manifest."""
     if not examined:
-        raise DataError(f"none of {len(samples)} images can be used; the first: {_first(rejected)}")
+        raise DataError(f"none of {len(rejected)} images can be used; the first: {_first(rejected)}")
     taken = [image.sample for image in examined]
     groups = group([image.signature for image in examined], script.keys(taken, options)).tolist()
     placement = script.place(examined, groups, options)
