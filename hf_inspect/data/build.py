@@ -120,9 +120,14 @@ def described(manifest: Mapping[str, Any]) -> str:
 
 
 def shards(folder: Path, config: str, split: str) -> list[Path]:
-    """The Parquet files of a built folder's split, in order."""
+    """The Parquet files of a built folder's split, in order; DataError where there are none."""
     inside = folder / "data" if config == DEFAULT else folder / "data" / config
-    return sorted(inside.glob(f"*-{split}*.parquet"))
+    if not (found := sorted(inside.glob(f"*-{split}*.parquet"))):
+        raise DataError(
+            f"{folder} has a {MANIFEST} and no Parquet of {split}; give a folder that `hf-inspect data build` wrote, or "
+            "build it again."
+        )
+    return found
 
 
 def fingerprint(task: TaskSpec, images: Sequence[Mapping[str, Any]]) -> str:
