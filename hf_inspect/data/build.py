@@ -124,8 +124,8 @@ def shards(folder: Path, config: str, split: str) -> list[Path]:
     inside = folder / "data" if config == DEFAULT else folder / "data" / config
     if not (found := sorted(inside.glob(f"*-{split}*.parquet"))):
         raise DataError(
-            f"{folder} has a {MANIFEST} and no Parquet of {split}; give a folder that `hf-inspect data build` wrote, or "
-            "build it again."
+            f"{folder} has a {MANIFEST} and no Parquet of {split}; give a folder that `hf-inspect data build` wrote, "
+            "or build it again."
         )
     return found
 

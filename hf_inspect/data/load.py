@@ -40,18 +40,16 @@ def read_head(folder: Path) -> dict[str, Any]:
 
 def read_task(folder: Path) -> TaskSpec:
     """The classes of a built data folder and which are good; DataError where it was built before it said so."""
-    head = read_head(folder)
-    refuse_chat(folder, head)
-    return TaskSpec.from_dict(head.get("task"), folder / MANIFEST)
+    return TaskSpec.from_dict(_head(folder).get("task"), folder / MANIFEST)
 
 
 def refuse_chat(folder: str | Path, manifest: Mapping[str, Any]) -> None:
     """DataError where a folder holds questions and answers on a data set's images, and not the data set."""
     if "rows" in manifest:
         builder = manifest["builder"]
+        made_from = manifest["builder"]["source_fingerprint"]
         raise DataError(
-            f"{folder} holds chat rows; give the data set that `hf-inspect data chat` made them from: of fingerprint "
-            f"{builder['source_fingerprint']}."
+            f"{folder} holds chat rows; give the data set that they were made from (fingerprint {made_from})."
         )
 
 
@@ -73,8 +71,7 @@ def place_of(manifest: dict[str, Any], split: str) -> tuple[str, str]:
 
 def count(folder: Path, split: str) -> int:
     """How many images a split (see `place_of`) of a built data folder has, by its manifest."""
-    manifest = read_head(folder)
-    refuse_chat(folder, manifest)
+    manifest = _head(folder)
     config, name = place_of(manifest, split)
     return sum(manifest["counts"][config][name].values())
 
@@ -84,8 +81,7 @@ def load_split(folder: Path, split: str) -> "datasets.Dataset":
     import datasets
     from pyarrow.dataset import ParquetFragmentScanOptions
 
-    manifest = read_head(folder)
-    refuse_chat(folder, manifest)
+    manifest = _head(folder)
     config, name = place_of(manifest, split)
     paths = [str(path) for path in shards(folder, config, name)]
     scan = ParquetFragmentScanOptions(pre_buffer=False)  # else row groups are read ahead, up to 180 MB of them
@@ -104,8 +100,7 @@ def stream(
     """
     import pyarrow.parquet as pq
 
-    manifest = read_head(folder)
-    refuse_chat(folder, manifest)
+    manifest = _head(folder)
     config, name = place_of(manifest, split)
     paths = shards(folder, config, name)
     sizes = [pq.read_metadata(path).num_rows for path in paths]
@@ -135,6 +130,12 @@ def shard_rows(
                 waiting = waiting[batch:]
         if waiting:
             yield waiting
+
+
+def _head(folder: Path) -> dict[str, Any]:
+    head = read_head(folder)
+    refuse_chat(folder, head)
+    return head
 
 
 def _groups(shard: "ParquetFile", columns: Sequence[str], start: int) -> Iterator[list[dict[str, Any]]]:
