@@ -46,7 +46,6 @@ def read_task(folder: Path) -> TaskSpec:
 def refuse_chat(folder: str | Path, manifest: Mapping[str, Any]) -> None:
     """DataError where a folder holds questions and answers on a data set's images, and not the data set."""
     if "rows" in manifest:
-        builder = manifest["builder"]
         made_from = manifest["builder"]["source_fingerprint"]
         raise DataError(
             f"{folder} holds chat rows; give the data set that they were made from (fingerprint {made_from})."
