@@ -9,21 +9,25 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
+from hf_inspect.data import accounting
 from hf_inspect.data.archives import opened
 from hf_inspect.data.card import absences, data_card, write_sheet
+from hf_inspect.data.conflicts import settled
 from hf_inspect.data.examine import Rejected, examine
+from hf_inspect.data.goods import united
 from hf_inspect.data.hashing import group
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
 from hf_inspect.data.rules import Rules
+from hf_inspect.data.sources import Raw
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.schema import Progress, Sample, TaskSpec, no_progress
 
@@ -60,11 +64,11 @@ def build(
         pass_gate(name, script.LICENCE, accept_license)
     try:
         with files.staged_folder(out, [src] if src else []) as stage, opened(src, stage, progress) as raw:
-            samples = script.read(raw, chosen)
-            arguments = _arguments(name, script, chosen, rules, samples)
+            found = script.read(raw, chosen)
+            arguments = _arguments(name, script, chosen, rules, found.samples)
             if _built_already(out, arguments, folders):
                 raise _Unchanged
-            return _write(script, chosen, rules, samples, stage, arguments, num_proc, folders, progress)
+            return _write(script, chosen, rules, found, stage, arguments, num_proc, folders, progress)
     except _Unchanged:
         return files.read_json(out / MANIFEST)
     except OSError as error:
@@ -74,18 +78,22 @@ def build(
 
 
 def options_from(name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """`--n-good 20` as a script's option `n_good`, in its type; DataError for what is no option with a value."""
-    script, given = script_named(name), {}
+    """`--n-good 20` as a script's option `n_good`, in its type; DataError for what is no option with a value.
+
+    An option that may be repeated has all its values united; DataError where another is given twice.
+    """
+    script, given = script_named(name), dict[str, list[Any]]()
     rest = iter(arguments)
     for argument in rest:
         option, equals, value = argument.partition("=")
         key = option.removeprefix("--").replace("-", "_")
         default = script.defaults([key])[key]
-        if isinstance(default, bool):
-            given[key] = True
-        else:
-            given[key] = _typed(option, value if equals else next(rest, None), default)
-    return given
+        if key in given and not script.may_be_repeated(key):
+            raise DataError(f"{option} is given twice; give it once.")
+        switch = isinstance(default, bool)
+        one = True if switch else _typed(option, value if equals else next(rest, None), default)
+        given.setdefault(key, []).append(one)
+    return {key: united(values) if script.may_be_repeated(key) else values[0] for key, values in given.items()}
 
 
 def described(manifest: Mapping[str, Any]) -> str:
@@ -103,6 +111,7 @@ def described(manifest: Mapping[str, Any]) -> str:
             f"LEFT OUT: {len(manifest['rejected'])} images (manifest.json lists them), such as "
             f"{first['source']}: {first['reason']}"
         )
+    lines += accounting.totals(manifest["accounting"]) + accounting.lines(manifest["accounting"])
     use = {True: "", False: ": NON-COMMERCIAL use only", None: ""}[manifest["commercial"]]
     lines += [f"NOTE: {note}" for note in (*absences(manifest["absent"]), *manifest["notes"])] + [
         f"licence {manifest['licence']}{use}"
@@ -192,9 +201,9 @@ def _arguments(
 
 
 def _built_already(out: Path, arguments: Mapping[str, Any], folders: bool) -> bool:
-    """Whether `out` holds what these arguments build, and by a version that states the task and what splits lack."""
+    """Whether `out` holds what these arguments build, by a version that states task, absent kinds, all there was."""
     manifest = files.read_json(out / MANIFEST) if (out / MANIFEST).exists() else {}
-    same = {"task", "absent"} <= set(manifest) and manifest["builder"] == arguments
+    same = {"task", "absent", "accounting"} <= set(manifest) and manifest["builder"] == arguments
     return same and (out / "val").exists() == folders
 
 
@@ -202,7 +211,7 @@ def _write(
     script: "type[InspectionBuilder]",
     options: Any,
     rules: Rules,
-    samples: Sequence[Sample],
+    raw: Raw,
     stage: Path,
     arguments: Mapping[str, Any],
     num_proc: int,
@@ -210,9 +219,10 @@ def _write(
     progress: Progress,
 ) -> dict[str, Any]:
     """Examine, group, place, write; returns the manifest."""
-    examined, rejected = examine(samples, num_proc, progress)
+    decoded, rejected = examine(raw.samples, num_proc, progress)
+    examined, torn = settled(decoded, rules.on_conflict)
     if not examined:
-        raise DataError(f"none of {len(samples)} images can be used; the first: {_first(rejected)}")
+        raise DataError(f"none of {len(raw.samples)} images can be used; the first: {_first(rejected, torn)}")
     taken = [image.sample for image in examined]
     groups = group([image.signature for image in examined], script.keys(taken, options)).tolist()
     placement = script.place(examined, groups, options)
@@ -223,6 +233,10 @@ def _write(
         config, split = script.EVALUATION
         evaluated = [row for row in placement.rows if row.config in script.CONFIGS[config] and row.split == split]
         write_folders(stage, str(arguments["name"]), evaluated, task)
+    why = dict.fromkeys(torn, accounting.CONFLICT) | {one.source: accounting.REJECTED for one in rejected}
+    account = accounting.of_files(raw, {row.sample.source for row in placement.rows}, {**placement.left_out, **why})
+    accounts = {"files": account, **placement.accounts}
+    placement = replace(placement, notes=[*raw.notes, *placement.notes], accounts=accounts)
     manifest = _manifest(script, options, task, placement, rejected, arguments)
     write_sheet(stage, placement.rows)
     files.write_text(stage / "README.md", data_card(script, manifest))
@@ -288,6 +302,7 @@ def _manifest(
         "absent": absent(rows),
         "groups": {"n": len(set(once.values())), "largest": largest, "largest_share": largest / len(once)},
         "rejected": [asdict(one) for one in rejected],
+        "accounting": placement.accounts,
         "images": kept,
     }
 
@@ -309,5 +324,7 @@ def _strata(rows: Sequence[Row]) -> dict[str, int]:
     return dict(sorted(Counter(strata).items()))
 
 
-def _first(rejected: Sequence[Rejected]) -> str:
-    return f"{rejected[0].source}: {rejected[0].reason}" if rejected else "there is none."
+def _first(rejected: Sequence[Rejected], torn: Sequence[str]) -> str:
+    if rejected:
+        return f"{rejected[0].source}: {rejected[0].reason}"
+    return f"{torn[0]} has the same bytes as an image of another class." if torn else "there is none."
