@@ -66,7 +66,7 @@ def data_build(
 
     if layout not in ("parquet", "folders"):
         raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
-    given = {"max_pixels": max_pixels, "on_conflict": on_conflict}
+    given: dict[str, Any] = {"max_pixels": max_pixels, "on_conflict": on_conflict}
     rules = Rules(**{name: value for name, value in given.items() if value is not None})
     with Bars() as bar:
         manifest = build(

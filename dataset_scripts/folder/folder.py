@@ -88,10 +88,10 @@ def _check_classes(names: Sequence[str], layout: Layout, src: Path, options: Opt
     check_good(options.good, names, "folders")
     if good_of(options.good, names):
         return
-    below = {path.relative_to(src).parts[layout.class_depth + 1] for path in layout.images}
+    below = {name for path in layout.images for name in path.relative_to(src).parts[layout.class_depth + 1 : -1]}
     if good_of(USUAL, sorted(below)):
         raise DataError(
-            f"class folders lie one folder deeper, in {', '.join(names)}; give one of these as --src, or put the class "
+            f"class folders lie deeper, in {', '.join(names)}; give one of these as --src, or put the class "
             "folders side by side: good/1.png, scratch/2.png."
         )
     raise DataError(f"none of the folders {', '.join(names)} is named as good ({options.good}); say which with --good.")

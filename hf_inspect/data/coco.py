@@ -166,17 +166,17 @@ def _split_of(path: Path, root: Path) -> str | None:
 
 def _loaded(number: int, path: Path, root: Path) -> _Json:
     """A JSON, checked to be what COCO says as far as everything else rests on it."""
+    name = relative(path, root)
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error}); export it again.") from None
+        raise DataError(f"{name} is not JSON ({error}); export it again.") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+        raise DataError(f"{name} cannot be read ({error.strerror}); check its permissions.") from None
     if not is_coco(content):
         known = kind_of_json(content)
         what = known or f"is no COCO file: it needs the lists {', '.join(COCO_LISTS)}; export it again"
-        raise DataError(f"{path.name} {what}.")
-    name = relative(path, root)
+        raise DataError(f"{name} {what}.")
     categories: dict[int, str] = {}
     for category in content["categories"]:
         said = category if isinstance(category, Mapping) else {}

@@ -19,11 +19,12 @@ def settled(examined: Sequence[Examined], on_conflict: str) -> tuple[list[Examin
     for image in examined:
         by_content[image.signature.sha256].append(image)
     torn = {sha: images for sha, images in by_content.items() if len({one.sample.class_name for one in images}) > 1}
+    more = f"; and {len(torn) - _NAMED} more" if len(torn) > _NAMED else ""
     if torn and on_conflict != "drop":
         raise DataError(
             f"{len(torn)} image{'s have' if len(torn) > 1 else ' has'} the same bytes under different classes: "
-            f"{'; '.join(map(_shown, list(torn.values())[:_NAMED]))}{'; ...' if len(torn) > _NAMED else ''}. Delete "
-            "the wrong ones, or leave out all of them with --on-conflict drop."
+            f"{'; '.join(map(_shown, list(torn.values())[:_NAMED]))}{more}. Delete the wrong ones, or leave out all of "
+            "them with --on-conflict drop."
         )
     kept = [image for image in examined if image.signature.sha256 not in torn]
     return kept, [image.sample.source for image in examined if image.signature.sha256 in torn]

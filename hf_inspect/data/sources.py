@@ -68,12 +68,15 @@ def walk(root: Path) -> Inventory:
         seen.add(identity)
         for entry in _entries(folder):
             path = Path(entry.path)
-            if entry.is_dir():
+            found: Path | os.DirEntry[str] = (
+                path if entry.is_symlink() else entry
+            )  # an entry raises for a link to itself
+            if found.is_dir():
                 (links if entry.is_symlink() else waiting).append(path)
-            elif entry.is_file():
+            elif found.is_file():
                 files.append(path)
             else:
-                odd[path] = BROKEN if entry.is_symlink() and not path.exists() else NO_FILE
+                odd[path] = NO_FILE if path.exists() else BROKEN
     return Inventory(root, sorted(files), dict(sorted(odd.items())))
 
 
