@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
@@ -26,14 +26,19 @@ MAX_BYTES = 2_000_000_000  # of a file: 100 megapixels of four floats are 1.6 GB
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")  # no format that runs a program
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 MAX_16_BIT = 65535
+_ON_THEIR_SIDE = frozenset({5, 6, 7, 8})  # orientations whose width is the upright height
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One image: `rgb` uint8 (h, w, 3), and what was unusual about the file, in words."""
+    """One image: `rgb` uint8 (h, w, 3), upright, and what was unusual about the file, in words.
+
+    `orientation` is the file's own by EXIF, 1 to 8: how its stored pixels were turned.
+    """
 
     rgb: Rgb
     notes: tuple[str, ...] = ()
+    orientation: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,25 @@ def header(content: bytes) -> tuple[str, int, int]:
         return "", 0, 0
 
 
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Width and height of a stored frame once it is turned upright from an EXIF orientation, 1 to 8; and back."""
+    return size[::-1] if orientation in _ON_THEIR_SIDE else size
+
+
+def turned_points(points: ArrayLike, size: tuple[int, int], orientation: int) -> NDArray[np.float64]:
+    """Points (n, 2) of a stored frame -> where they lie once it is turned upright from an EXIF orientation, 1 to 8.
+
+    x and y in pixels from the upper left corner, a pixel's own corners being whole numbers; `size` is width and height
+    as stored. A box is turned by two of its opposite corners, which then need sorting.
+    """
+    (x, y), (width, height) = np.asarray(points, np.float64).reshape(-1, 2).T, size
+    places = (
+        (x, y), (width - x, y), (width - x, height - y), (x, height - y),
+        (y, x), (height - y, x), (height - y, width - x), (y, width - x),
+    )  # fmt: skip
+    return np.stack(places[orientation - 1], axis=1)
+
+
 def resize(rgb: Rgb, preprocess: Preprocess) -> Rgb:
     """An RGB image uint8 (h, w, 3) of any size -> uint8 (height, width, 3), by Pillow's antialiased filter."""
     check_rgb(rgb)
@@ -236,7 +260,7 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Loaded:
         f"turned upright from EXIF orientation {orientation}" if orientation in range(2, 9) else "",
         note,
     )
-    return Loaded(rgb, tuple(filter(None, notes)))
+    return Loaded(rgb, tuple(filter(None, notes)), orientation if orientation in range(2, 9) else 1)
 
 
 def _refuse_larger(width: int, height: int, name: str, max_pixels: int) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hf_inspect.errors import DataError
-from hf_inspect.images import MAX_BYTES, ORIENTATION, Preprocess, load, prepare, resize
+from hf_inspect.images import MAX_BYTES, ORIENTATION, Preprocess, load, prepare, resize, turned_points, turned_size
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8)
 HALF = (0.5, 0.5, 0.5)
@@ -218,6 +218,23 @@ def test_exif_rotation(fmt, orientation):
     assert np.abs(loaded.rgb.astype(int) - upright).max() <= 2
     expected = () if orientation == 1 else (f"turned upright from EXIF orientation {orientation}",)
     assert loaded.notes == expected
+
+
+@settings(deadline=None, max_examples=80)
+@given(orientation=st.integers(1, 8), width=st.integers(1, 9), height=st.integers(1, 9), data=st.data())
+def test_points_turn_as_pixels_do(orientation, width, height, data):
+    x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    stored = np.zeros((height, width), np.uint8)
+    stored[y, x] = 255
+    image = Image.fromarray(stored)
+    image.getexif()[ORIENTATION] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    corners = turned_points([[x, y], [x + 1, y + 1]], (width, height), orientation)
+    (x0, y0), (x1, y1) = corners.min(0).astype(int), corners.max(0).astype(int)
+    assert (x1 - x0, y1 - y0) == (1, 1)
+    assert upright[y0, x0] == 255
+    assert upright.shape[::-1] == turned_size((width, height), orientation)
+    assert turned_size(turned_size((width, height), orientation), orientation) == (width, height)
 
 
 @pytest.mark.parametrize("fmt", ["GIF", "WEBP", "TIFF", "PNG"])

@@ -12,7 +12,7 @@ from hf_inspect.data.classes import CLASS_NAME, LABEL, class_column
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import DEFAULT, Placement, Row
-from hf_inspect.data.sources import keys_by_rule
+from hf_inspect.data.sources import Raw, keys_by_rule
 from hf_inspect.errors import DataError
 from hf_inspect.prefetch import prefetched
 from hf_inspect.schema import BINARY, DEFECT, GOOD, Sample, TaskSpec
@@ -54,8 +54,8 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
         super().__init__(**kwargs)
 
     @classmethod
-    def read(cls, src: Path | None, options: Any) -> list[Sample]:
-        """Every image of the raw folder, in a fixed order, nothing decoded; DataError on a wrong root."""
+    def read(cls, src: Path | None, options: Any) -> Raw:
+        """What each file of the raw folder is: a sample's, a record, or left out; DataError on a wrong root."""
         raise NotImplementedError
 
     @classmethod
@@ -98,6 +98,11 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
         """OPTIONS from what the user gave; DataError for an option that this data set does not have."""
         cls.defaults(given)
         return cls.OPTIONS(**given)
+
+    @classmethod
+    def may_be_repeated(cls, name: str) -> bool:
+        """Whether an option may be given several times, each time one more value."""
+        return any(f.name == name and f.metadata.get("repeated", False) for f in fields(cls.OPTIONS))
 
     def _info(self) -> datasets.DatasetInfo:
         features = {"image": datasets.Image(), LABEL: datasets.ClassLabel(names=[GOOD, DEFECT])}

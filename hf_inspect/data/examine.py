@@ -9,18 +9,28 @@ from pathlib import Path
 
 from hf_inspect.data.hashing import Signature, sign
 from hf_inspect.errors import DataError
+from hf_inspect.images import load, turned_size
 from hf_inspect.schema import DEFECT, GOOD, Progress, Sample, no_progress
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A sample whose image and mask decode: its class is decided, `width` and `height` are pixels."""
+    """A sample whose image and mask decode: its class is decided, `width` and `height` are pixels, upright.
+
+    `orientation` is the file's by EXIF, 1 to 8; `images.turned_points` turns what is known of its stored pixels.
+    """
 
     sample: Sample
     signature: Signature
     width: int
     height: int
     mask_sha256: str | None = None
+    orientation: int = 1
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height of the file's pixels before they are turned upright."""
+        return turned_size((self.width, self.height), self.orientation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +56,17 @@ def examine(
 def _examine(sample: Sample) -> Examined | Rejected:
     try:
         content = sample.read()
-        signature, (width, height) = sign(content), _size(content)
+        signature, loaded = sign(content), load(content)
+        height, width = loaded.rgb.shape[:2]
         if sample.mask is None:
-            return Examined(sample, signature, width, height)
+            return Examined(sample, signature, width, height, orientation=loaded.orientation)
         mask, marked = _mask(sample.mask, (width, height))
     except DataError as error:
         return Rejected(sample.source, str(error))
     except OSError as error:
         return Rejected(sample.source, f"cannot be read ({error.strerror}).")
     class_name = sample.class_name or (DEFECT if marked else GOOD)
-    return Examined(replace(sample, class_name=class_name), signature, width, height, mask)
-
-
-def _size(content: bytes) -> tuple[int, int]:
-    from PIL import Image
-
-    with Image.open(BytesIO(content)) as image:
-        return image.size
+    return Examined(replace(sample, class_name=class_name), signature, width, height, mask, loaded.orientation)
 
 
 def _mask(path: Path, size: tuple[int, int]) -> tuple[str, bool]:

@@ -10,11 +10,15 @@ from hf_inspect.images import MAX_PIXELS
 class Rules:
     """What `build` does with any raw folder; all of it is part of what the built folder depends on.
 
-    `max_pixels`: an image of more is left out, from its header.
+    `max_pixels`: an image of more is left out, from its header. `on_conflict`: images of equal bytes under several
+    classes are refused (refuse), or all of them left out (drop).
     """
 
     max_pixels: int = MAX_PIXELS
+    on_conflict: str = "refuse"
 
     def __post_init__(self) -> None:
+        if self.on_conflict not in ("refuse", "drop"):
+            raise DataError(f"--on-conflict {self.on_conflict} is not known; use refuse or drop.")
         if self.max_pixels < 1:
             raise DataError(f"max_pixels is {self.max_pixels}; wanted is a whole number above 0.")

@@ -1,23 +1,93 @@
-"""A raw folder -> its image files in a fixed order, their names below it, and what groups them by name."""
+"""A raw folder -> all that lies in it, walked once, in a fixed order; names below it, and what groups files by name."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_inspect.errors import DataError
+from hf_inspect.schema import Sample
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+BROKEN = "links to what is not there"
+AGAIN = "folders that are read at another place"  # a link leads back to one
+NO_FILE = "neither files nor folders"
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All that lies below `root`: its `files`, sorted by path, and the `odd` rest, each with what it is."""
+
+    root: Path
+    files: Sequence[Path]
+    odd: Mapping[Path, str] = field(default_factory=dict)
+
+    def names(self) -> dict[Path, str]:
+        """All there is, files and the rest, with the name each has below the root."""
+        return {path: relative(path, self.root) for path in (*self.files, *self.odd)}
+
+    def images(self) -> list[Path]:
+        """The files that are images by their suffix, hidden ones left out, in order."""
+        return [path for path in self.files if is_image(path) and not self.is_hidden(path)]
+
+    def is_hidden(self, path: Path) -> bool:
+        """Whether a path's name, or that of a folder around it below the root, begins with a dot."""
+        return any(part.startswith(".") for part in path.relative_to(self.root).parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What a data set's script makes of a raw folder, where each file is a sample's, a record, or left out.
+
+    `samples` stand in a fixed order, nothing of them decoded. `records` are files that say what the images are (a JSON,
+    a list); `left_out` says why a file is none of these, where the script knows more than its name tells. `notes` are
+    what a reader must know.
+    """
+
+    inventory: Inventory
+    samples: Sequence[Sample]
+    records: Sequence[Path] = ()
+    left_out: Mapping[Path, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def walk(root: Path) -> Inventory:
+    """All that lies below `root`, behind links too; a folder that links lead back to is read once, where it lies.
+
+    DataError for a folder that cannot be read.
+    """
+    files, odd, links, waiting = list[Path](), dict[Path, str](), list[Path](), [root]
+    seen: set[tuple[int, int]] = set()
+    while waiting or links:
+        links.sort(reverse=True)  # after all that lies inside
+        folder = waiting.pop() if waiting else links.pop()
+        if (identity := _identity(folder)) in seen:
+            odd[folder] = AGAIN
+            continue
+        seen.add(identity)
+        for entry in _entries(folder):
+            path = Path(entry.path)
+            found: Path | os.DirEntry[str] = (
+                path if entry.is_symlink() else entry
+            )  # an entry raises for a link to itself
+            if found.is_dir():
+                (links if entry.is_symlink() else waiting).append(path)
+            elif found.is_file():
+                files.append(path)
+            else:
+                odd[path] = NO_FILE if path.exists() else BROKEN
+    return Inventory(root, sorted(files), dict(sorted(odd.items())))
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its suffix."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def relative(path: Path, root: Path) -> str:
     """`path` below `root` with '/', as manifests name it."""
     return path.relative_to(root).as_posix()
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Every image file below `folder`, hidden ones left out, sorted by path."""
-    inside = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def keys_by_rule(names: Sequence[str], rule: str) -> list[str | None]:
@@ -36,3 +106,16 @@ def keys_by_rule(names: Sequence[str], rule: str) -> list[str | None]:
     if not any(found):
         raise DataError(f"the group rule {rule!r} matches none of {len(names)} file names, such as {names[:1]}.")
     return [match.group(1) if match else None for match in found]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}); give its permissions, or move it away.") from None

@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_inspect import files
 from hf_inspect.data.examine import Examined, Rejected
+from hf_inspect.data.sources import Raw
 from hf_inspect.schema import Sample
 
 NOTE = f"{files.MARKER}.sources"
@@ -20,8 +21,8 @@ _TICK = 2 * 10**9  # ns; the coarsest clock of a file system, FAT's: within a ti
 _OWN = {field.name for field in fields(Sample)}
 
 
-def said_of(samples: Sequence[Sample]) -> str:
-    """SHA-256 (hex) of what a source says of its images: names, classes, columns, and what a script adds to these."""
+def said_of(raw: Raw) -> str:
+    """SHA-256 (hex) of what a source says: of its images names, classes, columns and more, and what else lies there."""
     shared: dict[int, str] = {}  # of what many samples may hold, a whole JSON's categories say, written out once
 
     def of_value(value: Any) -> str:
@@ -29,16 +30,19 @@ def said_of(samples: Sequence[Sample]) -> str:
             shared[id(value)] = _sha256([repr(value)])
         return shared[id(value)]
 
-    return _sha256(
+    images = (
         [sample.source, sample.class_name, sample.stratum, dict(sample.columns)]
         + [of_value(getattr(sample, field.name)) for field in fields(sample) if field.name not in _OWN]
-        for sample in samples
+        for sample in raw.samples
     )
+    names = raw.inventory.names()
+    odd = {names.get(path, path.name): why for path, why in (*raw.inventory.odd.items(), *raw.left_out.items())}
+    return _sha256([*images, sorted(names.values()), odd, list(raw.notes)])
 
 
-def take_note(stage: Path, samples: Sequence[Sample], said: str) -> None:
+def take_note(stage: Path, raw: Raw, said: str) -> None:
     """Write down, before any is read, how the samples' files look from outside, and what is said of them."""
-    looks = [[_look(path) for path in (one.path, one.mask) if path is not None] for one in samples]
+    looks = [[_look(path) for path in (one.path, one.mask) if path is not None] for one in raw.samples]
     newest = max((time for of_sample in looks for look in of_sample for time in look[1:]), default=0)
     files.write_json(stage / NOTE, {"sha256": _sha256([said, *looks]), "newest_ns": newest})
 
