@@ -7,37 +7,24 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
 from hf_inspect.data.examine import Examined, Rejected
 from hf_inspect.data.sources import Raw
-from hf_inspect.schema import Sample
 
 NOTE = f"{files.MARKER}.sources"
 _TICK = 2 * 10**9  # ns; the coarsest clock of a file system, FAT's: within a tick a file may change and keep its time
-_OWN = {field.name for field in fields(Sample)}
 
 
 def said_of(raw: Raw) -> str:
-    """SHA-256 (hex) of what a source says: of its images names, classes, columns and more, and what else lies there."""
-    shared: dict[int, str] = {}  # of what many samples may hold, a whole JSON's categories say, written out once
-
-    def of_value(value: Any) -> str:
-        if id(value) not in shared:
-            shared[id(value)] = _sha256([repr(value)])
-        return shared[id(value)]
-
-    images = (
-        [sample.source, sample.class_name, sample.stratum, dict(sample.columns)]
-        + [of_value(getattr(sample, field.name)) for field in fields(sample) if field.name not in _OWN]
-        for sample in raw.samples
-    )
+    """SHA-256 (hex) of what a source says: the names of all that lies there, its annotation files, and the samples'."""
     names = raw.inventory.names()
     odd = {names.get(path, path.name): why for path, why in (*raw.inventory.odd.items(), *raw.left_out.items())}
-    return _sha256([*images, sorted(names.values()), odd, list(raw.notes)])
+    records = [[names.get(path, path.name), files.sha256(path)] for path in raw.records]
+    samples = ([one.source, one.class_name, one.stratum, dict(one.columns)] for one in raw.samples)
+    return _sha256([sorted(names.values()), odd, list(raw.notes), *records, *samples])
 
 
 def take_note(stage: Path, raw: Raw, said: str) -> None:
@@ -83,6 +70,7 @@ def _look(path: Path) -> list[int]:
 
 
 def _sha256(values: Iterable[Any]) -> str:
+    """SHA-256 (hex) of JSON values, a line each."""
     digest = hashlib.sha256()
     for value in values:
         digest.update(json.dumps(value, sort_keys=True, default=repr).encode() + b"\n")
