@@ -10,6 +10,7 @@ from hf_inspect import files
 from hf_inspect.data.build import MANIFEST, shards
 from hf_inspect.data.partition import SPLITS
 from hf_inspect.errors import DataError
+from hf_inspect.reading import Reading
 from hf_inspect.schema import TaskSpec
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def read_head(folder: Path) -> dict[str, Any]:
 def read_task(folder: Path) -> TaskSpec:
     """The classes of a built data folder and which are good; DataError where it was built before it said so."""
     return TaskSpec.from_dict(read_head(folder).get("task"), folder / MANIFEST)
+
+
+def read_reading(folder: Path) -> Reading:
+    """How the images of a built data folder are to be read."""
+    return Reading.from_dict(read_head(folder).get("reading"), folder / MANIFEST)
 
 
 def place_of(manifest: dict[str, Any], split: str) -> tuple[str, str]:
