@@ -1,6 +1,7 @@
 """`hf-inspect`: each verb reads its arguments, calls one function and prints what came back."""
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,8 @@ _SCORES = ".scores.jsonl"  # beside results.json: what a killed evaluation goes 
 def main() -> None:
     """Run the command line; what this package or the disk refuses is printed as one sentence, and exits with 1."""
     quieten()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no Unicode
     try:
         app()
     except Exception as error:

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
-from hf_inspect.data import accounting
+from hf_inspect.data import accounting, unchanged
 from hf_inspect.data.archives import opened
 from hf_inspect.data.card import absences, data_card, read_as, write_sheet
 from hf_inspect.data.conflicts import settled
@@ -29,7 +29,7 @@ from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
 from hf_inspect.data.rules import Rules
 from hf_inspect.data.sources import Raw
 from hf_inspect.errors import DataError, InspectError
-from hf_inspect.schema import Progress, Sample, TaskSpec, no_progress
+from hf_inspect.schema import Progress, TaskSpec, no_progress
 
 if TYPE_CHECKING:
     from hf_inspect.data.builder import InspectionBuilder
@@ -55,8 +55,9 @@ def build(
 
     `src` is the raw folder, or its archive; `options` are the data set's own, `rules` those of any. `num_proc` threads
     read and sign, and write the configs; each has one writer, in the order of the source. `folders` writes val/good
-    and val/defect besides. A folder built from the same files by the same script and options is left alone. DataError
-    for a licence not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the images.
+    and val/defect besides. A folder built from the same contents by the same script and options is left alone.
+    DataError for a licence not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the
+    images.
     """
     script = script_named(name)
     chosen = script.checked(options or {})
@@ -65,10 +66,19 @@ def build(
     try:
         with files.staged_folder(out, [src] if src else []) as stage, opened(src, stage, progress) as raw:
             found = script.read(raw, chosen)
-            arguments = _arguments(name, script, chosen, rules, found.samples)
-            if _built_already(out, arguments, folders):
+            arguments, said = _arguments(name, script, chosen, rules, found), unchanged.said_of(found)
+            unchanged.take_note(stage, found, said)
+            built = _built_with(out, folders)
+            if {**built, **arguments} == built and unchanged.is_untouched(out, stage):
                 raise _Unchanged
-            return _write(script, chosen, rules, found, stage, arguments, num_proc, folders, progress)
+            good = script.task(found.samples, chosen).good
+            decoded, rejected = examine(found.samples, num_proc, progress, rules=rules, good=good)
+            arguments["contents_sha256"] = unchanged.contents_of(said, decoded, rejected)
+            if arguments == built:
+                unchanged.keep_note(out, stage)
+                raise _Unchanged
+            looked = found, decoded, rejected
+            return _write(script, chosen, rules, looked, stage, arguments, num_proc, folders, progress)
     except _Unchanged:
         return files.read_json(out / MANIFEST)
     except OSError as error:
@@ -119,9 +129,14 @@ def described(manifest: Mapping[str, Any]) -> str:
 
 
 def shards(folder: Path, config: str, split: str) -> list[Path]:
-    """The Parquet files of a built folder's split, in order."""
+    """The Parquet files of a built folder's split, in order; DataError where there are none."""
     inside = folder / "data" if config == DEFAULT else folder / "data" / config
-    return sorted(inside.glob(f"*-{split}*.parquet"))
+    if not (found := sorted(inside.glob(f"*-{split}*.parquet"))):
+        raise DataError(
+            f"{folder} has a {MANIFEST} and no Parquet of {split}; give a folder that `hf-inspect data build` wrote, "
+            "or build it again."
+        )
+    return found
 
 
 def fingerprint(task: TaskSpec, images: Sequence[Mapping[str, Any]], bits: int | None = None) -> str:
@@ -189,40 +204,32 @@ class _Unchanged(Exception):
     """The folder is what would be built."""
 
 
-def _arguments(
-    name: str, script: "type[InspectionBuilder]", options: Any, rules: Rules, samples: Sequence[Sample]
-) -> dict[str, Any]:
-    """What a build depends on: script, options, rules, the files' names and sizes, and what the source says of them."""
-    listing = hashlib.sha256()
-    for sample in samples:
-        sizes = [path.stat().st_size for path in (sample.path, sample.mask) if path is not None and path.exists()]
-        said = [sample.source, sizes, sample.class_name, dict(sample.columns)]
-        listing.update(json.dumps(said, sort_keys=True, default=str).encode())
+def _arguments(name: str, script: "type[InspectionBuilder]", options: Any, rules: Rules, raw: Raw) -> dict[str, Any]:
+    """What a build depends on beside what the files hold: script, options, rules, how many images there are."""
     stated = {"name": name, "version": str(script.VERSION), "options": asdict(options), "rules": asdict(rules)}
-    return stated | {"files": len(samples), "listing_sha256": listing.hexdigest()}
+    return stated | {"files": len(raw.samples)}
 
 
-def _built_already(out: Path, arguments: Mapping[str, Any], folders: bool) -> bool:
-    """Whether `out` holds what these arguments build, by a version that states task, absent kinds, all there was."""
+def _built_with(out: Path, folders: bool) -> dict[str, Any]:
+    """What `out` was built with; nothing where it lacks what is asked for, or what this version states."""
     manifest = files.read_json(out / MANIFEST) if (out / MANIFEST).exists() else {}
-    same = {"task", "absent", "reading", "accounting"} <= set(manifest) and manifest["builder"] == arguments
-    return same and (out / "val").exists() == folders
+    whole = {"task", "absent", "reading", "accounting"} <= set(manifest) and (out / "val").exists() == folders
+    return manifest["builder"] if whole else {}
 
 
 def _write(
     script: "type[InspectionBuilder]",
     options: Any,
     rules: Rules,
-    raw: Raw,
+    looked: tuple[Raw, list[Examined], list[Rejected]],
     stage: Path,
     arguments: Mapping[str, Any],
     num_proc: int,
     folders: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Examine, group, place, write; returns the manifest."""
-    good = script.task(raw.samples, options).good
-    decoded, rejected = examine(raw.samples, num_proc, progress, rules=rules, good=good)
+    """Group, place, write what was found, which of it decodes, and which does not; returns the manifest."""
+    raw, decoded, rejected = looked
     examined, torn = settled(decoded, rules.on_conflict)
     if not examined:
         raise DataError(f"none of {len(raw.samples)} images can be used; the first: {_first(rejected, torn)}")

@@ -76,9 +76,14 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
 
     @classmethod
     def keys(cls, samples: Sequence[Sample], options: Any) -> list[str | None]:
-        """What joins images into one group whatever they look like: the option `group_rule` on their file names."""
+        """What joins images into one group whatever they look like: the option `group_rule` on their file names.
+
+        A rule that holds a '/' is looked for in the whole path below the raw folder instead: `([^/]+)/view_`.
+        """
         rule = getattr(options, "group_rule", None)
-        return keys_by_rule([s.path.name for s in samples], rule) if rule else [None] * len(samples)
+        if not rule:
+            return [None] * len(samples)
+        return keys_by_rule([s.source if "/" in rule else s.path.name for s in samples], rule)
 
     @classmethod
     def defaults(cls, names: Iterable[str]) -> dict[str, Any]:
