@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_inspect import images, pixels
+from hf_inspect.data.accounting import first_of
 from hf_inspect.data.sources import Inventory
 from hf_inspect.errors import DataError
 from hf_inspect.reading import Reading
@@ -100,7 +101,7 @@ def _refuse_splits(names: Sequence[str], given: Sequence[str], split_depth: int 
     if split_depth is not None or set(map(_plain, given)) <= {"valid"}:
         return
     others = [name for name in names if name not in given]
-    where = f"beside {', '.join(others)}" if others else "and holds images in no class folder"
+    where = f"beside {first_of(others)}" if others else "and holds images in no class folder"
     raise DataError(
         f"{root} is no folder of class folders: {given[0]} is a split, {where}; {WANTED}; or all of it in folders of "
         "splits: train/good/1.png, test/good/2.png, test/scratch/3.png."
@@ -123,7 +124,7 @@ def _refuse_two_depths(files: Sequence[Parts], depth: int, split_depth: int | No
     if flat and deep and split_depth != depth + 1:
         raise DataError(
             f"class folders lie at two depths: {flat[0]}/ holds images, {deep[0]}/ holds folders "
-            f"({', '.join(sorted(inside[deep[0]]))}); {WANTED}."
+            f"({first_of(sorted(inside[deep[0]]))}); {WANTED}."
         )
 
 
