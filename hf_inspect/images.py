@@ -1,31 +1,35 @@
 """An image in any form in, a checked RGB array out; and the one resize and normalisation of training, export, runtime.
 
 Numpy and Pillow only. Every file that cannot be read whole is a `DataError` with a sentence, before its pixels are
-decoded when the header already says so.
+decoded when the header already says so. How files are decoded stands in `pixels`.
 """
 
 import math
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
-from PIL.ImageFile import ImageFile
+from PIL import Image
 
+from hf_inspect import pixels
 from hf_inspect.errors import DataError
+from hf_inspect.pixels import FORMATS, ORIENTATION, SUFFIXES, Pixels
+from hf_inspect.reading import MAX_PIXELS, Reading
+
+__all__ = [
+    "FORMATS", "MAX_BYTES", "MAX_PIXELS", "ORIENTATION", "SUFFIXES", "Loaded", "Preprocess", "Reading", "Rgb",
+    "Source",    "check_rgb", "check_source", "header", "load", "prepare", "read", "resize", "scaled", "turned_points",
+    "turned_size",
+]  # fmt: skip
 
 Rgb = NDArray[np.uint8]
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.uint8]
-MAX_PIXELS = 100_000_000  # 300 MB as RGB; a 20-megapixel camera needs a fifth
 MAX_BYTES = 2_000_000_000  # of a file: 100 megapixels of four floats are 1.6 GB
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")  # no format that runs a program
-ORIENTATION = 0x0112  # EXIF tag; 1 is upright
-MAX_16_BIT = 65535
 _ON_THEIR_SIDE = frozenset({5, 6, 7, 8})  # orientations whose width is the upright height
 
 
@@ -78,26 +82,29 @@ class Preprocess:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
-def load(source: Source, max_pixels: int = MAX_PIXELS) -> Loaded:
+def load(source: Source, reading: Reading = Reading()) -> Loaded:  # noqa: B008 - frozen
     """Read one image whole, in any of the forms that `check_source` lets through; `DataError` says why it cannot be.
 
-    The first frame of an animation is taken, EXIF rotation applied, transparency laid over black, and 16-bit grey
-    scaled from 0..65535 to 0..255, each with a note. An image of more than `max_pixels` is refused from its header. An
-    opened PIL image is read by the same rules, at the frame it stands at, and is left as it is; an array is copied.
+    The first frame of an animation is taken, EXIF rotation applied, transparency laid over black, and values of more
+    than 8 bits are scaled to 0..255, each with a note: those of a range that the file states by it, floats from 0..1,
+    other 16-bit values from the bits that `reading` states, without which they are refused; none is clipped. An
+    image of more pixels than `reading` lets in is refused from its header. An opened PIL image is read by the same
+    rules, at the frame it stands at, and is left as it is (of 16-bit colours, what it has decoded already is 8 bits);
+    an array is copied.
     """
     check_source(source)
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
+        return _from_array(source, reading.max_pixels)
     if isinstance(source, Image.Image):
         name = f"the PIL image {getattr(source, 'filename', '')}".rstrip()
-        return _guarded(lambda: _decode(source, name, max_pixels), name)
+        return scaled(pixels.guarded(lambda: pixels.decode(source, name, reading), name), name, reading)
     if isinstance(source, bytes | bytearray | memoryview):
         content, name = bytes(source), f"the image ({len(source)} bytes)"
     elif isinstance(source, str | os.PathLike):
         content, name = read(source), str(source)
     else:
         content, name = _content_of(source), str(getattr(source, "name", "the file"))
-    return _guarded(lambda: _decode(_open(BytesIO(content), name), name, max_pixels), name)
+    return scaled(pixels.read(content, name, reading), name, reading)
 
 
 def check_source(source: Any) -> None:
@@ -139,11 +146,29 @@ def read(path: str | os.PathLike[str]) -> bytes:
         raise DataError(f"{path} cannot be opened ({why}); check the name and its permissions.") from error
 
 
+def scaled(found: Pixels, name: str, reading: Reading) -> Loaded:
+    """Decoded values of any kind as uint8 (h, w, 3), rounded; DataError where white is not known, or is surpassed."""
+    values, notes = found.values, found.notes
+    if values.dtype == np.uint8:
+        return Loaded(values, notes, found.orientation)
+    largest = values.max()
+    if values.dtype != np.uint16:
+        return Loaded(_grey_to_rgb(_unit_float(values, name)), notes, found.orientation)
+    white = found.white
+    if white is None:
+        white = _white(int(largest), name, reading)
+        notes += (f"16-bit {'grey' if values.ndim == 2 else 'colour'}, scaled from 0..{white}",)
+    scale = np.rint(np.arange(white + 1) / white * 255).astype(np.uint8)
+    scaled = scale[values]
+    return Loaded(scaled if values.ndim == 3 else np.repeat(scaled[..., None], 3, axis=2), notes, found.orientation)
+
+
 def header(content: bytes) -> tuple[str, int, int]:
-    """Format, width and height that an image file states, in pixels as stored; "", 0, 0 where it cannot be read."""
+    """Format, width and height that an image file states, in pixels, upright; "", 0, 0 where it cannot be read."""
     try:
-        image = _open(BytesIO(content), "the image")
-        return str(image.format), *image.size
+        image = pixels.opened(BytesIO(content), "the image")
+        stated = image.format != "PNG" or "exif" in image.info  # else the pixels would be decoded to look behind them
+        return str(image.format), *turned_size(image.size, pixels.orientation_of(image) if stated else 1)
     except Exception:  # what Pillow raises on a hostile header; `load` says what is wrong with it
         return "", 0, 0
 
@@ -216,86 +241,35 @@ def _content_of(file: IO[bytes]) -> bytes:
     return content
 
 
-def _from_array(pixels: NDArray[np.uint8], max_pixels: int) -> Loaded:
-    _refuse_larger(pixels.shape[1], pixels.shape[0], f"the array {pixels.shape}", max_pixels)
-    if pixels.ndim == 3:
-        return Loaded(np.array(pixels, order="C"))  # a copy: a camera may write its next image into the same memory
-    return Loaded(np.repeat(pixels[..., None], 3, axis=2))
+def _from_array(array: NDArray[np.uint8], max_pixels: int) -> Loaded:
+    pixels.refuse_larger(array.shape[1], array.shape[0], f"the array {array.shape}", max_pixels)
+    if array.ndim == 3:
+        return Loaded(np.array(array, order="C"))  # a copy: a camera may write its next image into the same memory
+    return Loaded(np.repeat(array[..., None], 3, axis=2))
 
 
-def _guarded(decode: Callable[[], Loaded], name: str) -> Loaded:
-    """Whatever Pillow's decoders raise on a hostile file becomes one `DataError`."""
-    try:
-        return decode()
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{name} is a damaged image ({error}); export or copy it again.") from error
-
-
-def _open(stream: IO[bytes], name: str) -> ImageFile:
-    """Read the header only. `Image.open` would apply Pillow's process-wide pixel limit instead of the caller's."""
-    prefix = stream.read(16)
-    if not prefix:
-        raise DataError(f"{name} is empty; copy the image again.")
-    for load_plugins in (Image.preinit, Image.init):  # the common formats first: loading all plugins takes 40 ms
-        load_plugins()
-        for factory, accept in (Image.OPEN[fmt] for fmt in FORMATS if fmt in Image.OPEN):
-            if accept is not None and accept(prefix) is True:
-                stream.seek(0)
-                return factory(stream, "")
-    raise DataError(f"{name} is not an image (it begins with {prefix[:8]!r}); readable are {', '.join(FORMATS)}.")
-
-
-def _decode(image: Image.Image, name: str, max_pixels: int) -> Loaded:
-    """Pixels of the frame an image stands at (the first of a file just opened); the image is left as it is."""
-    _refuse_larger(*image.size, name, max_pixels)
-    orientation = image.getexif().get(ORIENTATION, 1)  # before decoding: the TIFF reader drops the tag as it rotates
-    image.load()
-    upright = ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
-    rgb, note = _to_rgb(upright, image.format, name)
-    frames = getattr(image, "n_frames", 1)
-    notes = (
-        (f"frame {image.tell() + 1} of {frames}" if image.tell() else f"first frame of {frames}") if frames > 1 else "",
-        f"turned upright from EXIF orientation {orientation}" if orientation in range(2, 9) else "",
-        note,
-    )
-    return Loaded(rgb, tuple(filter(None, notes)), orientation if orientation in range(2, 9) else 1)
-
-
-def _refuse_larger(width: int, height: int, name: str, max_pixels: int) -> None:
-    if not width * height:
-        raise DataError(f"{name} has {width} x {height} pixels; give an image that shows something.")
-    if width * height > max_pixels:
+def _white(largest: int, name: str, reading: Reading) -> int:
+    """The value of white of 16-bit values; DataError where `reading` does not say, or one of them is larger."""
+    if reading.bits is None:
         raise DataError(
-            f"{name} has {width} x {height} pixels, more than the limit of {max_pixels}; "
-            "raise the limit (--max-pixels) if such images are expected."
+            f"{name} holds 16-bit values up to {largest}, and what is white is not stated: whatever reads it was made "
+            "of 8-bit images. Save it in 8 bits as those were, or build and train with 16-bit images."
         )
+    white = 2**reading.bits - 1
+    if largest > white:
+        raise DataError(
+            f"{name} holds values up to {largest}, above the {white} of {reading.bits} bits, as which it is read; save "
+            "it as the others were, or build the data set with more --bits and train again."
+        )
+    return white
 
 
-def _to_rgb(image: Image.Image, read_from: str | None, name: str) -> tuple[Rgb, str]:
-    """Pixels of any mode as uint8 (h, w, 3), and a note where the conversion was a choice.
-
-    `read_from` is the format of the file: Pillow scales PPM to 16 bits in a mode of 32.
-    """
-    if image.mode.startswith("I;16") or (image.mode, read_from) == ("I", "PPM"):
-        return _grey_to_rgb(np.asarray(image) / MAX_16_BIT), f"16-bit grey, scaled from 0..{MAX_16_BIT}"
-    if image.mode in ("I", "F"):
-        return _unit_float(np.asarray(image), name), "float grey, scaled from 0..1"
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        note = "" if rgba.getchannel("A").getextrema() == (255, 255) else "transparency laid over black"
-        return np.array(Image.alpha_composite(black, rgba).convert("RGB")), note
-    return np.array(image.convert("RGB")), ""
-
-
-def _unit_float(grey: NDArray[Any], name: str) -> Rgb:
+def _unit_float(grey: NDArray[Any], name: str) -> NDArray[Any]:
     """Float grey in [0, 1]; other floats and 32-bit integers have no range that the file states."""
     low, high = grey.min(), grey.max()
     if not (grey.dtype.kind == "f" and low >= 0 and high <= 1):
         raise DataError(f"{name} has {grey.dtype} pixels from {low} to {high}, of unknown range; save as 8 or 16 bits.")
-    return _grey_to_rgb(grey)
+    return grey
 
 
 def _grey_to_rgb(unit: NDArray[Any]) -> Rgb:

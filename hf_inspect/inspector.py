@@ -16,13 +16,13 @@ from hf_inspect.cascade import CASCADE, IS_DEFECT, IS_GOOD, Policy, complexity, 
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
 from hf_inspect.errors import DataError
 from hf_inspect.faults import each, reason
-from hf_inspect.images import Source
+from hf_inspect.images import Reading, Source
 from hf_inspect.prefetch import as_they_come
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import DEFECT, GOOD, DecidedBy, Prediction, Predictor, TaskSpec, Verdict
 
 AT_ONCE = 16  # images a batch: what keeps both models busy and memory small
-_RULES = 2  # of how an image becomes a verdict, `images.load` included: one more with each change that alters verdicts
+_RULES = 3  # of how an image becomes a verdict, `images.load` included: one more with each change that alters verdicts
 _LABELS = {IS_GOOD: GOOD, IS_DEFECT: DEFECT}
 
 
@@ -35,8 +35,9 @@ class Inspector:
     """The whole cascade: edge, policy, and the VLM if there is one at hand.
 
     `no_vlm` says why there is none. `fallback` is what becomes of parts that nobody could decide: `hold` leaves
-    them `undecided`, `reject` makes them `defect`, `pass` makes them `good`. DataError when edge and VLM do not answer
-    one question.
+    them `undecided`, `reject` makes them `defect`, `pass` makes them `good`. Files are read as those that the edge was
+    trained on; `max_pixels` lets in larger or fewer images. DataError when edge and VLM do not answer one question, or
+    were made of images read in two ways.
 
     Threads may share one, as they may its edge and its VLM; processes load one each, by `spawn` (ForkError).
     """
@@ -46,13 +47,14 @@ class Inspector:
     vlm: Predictor | None = None
     no_vlm: str = "no VLM at hand"
     fallback: Fallback = "hold"
-    max_pixels: int = images.MAX_PIXELS
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACK_CODES:
             raise DataError(f"fallback is {self.fallback!r}; choose {', '.join(FALLBACK_CODES)}.")
         if self.vlm is not None:
             self.task.refuse_other(self.vlm.task, "The cascade's edge", "its VLM")
+            self.reading.refuse_other(self.vlm.reading, "The cascade's edge", "its VLM")
 
     @classmethod
     def from_pretrained(
@@ -61,7 +63,7 @@ class Inspector:
         *,
         policy: str | None = None,
         fallback: Fallback = "hold",
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int | None = None,
         use_vlm: bool = True,
         revision: str | None = None,
     ) -> "Inspector":
@@ -100,13 +102,19 @@ class Inspector:
         return (
             f"{self.policy.name} {policy[:16]}, edge {self.edge.identity[:16]}, "
             f"VLM {self.vlm.identity[:16] if self.vlm else 'none'}, fallback {self.fallback}, "
-            f"at most {self.max_pixels} pixels, rules {_RULES}"
+            f"{self.reading}, at most {self.reading.max_pixels} pixels, rules {_RULES}"
         )
 
     @property
     def task(self) -> TaskSpec:
         """What it answers: the edge's task."""
         return self.edge.task
+
+    @property
+    def reading(self) -> Reading:
+        """How it reads files: as the edge's training did, with the limit that it was given."""
+        own = self.edge.reading or Reading()
+        return own if self.max_pixels is None else replace(own, max_pixels=self.max_pixels)
 
     def __call__(self, source: Source) -> Verdict:
         """The verdict of one image: a path, a file's bytes, an open binary file, a PIL image, or a uint8 array.
@@ -129,7 +137,7 @@ class Inspector:
     def _load(self, source: Source) -> images.Loaded | Verdict:
         images.check_source(source)
         try:
-            return images.load(source, self.max_pixels)
+            return images.load(source, self.reading)
         except DataError as error:
             return Verdict("unreadable", "rule", str(error))
 

@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Any
 from hf_inspect import images
 from hf_inspect.console import plain
 from hf_inspect.errors import DataError
+from hf_inspect.images import SUFFIXES
 from hf_inspect.inspector import AT_ONCE, Inspector
 from hf_inspect.prefetch import as_they_come
 from hf_inspect.schema import Progress, Verdict, no_progress
 
 if TYPE_CHECKING:
     from filelock import FileLock
-
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm", ".jp2", ".avif"}
-)
 
 _REASONS = 10  # that the summary lists; further ones are counted
 _ROW_START = b'{"path": "'

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect.errors import DataError
+from hf_inspect.reading import Reading
 
 Progress = Callable[[str, int, int], None]  # what is under way, how many are done, how many there are
 Disposition = Literal["good", "defect"]
@@ -279,6 +280,11 @@ class Predictor(Protocol):
     @property
     def history(self) -> History:
         """Its own training images and those of all ancestors."""
+        ...
+
+    @property
+    def reading(self) -> Reading | None:
+        """How the files it was trained on were read; None where it was trained on none."""
         ...
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hf_inspect import files, images
 from hf_inspect.cascade import complexity as complexity_of
 from hf_inspect.errors import DataError
 from hf_inspect.faults import each, reason
+from hf_inspect.images import Reading
 from hf_inspect.prefetch import prefetched
 from hf_inspect.schema import Prediction, Predictor, Progress, TaskSpec, no_progress
 
@@ -83,13 +85,14 @@ def run(
 
     LeakageError when one of them, or an ancestor, was trained on any of the images; `fitting` lifts that refusal, for
     choosing settings on the validation split, whose images stopped the training. DataError when a predictor answers
-    another question than the data set asks, or `out` is of another run. An image that cannot be read is a row with its
-    reason, and so is the answer of a predictor that fails at one. `complexity` adds that of every image. `progress`
-    counts images.
+    another question than the data set asks, or was made of images read otherwise, or `out` is of another run. An image
+    that cannot be read is a row with its reason, and so is the answer of a predictor that fails at one. `complexity`
+    adds that of every image. `progress` counts images.
     """
     task = sets.read_task(data)
     for name, one in predictors.items():
         task.refuse_other(one.task, f"The data set {data.name}", f"the {name}")
+        sets.read_reading(data).refuse_model(one.reading, f"The data set {data.name}", f"the {name}")
     if not fitting:
         for name, one in predictors.items():
             sets.refuse_seen(one.history, data, split, name)
@@ -123,9 +126,9 @@ def _answered(
     predictors: Mapping[str, Predictor], task: TaskSpec, data: Path, split: str, done: int, complexity: bool
 ) -> Iterator[list[Row]]:
     """Rows some at a time, from image number `done` on; the next images are decoded while the predictors run."""
-    column = sets.class_column(task)
+    column, decoded = sets.class_column(task), partial(_decoded, reading=sets.read_reading(data))
     batches = sets.stream(data, split, ["image", column, "group"], _AT_ONCE, start=done)
-    for batch, loaded in prefetched(_decoded, batches):
+    for batch, loaded in prefetched(decoded, batches):
         rows = [_row(one, task, column) for one in batch]
         read = [i for i, image in enumerate(loaded) if isinstance(image, np.ndarray)]
         for i, image in enumerate(loaded):
@@ -147,12 +150,12 @@ def _failed(image: images.Rgb, error: Exception) -> Prediction:
     return Prediction(None, unreadable=reason(error))
 
 
-def _decoded(batch: list[Row]) -> tuple[list[Row], list[images.Rgb | str]]:
+def _decoded(batch: list[Row], reading: Reading) -> tuple[list[Row], list[images.Rgb | str]]:
     """The batch, and each image's pixels or why it cannot be read."""
     loaded: list[images.Rgb | str] = []
     for row in batch:
         try:
-            loaded.append(images.load(row["image"]["bytes"]).rgb)
+            loaded.append(images.load(row["image"]["bytes"], reading).rgb)
         except DataError as error:
             loaded.append(str(error))
     return batch, loaded

@@ -28,7 +28,7 @@ class Own:
     """A VLM whose answer is a hash of the pixels: no two images share one, none is the edge's."""
 
     def __init__(self, task, history=None):
-        self.task, self.history, self.identity = task, history or History(), "own"
+        self.task, self.history, self.identity, self.reading = task, history or History(), "own", None
 
     def severity(self, rgb):
         return random.Random(int(rgb.astype(np.int64).sum()) * 7919 + int(rgb[0, 0, 0])).random()

@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from hf_inspect.errors import DataError
-from hf_inspect.images import MAX_BYTES, ORIENTATION, Preprocess, load, prepare, resize, turned_points, turned_size
+from hf_inspect.images import (
+    MAX_BYTES,
+    ORIENTATION,
+    Preprocess,
+    Reading,
+    load,
+    prepare,
+    resize,
+    turned_points,
+    turned_size,
+)
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8)
 HALF = (0.5, 0.5, 0.5)
@@ -111,9 +121,9 @@ def test_the_bomb_is_a_real_image():
 
 def test_the_limit_is_the_callers_own():
     content = png(np.zeros((10, 20), np.uint8))
-    assert load(content, max_pixels=200).rgb.shape == (10, 20, 3)
+    assert load(content, Reading(max_pixels=200)).rgb.shape == (10, 20, 3)
     with pytest.raises(DataError, match=r"20 x 10 pixels, more than the limit of 199"):
-        load(content, max_pixels=199)
+        load(content, Reading(max_pixels=199))
 
 
 def test_pillows_own_limit_neither_warns_nor_refuses(monkeypatch):
@@ -131,7 +141,7 @@ def test_damage_anywhere_is_read_or_refused_in_words(fmt, data):
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(DataError):
-        assert load(bytes(content), max_pixels=10_000).rgb.size > 0
+        assert load(bytes(content), Reading(max_pixels=10_000)).rgb.size > 0
 
 
 def test_unknown_ranges_are_refused():
@@ -155,7 +165,7 @@ def test_rgb_and_grey():
 @pytest.mark.parametrize("fmt", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey(fmt):
     array = np.array([[0, 257, 300, 32768, 65535]], np.uint16)
-    loaded = load(encoded(Image.fromarray(array), fmt))
+    loaded = load(encoded(Image.fromarray(array), fmt), Reading(bits=16))
     assert loaded.rgb[..., 0].tolist() == [[0, 1, 1, 128, 255]]
     assert (loaded.rgb == loaded.rgb[..., :1]).all()
     assert loaded.notes == ("16-bit grey, scaled from 0..65535",)
@@ -163,7 +173,7 @@ def test_16_bit_grey(fmt):
 
 def test_big_endian_16_bit_tiff():
     image = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 0, 65535))
-    assert load(encoded(image, "TIFF")).rgb[..., 0].tolist() == [[0, 255]]
+    assert load(encoded(image, "TIFF"), Reading(bits=16)).rgb[..., 0].tolist() == [[0, 255]]
 
 
 def test_float_tiff():
@@ -364,19 +374,20 @@ def test_an_opened_image_is_read_as_its_file_is_and_left_as_it_was(tmp_path):
     frames[0].save(tmp_path / "m.gif", save_all=True, append_images=frames[1:])
     paths = sorted(tmp_path.iterdir())
     assert len(paths) == 16
+    deep = Reading(bits=16)
     for path in paths:
-        wanted = load(path)
+        wanted = load(path, deep)
         with Image.open(path) as opened:
-            found = load(opened)
+            found = load(opened, deep)
             assert np.array_equal(found.rgb, wanted.rgb), path.name
             assert found.notes == wanted.notes
             opened.load()
-            once_more = load(opened)
+            once_more = load(opened, deep)
             assert np.array_equal(once_more.rgb, wanted.rgb), path.name
     for level in ("RGB", "P", "L", "1", "LA", "I;16", "CMYK", "YCbCr", "HSV"):
         image = colours.convert(level) if level != "I;16" else grey16
         before = image.tobytes()
-        assert load(image).rgb.shape == (*image.size[::-1], 3)
+        assert load(image, deep).rgb.shape == (*image.size[::-1], 3)
         assert image.tobytes() == before
 
 
@@ -400,7 +411,7 @@ def test_an_array_is_copied_and_limited():
     height, width = COLOURS.shape[:2]
     for form in (COLOURS, Image.fromarray(COLOURS)):
         with pytest.raises(DataError, match=f"{width} x {height} pixels, more than the limit of {height * width - 1}"):
-            load(form, height * width - 1)
+            load(form, Reading(max_pixels=height * width - 1))
 
 
 def test_a_file_object_is_read_from_its_beginning(tmp_path):

@@ -255,6 +255,7 @@ class Edge:
 
     def __init__(self, edge, spoilt):
         self.task, self.identity, self.history, self._edge = edge.task, edge.identity, edge.history, edge
+        self.reading = edge.reading
         self._spoilt = spoilt
 
     def predict(self, images):

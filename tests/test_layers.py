@@ -9,7 +9,8 @@ import hf_inspect
 
 PACKAGE = Path(hf_inspect.__file__).parent
 ORDER = [
-    "errors", "others", "faults", "console", "schema", "prefetch", "files", "images", "metrics", "tasks", "runtime",
+    "errors", "others", "faults", "console", "reading", "schema", "prefetch", "files", "pixels", "images",
+    "metrics", "tasks", "runtime",
     "cascade",
     "prompts", "data", "hub", "training", "vlm", "students", "export", "scoring", "calibrate",
     "inspector", "bundle", "predict", "reports", "demo", "cli",

@@ -246,7 +246,7 @@ def watched(inspector):
     seen, edge = [], inspector.edge
 
     class Watched:
-        task, identity, history = edge.task, edge.identity, edge.history
+        task, identity, history, reading = edge.task, edge.identity, edge.history, edge.reading
 
         def predict(self, images):
             seen.append(images)
@@ -405,7 +405,7 @@ def test_an_out_that_is_no_file(cascade, line, tmp_path):
 class Flat:
     """An edge that answers at once."""
 
-    task, history, identity = BINARY, History(), "flat"
+    task, history, identity, reading = BINARY, History(), "flat", None
 
     def predict(self, images):
         return [Prediction(0.0, (1.0, 0.0))] * len(images)

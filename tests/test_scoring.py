@@ -26,7 +26,7 @@ def parts(tmp_path_factory):
 class Looking:
     """A predictor whose answer is a hash of the pixels, so that each image's is its own; counts what it saw."""
 
-    history = History()
+    history, reading = History(), None
 
     def __init__(self, task, dies_at=None):
         self.task, self.seen, self.dies_at = task, 0, dies_at

@@ -97,7 +97,7 @@ class Coco(InspectionBuilder):
         if GOOD not in classes.values() and options.good:
             raise DataError(
                 "every image has an annotation, so that no part is good; name the categories that mean good with "
-                f"--good (there are {', '.join(listing.names)}), or say --good '' where none does."
+                f"--good (there are {accounting.first_of(listing.names)}), or say --good '' where none does."
             )
         images = [image for image in listing.images if classes[image.path] in (GOOD, DEFECT)]
         there = {ENTRIES: listing.entries, ANNOTATIONS: listing.annotations}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 
+from hf_inspect.data.accounting import first_of
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.exports import tool_of
@@ -91,10 +92,10 @@ def _check_classes(names: Sequence[str], layout: Layout, src: Path, options: Opt
     below = {name for path in layout.images for name in path.relative_to(src).parts[layout.class_depth + 1 : -1]}
     if good_of(USUAL, sorted(below)):
         raise DataError(
-            f"class folders lie deeper, in {', '.join(names)}; give one of these as --src, or put the class "
+            f"class folders lie deeper, in {first_of(names)}; give one of these as --src, or put the class "
             "folders side by side: good/1.png, scratch/2.png."
         )
-    raise DataError(f"none of the folders {', '.join(names)} is named as good ({options.good}); say which with --good.")
+    raise DataError(f"none of the folders {first_of(names)} is named as good ({options.good}); say which with --good.")
 
 
 def _sample(path: Path, src: Path, layout: Layout) -> GivenSplit:

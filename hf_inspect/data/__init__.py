@@ -9,7 +9,16 @@ from hf_inspect.data.examine import Examined, Rejected, examine
 from hf_inspect.data.hashing import Signature, duplicates, group, sign
 from hf_inspect.data.leakage import TRAINED_ON, read_history, record_history, refuse_seen, write_history
 from hf_inspect.data.licence import Licence
-from hf_inspect.data.load import count, load_split, place_of, read_head, read_manifest, read_task, stream
+from hf_inspect.data.load import (
+    count,
+    load_split,
+    place_of,
+    read_head,
+    read_manifest,
+    read_reading,
+    read_task,
+    stream,
+)
 from hf_inspect.data.packaged import cache_folder, lite0_weights, packaged_folder, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of, stratified_group_split
 from hf_inspect.data.rules import Rules
@@ -20,6 +29,6 @@ __all__ = [
     "Signature", "absences", "audit", "build", "cache_folder", "chat", "class_column", "class_ids", "count",
     "dataset_card", "default_questions", "described", "duplicates", "examine", "group", "lite0_weights", "load_split",
     "options_from", "packaged_folder", "partition", "place_of", "questions_of", "read_head", "read_history",
-    "read_manifest", "read_task", "record_history", "refuse_seen", "relative", "row_of", "script_named", "sign",
-    "stratified_group_split", "stream", "verified", "walk", "write_history",
+    "read_manifest", "read_reading", "read_task", "record_history", "refuse_seen", "relative", "row_of",
+    "script_named", "sign", "stratified_group_split", "stream", "verified", "walk", "write_history",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hf_inspect.data.build import shards
 from hf_inspect.data.hashing import Signature, duplicates, sign_all
-from hf_inspect.data.load import read_manifest, refuse_chat, shard_rows
+from hf_inspect.data.load import read_manifest, read_reading, refuse_chat, shard_rows
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.data.sheet import of_pairs, thumbnail
 from hf_inspect.errors import DataError
@@ -145,8 +145,9 @@ def _signed(
     total = sum(len(manifest["images"]) for manifest in manifests.values())
     for number, place in enumerate(places):
         listed = _listed(place, manifests[place.folder])
+        reading = read_reading(Path(place.folder))
         for contents in _batches(place):
-            signed = sign_all(contents)
+            signed = sign_all(contents, reading)
             sources += [_name(listed, signature, place) for signature in signed]
             signatures += signed
             at += [number] * len(signed)
@@ -216,8 +217,14 @@ def _draw(
 ) -> None:
     """Write the contact sheet of the pairs; image n is the n-th that the places' Parquet holds."""
     wanted = {*i[: len(pairs)].tolist(), *j[: len(pairs)].tolist()}
-    contents = (content for place in places for batch in _batches(place) for content in batch)
-    small = {n: thumbnail(content) for n, content in enumerate(contents) if n in wanted}
+    shown = (
+        (content, reading)
+        for place in places
+        for reading in [read_reading(Path(place.folder))]
+        for batch in _batches(place)
+        for content in batch
+    )
+    small = {n: thumbnail(content, reading=reading) for n, (content, reading) in enumerate(shown) if n in wanted}
     rows = [
         (small[p], f"{pair.a}\n{pair.source_a}", small[q], f"{pair.b}\n{pair.source_b}")
         for pair, p, q in zip(pairs, i.tolist(), j.tolist(), strict=False)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from hf_inspect import files
 from hf_inspect.data import accounting, unchanged
 from hf_inspect.data.archives import opened
-from hf_inspect.data.card import absences, data_card, write_sheet
+from hf_inspect.data.card import absences, data_card, read_as, write_sheet
 from hf_inspect.data.conflicts import settled
-from hf_inspect.data.examine import Examined, Rejected, examine
+from hf_inspect.data.examine import Examined, Rejected, depth_notes, examine, notes_of, reading_of
 from hf_inspect.data.goods import united
 from hf_inspect.data.hashing import group
 from hf_inspect.data.layout import write_folders
@@ -71,7 +71,8 @@ def build(
             built = _built_with(out, folders)
             if {**built, **arguments} == built and unchanged.is_untouched(out, stage):
                 raise _Unchanged
-            decoded, rejected = examine(found.samples, num_proc, progress)
+            good = script.task(found.samples, chosen).good
+            decoded, rejected = examine(found.samples, num_proc, progress, rules=rules, good=good)
             arguments["contents_sha256"] = unchanged.contents_of(said, decoded, rejected)
             if arguments == built:
                 unchanged.keep_note(out, stage)
@@ -122,9 +123,8 @@ def described(manifest: Mapping[str, Any]) -> str:
         )
     lines += accounting.totals(manifest["accounting"]) + accounting.lines(manifest["accounting"])
     use = {True: "", False: ": NON-COMMERCIAL use only", None: ""}[manifest["commercial"]]
-    lines += [f"NOTE: {note}" for note in (*absences(manifest["absent"]), *manifest["notes"])] + [
-        f"licence {manifest['licence']}{use}"
-    ]
+    told = (*absences(manifest["absent"]), *read_as(manifest), *manifest["notes"])
+    lines += [f"NOTE: {note}" for note in told] + [f"licence {manifest['licence']}{use}"]
     return "\n".join([*lines, f"fingerprint {manifest['fingerprint']}"])
 
 
@@ -139,9 +139,12 @@ def shards(folder: Path, config: str, split: str) -> list[Path]:
     return found
 
 
-def fingerprint(task: TaskSpec, images: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 (hex) of a data set: its task, and the contents and places of the images, as its manifest has them."""
-    content = {"task": task.to_dict(), "images": list(images)}
+def fingerprint(task: TaskSpec, images: Sequence[Mapping[str, Any]], bits: int | None = None) -> str:
+    """SHA-256 (hex) of a data set: its task, and the contents and places of the images, as its manifest has them.
+
+    So are the `bits` that its 16-bit images are read by, where it has any.
+    """
+    content = {"task": task.to_dict(), "images": list(images)} | ({} if bits is None else {"bits": bits})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -210,7 +213,7 @@ def _arguments(name: str, script: "type[InspectionBuilder]", options: Any, rules
 def _built_with(out: Path, folders: bool) -> dict[str, Any]:
     """What `out` was built with; nothing where it lacks what is asked for, or what this version states."""
     manifest = files.read_json(out / MANIFEST) if (out / MANIFEST).exists() else {}
-    whole = {"task", "absent", "accounting"} <= set(manifest) and (out / "val").exists() == folders
+    whole = {"task", "absent", "reading", "accounting"} <= set(manifest) and (out / "val").exists() == folders
     return manifest["builder"] if whole else {}
 
 
@@ -244,12 +247,18 @@ def _write(
     account = accounting.of_files(raw, {row.sample.source for row in placement.rows}, {**placement.left_out, **why})
     accounts = {"files": account, **placement.accounts}
     placement = replace(placement, notes=[*raw.notes, *placement.notes], accounts=accounts)
-    manifest = _manifest(script, options, task, placement, rejected, arguments)
-    write_sheet(stage, placement.rows)
+    manifest = _manifest(script, options, task, placement, rejected, arguments, _reading(examined, rules))
+    write_sheet(stage, placement.rows, reading_of(examined, rules))
     files.write_text(stage / "README.md", data_card(script, manifest))
     head = {key: value for key, value in manifest.items() if key != "images"}
     files.write_table(stage / MANIFEST, head, "images", manifest["images"])
     return manifest
+
+
+def _reading(examined: Sequence[Examined], rules: Rules) -> dict[str, Any]:
+    """How the images are read, and what was unusual about how many of them, as the manifest says it."""
+    found = {"notes": notes_of(examined), "warnings": depth_notes(examined, rules)}
+    return reading_of(examined, rules).to_dict() | found
 
 
 def _write_parquet(
@@ -291,6 +300,7 @@ def _manifest(
     placement: Placement,
     rejected: Sequence[Rejected],
     arguments: Mapping[str, Any],
+    reading: Mapping[str, Any],
 ) -> dict[str, Any]:
     rows = placement.rows
     kept = [row.to_manifest() for row in rows]
@@ -303,7 +313,8 @@ def _manifest(
         "commercial": script.LICENCE.commercial if script.LICENCE else None,
         "views": script.VIEWS,
         "notes": placement.notes,
-        "fingerprint": fingerprint(task, kept),
+        "reading": reading,
+        "fingerprint": fingerprint(task, kept, reading["bits"]),
         "counts": _counts(rows, task),
         "strata": _strata(rows),
         "absent": absent(rows),

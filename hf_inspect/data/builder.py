@@ -11,6 +11,7 @@ import datasets
 from hf_inspect.data.classes import CLASS_NAME, LABEL, class_column
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
+from hf_inspect.data.masks import upright
 from hf_inspect.data.partition import DEFAULT, Placement, Row
 from hf_inspect.data.sources import Raw, keys_by_rule
 from hf_inspect.errors import DataError
@@ -131,5 +132,13 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
         example[class_column(self.spec)] = name
         if "mask" in self.columns:
             mask = row.sample.mask
-            example["mask"] = mask and {"bytes": mask.read_bytes(), "path": mask.name}
+            example["mask"] = mask and {"bytes": _mask(row, mask), "path": mask.name}
         return example
+
+
+def _mask(row: Row, path: Path) -> bytes:
+    """A row's mask as it fits its image."""
+    content = upright(path.read_bytes(), row.mask_turn)
+    if hashlib.sha256(content).hexdigest() != row.mask_sha256:
+        raise DataError(f"the mask of {row.sample.source} changed while the data set was built; build it again.")
+    return content

@@ -8,12 +8,15 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect.data import accounting
 from hf_inspect.data.partition import DEFAULT, SPLITS, Row
+from hf_inspect.data.rules import Rules
 from hf_inspect.data.sheet import of_images
+from hf_inspect.reading import MAX_PIXELS, Reading
 from hf_inspect.schema import TaskSpec
 
 if TYPE_CHECKING:
@@ -30,9 +33,9 @@ _REJECTED_NAMED = 20
 _ABSENT_NAMED = 10
 
 
-def write_sheet(folder: Path, rows: Sequence[Row]) -> None:
+def write_sheet(folder: Path, rows: Sequence[Row], reading: Reading) -> None:
     """Write the contact sheet that the card shows into a built data set's folder."""
-    of_images([(row.sample.read(), _caption(row)) for row in _sampled(rows)], folder / SHEET)
+    of_images([(row.sample.read(), _caption(row)) for row in _sampled(rows)], folder / SHEET, reading=reading)
 
 
 def data_card(script: "type[InspectionBuilder]", manifest: Mapping[str, Any], notes: str = "") -> str:
@@ -52,6 +55,15 @@ def absences(absent: Mapping[str, Sequence[str]], shown: Callable[[str], str] = 
         for split, names in absent.items()
         if names
     ]
+
+
+def read_as(manifest: Mapping[str, Any]) -> list[str]:
+    """A sentence on each choice that was made in reading the images."""
+    reading = manifest["reading"]
+    bits, most = reading["bits"], reading["max_pixels"]
+    said = [f"{bits} bits of 16 carry the picture: {2**bits - 1} is white, more is refused."] if bits else []
+    said += [f"Images of up to {most:,} pixels are read."] if most != MAX_PIXELS else []
+    return [*said, *reading["warnings"], *(f"{n:,} images: {note}." for note, n in reading["notes"].items())]
 
 
 def task_table(task: TaskSpec) -> str:
@@ -149,12 +161,14 @@ def _grouped(manifest: Mapping[str, Any]) -> str:
 
 
 def _sections(manifest: Mapping[str, Any], task: TaskSpec) -> Iterator[str]:
-    """Absent kinds, notes, strata, all that was there and rejected images; strata only where they tell most."""
+    """Absent kinds, notes, reading, strata, all there was and what was rejected; strata where they tell most."""
     lacking = absences(manifest["absent"], cell)
     if lacking:
         yield "## What its splits lack\n\n" + "\n".join(f"- {sentence}" for sentence in lacking)
     if manifest["notes"]:
         yield "## What to know of this build\n\n" + "\n".join(f"- **{note}**" for note in manifest["notes"])
+    if read := read_as(manifest):
+        yield "## How its images are read\n\n" + "\n".join(f"- {cell(sentence)}" for sentence in read)
     strata = manifest["strata"]
     if len(strata) > 1 and not set(strata) <= set(task.classes):
         lines = [_row(cell(name), n) for name, n in strata.items()]
@@ -174,13 +188,19 @@ def _sections(manifest: Mapping[str, Any], task: TaskSpec) -> Iterator[str]:
 
 def _origin(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:
     builder = manifest["builder"]
-    options = "".join(map(_option, builder["options"].items()))
+    options = "".join(map(_option, (*builder["options"].items(), *_changed(builder["rules"]))))
     src = " --src RAW" if builder["name"] != "elpv" else ""
     lines = ["## Build it again", "", f"    hf-inspect data build {builder['name']}{src}{options} --out DIR", ""]
     lines += [f"Fingerprint `{manifest['fingerprint']}`, script version {builder['version']}.", "", "## Licence", ""]
     if script.LICENCE is None:
         return "\n".join([*lines, f"{manifest['licence']}, as whoever built it stated."])
     return "\n".join([*lines, script.LICENCE.sentence() + ".", "", f"Cite: {script.LICENCE.citation}"])
+
+
+def _changed(rules: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Those rules of the build that are not as they are by themselves."""
+    unchanged = asdict(Rules())
+    return ((name, value) for name, value in rules.items() if value != unchanged[name])
 
 
 def _option(named: tuple[str, Any]) -> str:

@@ -6,6 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 
+from hf_inspect.data.accounting import first_of
 from hf_inspect.errors import DataError
 
 USUAL = "good,ok,clean,normal"  # what is looked for where nothing is said
@@ -25,7 +26,8 @@ def check_good(said: str, names: Sequence[str], what: str) -> None:
     known = {_plain(name) for name in names}
     missing = [one for one in _meant(said, names) if _plain(one) not in known]
     if missing and said != USUAL:
-        raise DataError(f"--good {', '.join(missing)}: there are no such {what}; there are {', '.join(sorted(names))}.")
+        known_names = first_of(sorted(set(names)))
+        raise DataError(f"--good {first_of(missing)}: there are no such {what}; there are {known_names}.")
 
 
 def united(values: Sequence[str]) -> str:

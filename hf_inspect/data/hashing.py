@@ -9,13 +9,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from io import BytesIO
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect.errors import DataError
+from hf_inspect import images
+from hf_inspect.images import Reading, Rgb
 
 HASH_SIDE = 16  # 256 bits; at 64 bits and distance 6, 352 unrelated solar cells chain into one group
 MAX_DISTANCE = 16  # bits of 256 that may differ
@@ -68,16 +68,17 @@ class Packed:
     pixels: NDArray[np.float32] | None = None
 
 
-def sign(content: bytes) -> Signature:
-    """Signature of an image file's bytes; DataError when Pillow cannot read them."""
+def sign(content: bytes, reading: Reading = Reading()) -> Signature:  # noqa: B008 - frozen
+    """Signature of an image file's bytes, of the pixels that `images.load` gives; DataError where it gives none."""
+    return signature_of(content, images.load(content, reading).rgb)
+
+
+def signature_of(content: bytes, rgb: Rgb) -> Signature:
+    """Signature of an image file's bytes and of the pixels (h, w, 3) that it holds."""
     import imagehash
     from PIL import Image
 
-    try:
-        with Image.open(BytesIO(content)) as image:
-            grey = image.convert("L")
-    except Exception as error:  # Pillow's decoders raise anything on a damaged file, and refuse huge ones
-        raise DataError(f"not a readable image ({error}); remove or repair it.") from None
+    grey = Image.fromarray(rgb).convert("L")  # of what was grey, the same to the bit
     if (factor := min(grey.size) // SIGNED_SIDE) > 1:
         grey = grey.reduce(factor)
     bits = imagehash.phash(grey, hash_size=HASH_SIDE).hash
@@ -85,10 +86,10 @@ def sign(content: bytes) -> Signature:
     return Signature(hashlib.sha256(content).hexdigest(), np.packbits(bits).tobytes().hex(), thumb)
 
 
-def sign_all(contents: Sequence[bytes]) -> list[Signature]:
+def sign_all(contents: Sequence[bytes], reading: Reading = Reading()) -> list[Signature]:  # noqa: B008 - frozen
     """Signatures of some image files' bytes, in order, made in threads."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(sign, contents))
+        return list(threads.map(partial(sign, reading=reading), contents))
 
 
 def check_bits(signatures: Sequence[Signature]) -> NDArray[np.uint64]:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_inspect import images, pixels
+from hf_inspect.data.accounting import first_of
 from hf_inspect.data.sources import Inventory
 from hf_inspect.errors import DataError
-from hf_inspect.images import load
+from hf_inspect.reading import Reading
 
 Parts = tuple[str, ...]
 
@@ -27,7 +29,8 @@ _ALWAYS_MASKS = re.compile(r"masks?|ground[ _-]?truths?|gt")  # what no class is
 _OFTEN_MASKS = re.compile(r".+[ _-](?:masks?|ground[ _-]?truths?|gt|labels?)|labels?")  # `solder_mask` is a defect
 _MASK_FILE = re.compile(r"(.+)[ _-](?:mask|ground[ _-]?truth|gt|label)", re.IGNORECASE)
 _LOOKED_INTO = 3  # images of a folder that is called like masks
-_LEVELS = 16  # grey levels of a mask at most, but for what JPEG adds
+_LEVELS = 16  # values of a mask at most
+_NEARLY, _MOST = 32, 0.98  # in a JPEG of black and white, grey levels from these two, and the share that keeps to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,9 @@ def read_layout(inventory: Inventory) -> Layout:
 
     DataError, with the layout that is wanted, for any other.
     """
-    images = inventory.images()
-    masks = _masks(images, inventory.root)
-    own = [path for path in images if path not in masks]
+    every = inventory.images()
+    masks = _masks(every, inventory.root)
+    own = [path for path in every if path not in masks]
     parts = [path.relative_to(inventory.root).parts for path in own]
     class_depth, split_depth = _depths(parts, inventory.root)
     return Layout(own, masks, class_depth, split_depth)
@@ -98,7 +101,7 @@ def _refuse_splits(names: Sequence[str], given: Sequence[str], split_depth: int 
     if split_depth is not None or set(map(_plain, given)) <= {"valid"}:
         return
     others = [name for name in names if name not in given]
-    where = f"beside {', '.join(others)}" if others else "and holds images in no class folder"
+    where = f"beside {first_of(others)}" if others else "and holds images in no class folder"
     raise DataError(
         f"{root} is no folder of class folders: {given[0]} is a split, {where}; {WANTED}; or all of it in folders of "
         "splits: train/good/1.png, test/good/2.png, test/scratch/3.png."
@@ -121,18 +124,18 @@ def _refuse_two_depths(files: Sequence[Parts], depth: int, split_depth: int | No
     if flat and deep and split_depth != depth + 1:
         raise DataError(
             f"class folders lie at two depths: {flat[0]}/ holds images, {deep[0]}/ holds folders "
-            f"({', '.join(sorted(inside[deep[0]]))}); {WANTED}."
+            f"({first_of(sorted(inside[deep[0]]))}); {WANTED}."
         )
 
 
-def _masks(images: Sequence[Path], root: Path) -> dict[Path, str]:
+def _masks(every: Sequence[Path], root: Path) -> dict[Path, str]:
     """The images that are masks, by where they lie or how they are called, by what they show, and whose they are."""
     inside: dict[Path, list[Path]] = defaultdict(list)
-    for path in images:
+    for path in every:
         if (folder := _mask_folder(path, root)) is not None:
             inside[folder].append(path)
     called = {path for paths in inside.values() for path in paths}
-    outside = [path for path in images if path not in called]
+    outside = [path for path in every if path not in called]
     found = _masks_beside(outside)
     stems = {_plain(path.stem) for path in outside if path not in found}
     for folder, paths in inside.items():
@@ -164,11 +167,11 @@ def _holds_masks(folder: Path, paths: Sequence[Path], stems: set[str], root: Pat
     )
 
 
-def _masks_beside(images: Sequence[Path]) -> dict[Path, str]:
+def _masks_beside(every: Sequence[Path]) -> dict[Path, str]:
     """Masks that lie beside their image: 7.png, 7_mask.png or 7_GT.png."""
-    there = {(path.parent, _plain(path.stem)) for path in images}
+    there = {(path.parent, _plain(path.stem)) for path in every}
     by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in images:
+    for path in every:
         named = _MASK_FILE.fullmatch(path.stem)
         if named and (path.parent, _plain(named.group(1))) in there:
             by_folder[path.parent].append(path)
@@ -190,12 +193,13 @@ def _show_masks(paths: Iterable[Path]) -> bool:
 def _few_levels(path: Path) -> bool | None:
     """None for a file that cannot be read."""
     try:
-        grey = load(path).rgb.max(axis=2)
+        found = pixels.read(images.read(path), path.name, Reading())
     except DataError:
         return None
-    counted = np.bincount(grey.ravel(), minlength=256)
-    edges = counted[:32].sum() + counted[224:].sum()  # JPEG spreads two levels around themselves
-    return bool((counted > 0).sum() <= _LEVELS or (counted[224:].any() and edges >= 0.98 * grey.size))
+    values = found.values if found.values.ndim == 2 else found.values.max(axis=2)
+    spread = (values < _NEARLY) | (values > 255 - _NEARLY)
+    two = found.lossy and (values > 255 - _NEARLY).any() and spread.mean() > _MOST
+    return bool(two or len(np.unique(values)) <= _LEVELS)
 
 
 def _plain(name: str) -> str:

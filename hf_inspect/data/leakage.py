@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from hf_inspect import files
 from hf_inspect.data.hashing import Packed, Signature, packed_records, repeats, sign, sign_all
-from hf_inspect.data.load import read_head, stream
+from hf_inspect.data.load import read_head, read_reading, stream
 from hf_inspect.errors import DataError, LeakageError
+from hf_inspect.reading import Reading
 from hf_inspect.schema import History, Source
 
 if TYPE_CHECKING:
@@ -27,12 +28,12 @@ def record_history(
     `load_split` gives them, selected and shuffled at will), or None for all, which are then read from Parquet. Some
     images are in memory at a time.
     """
-    manifest = read_head(data)
+    manifest, reading = read_head(data), read_reading(data)
     records = [
         signature.record()
         for split, rows in splits.items()
         for contents in _contents(data, split, rows)
-        for signature in sign_all(contents)
+        for signature in sign_all(contents, reading)
     ]
     own = Source(manifest["builder"]["name"], manifest["fingerprint"], manifest["licence"], len(records))
     return History((own,), tuple(records)).union(*parents)
@@ -63,10 +64,10 @@ def refuse_seen(history: History, data: Path, split: str, what: str) -> None:
     The split is read from Parquet, some images at a time; what cannot be read is passed over. Near is what
     `data.hashing` finds by pHash and check bits.
     """
-    known, n, seen = _packed(history, what), 0, []
+    known, reading, n, seen = _packed(history, what), read_reading(data), 0, []
     for rows in stream(data, split, ["image"], _AT_ONCE):
         images = [row["image"] for row in rows]
-        signed = [(image["path"], signature) for image in images if (signature := _signature(image["bytes"]))]
+        signed = [(image["path"], signature) for image in images if (signature := _signature(image["bytes"], reading))]
         seen += [signed[i][0] for i in repeats([signature for _, signature in signed], known)]
         n += len(rows)
     if seen:
@@ -77,10 +78,10 @@ def refuse_seen(history: History, data: Path, split: str, what: str) -> None:
         )
 
 
-def _signature(content: bytes) -> Signature | None:
+def _signature(content: bytes, reading: Reading) -> Signature | None:
     """None for a file that cannot be read: it is not evaluated either, and its row says why."""
     try:
-        return sign(content)
+        return sign(content, reading)
     except DataError:
         return None
 

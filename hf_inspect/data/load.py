@@ -10,6 +10,7 @@ from hf_inspect import files
 from hf_inspect.data.build import MANIFEST, shards
 from hf_inspect.data.partition import SPLITS
 from hf_inspect.errors import DataError
+from hf_inspect.reading import Reading
 from hf_inspect.schema import TaskSpec
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ def refuse_chat(folder: str | Path, manifest: Mapping[str, Any]) -> None:
         raise DataError(
             f"{folder} holds chat rows; give the data set that they were made from (fingerprint {made_from})."
         )
+
+
+def read_reading(folder: Path) -> Reading:
+    """How the images of a built data folder are to be read."""
+    return Reading.from_dict(read_head(folder).get("reading"), folder / MANIFEST)
 
 
 def place_of(manifest: dict[str, Any], split: str) -> tuple[str, str]:

@@ -26,6 +26,7 @@ class Row:
     split: str
     config: str = DEFAULT
     mask_sha256: str | None = None
+    mask_turn: int = 1  # EXIF orientation that the mask is turned by to fit its image
 
     def to_manifest(self) -> dict[str, Any]:
         """The row as manifest.json keeps it; a default config and a missing mask are left out."""
@@ -52,7 +53,7 @@ class Placement:
 
 def row_of(image: Examined, group: int, split: str, config: str = DEFAULT) -> Row:
     """The row of an examined image."""
-    return Row(image.sample, image.signature, group, split, config, image.mask_sha256)
+    return Row(image.sample, image.signature, group, split, config, image.mask_sha256, image.mask_turn)
 
 
 def partition(examined: Sequence[Examined], groups: Sequence[int], shares: Mapping[str, float], seed: int) -> list[Row]:

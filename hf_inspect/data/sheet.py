@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hf_inspect import files, images
 from hf_inspect.errors import DataError
+from hf_inspect.images import Reading
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
@@ -20,27 +21,35 @@ _LINE = 13  # pixels of a caption's line
 _PAPER, _INK, _EMPTY = (255, 255, 255), (0, 0, 0), (200, 200, 200)
 
 
-def of_images(rows: Sequence[tuple[bytes, str]], path: Path, columns: int = 8, side: int = SIDE) -> None:
+def of_images(
+    rows: Sequence[tuple[bytes, str]],
+    path: Path,
+    columns: int = 8,
+    side: int = SIDE,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+) -> None:
     """Write the sheet of n image files' bytes, each over its caption, `columns` in a row; `side` is in pixels.
 
     A caption may have several lines; one that is too long loses its beginning. A file that cannot be shown as RGB
     leaves its place grey.
     """
-    _write(rows, path, columns, side, together=1)
+    _write(rows, path, columns, side, 1, reading)
 
 
 def of_pairs(pairs: Sequence[tuple[bytes, str, bytes, str]], path: Path, columns: int = 4, side: int = SIDE) -> None:
     """Write the sheet of n pairs (image file's bytes, caption, bytes, caption), `columns` pairs in a row."""
     cells = [cell for one, name, other, its_name in pairs for cell in ((one, name), (other, its_name))]
-    _write(cells, path, 2 * columns, side, together=2)
+    _write(cells, path, 2 * columns, side, 2, Reading())
 
 
-def thumbnail(content: bytes, side: int = SIDE) -> bytes:
+def thumbnail(content: bytes, side: int = SIDE, reading: Reading = Reading()) -> bytes:  # noqa: B008 - frozen
     """An image file's bytes as a PNG whose longer side is `side` pixels, grey where it cannot be shown."""
-    return _png(_shrunk(content, side))
+    return _png(_shrunk(content, side, reading))
 
 
-def _write(cells: Sequence[tuple[bytes, str]], path: Path, columns: int, side: int, together: int) -> None:
+def _write(
+    cells: Sequence[tuple[bytes, str]], path: Path, columns: int, side: int, together: int, reading: Reading
+) -> None:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(_TEXT)
@@ -53,18 +62,18 @@ def _write(cells: Sequence[tuple[bytes, str]], path: Path, columns: int, side: i
     for at, (content, caption) in enumerate(cells):
         row, column = divmod(at, columns)
         x, y = _GAP + column * step_x + column // together * _GAP, _GAP + row * step_y
-        small = _shrunk(content, side)
+        small = _shrunk(content, side, reading)
         sheet.paste(small, (x + (side - small.width) // 2, y + (side - small.height) // 2))
         for line, text in enumerate(caption.split("\n")):
             draw.text((x, y + side + line * _LINE), _cut(text, side, font), _INK, font)
     files.write_bytes(path, _png(sheet.quantize(_COLOURS, dither=Image.Dither.NONE)))
 
 
-def _shrunk(content: bytes, side: int) -> "Image.Image":
+def _shrunk(content: bytes, side: int, reading: Reading) -> "Image.Image":
     from PIL import Image
 
     try:
-        small = Image.fromarray(images.load(content).rgb)
+        small = Image.fromarray(images.load(content, reading).rgb)
     except DataError:
         return Image.new("RGB", (side, side), _EMPTY)
     small.thumbnail((side, side))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_inspect.errors import DataError
+from hf_inspect.images import SUFFIXES
 from hf_inspect.schema import Sample
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 BROKEN = "links to what is not there"
 AGAIN = "folders that are read at another place"  # a link leads back to one
 NO_FILE = "neither files nor folders"
@@ -68,9 +68,7 @@ def walk(root: Path) -> Inventory:
         seen.add(identity)
         for entry in _entries(folder):
             path = Path(entry.path)
-            found: Path | os.DirEntry[str] = (
-                path if entry.is_symlink() else entry
-            )  # an entry raises for a link to itself
+            found: Path | os.DirEntry[str] = path if entry.is_symlink() else entry  # which raises for a circle
             if found.is_dir():
                 (links if entry.is_symlink() else waiting).append(path)
             elif found.is_file():
@@ -82,7 +80,7 @@ def walk(root: Path) -> Inventory:
 
 def is_image(path: Path) -> bool:
     """Whether a file is an image by its suffix."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in SUFFIXES
 
 
 def relative(path: Path, root: Path) -> str:

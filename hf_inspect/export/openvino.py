@@ -12,7 +12,7 @@ from hf_inspect import files, images
 from hf_inspect.data import class_ids
 from hf_inspect.errors import MissingExtraError
 from hf_inspect.hub.kinds import STUDENT
-from hf_inspect.images import Preprocess
+from hf_inspect.images import Preprocess, Reading
 from hf_inspect.others import left_alone
 from hf_inspect.runtime import MODEL
 from hf_inspect.schema import TaskSpec
@@ -49,14 +49,14 @@ def register_students() -> None:
         register(model_type, _TASK)(_config_class())
 
 
-def write_int8(student: Student, folder: Path, train: "datasets.Dataset") -> None:
+def write_int8(student: Student, folder: Path, train: "datasets.Dataset", reading: Reading) -> None:
     """Write the student with 8-bit weights and activations, their ranges taken from up to 300 training images."""
     with TemporaryDirectory() as fp32:
         write_fp32(student, Path(fp32))
         import openvino
 
         rows = train.select(stratified(ranks(train, student.task), CALIBRATION_IMAGES))
-        quantized = _quantize(openvino.Core().read_model(Path(fp32) / MODEL), rows, student.preprocess)
+        quantized = _quantize(openvino.Core().read_model(Path(fp32) / MODEL), rows, student.preprocess, reading)
         openvino.save_model(quantized, folder / MODEL, compress_to_fp16=False)
         for path in Path(fp32).glob("*config.json"):  # for Optimum's own classes
             shutil.copy(path, folder)
@@ -80,7 +80,7 @@ def _name_classes(path: Path, task: TaskSpec) -> None:
     files.write_json(path, files.read_json(path) | config_of_task(task))
 
 
-def _quantize(model: Any, rows: "datasets.Dataset", preprocess: Preprocess) -> Any:
+def _quantize(model: Any, rows: "datasets.Dataset", preprocess: Preprocess, reading: Reading) -> Any:
     """The OpenVINO model in 8 bits, with ranges that span all values seen on the rows.
 
     NNCF's default, the mean of the images' largest values, clips what only defects raise: the tests' network, which
@@ -89,7 +89,7 @@ def _quantize(model: Any, rows: "datasets.Dataset", preprocess: Preprocess) -> A
     nncf = _nncf()
 
     def inputs(row: dict[str, Any]) -> NDArray[np.float32]:
-        return images.prepare(images.load(row["image"]["bytes"]).rgb, preprocess)[None]
+        return images.prepare(images.load(row["image"]["bytes"], reading).rgb, preprocess)[None]
 
     return nncf.quantize(
         model,

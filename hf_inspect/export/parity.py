@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_inspect import images
-from hf_inspect.data import class_column, class_ids, load_split, stream
+from hf_inspect.data import class_column, class_ids, load_split, read_reading, stream
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.images import Rgb
 from hf_inspect.runtime import Engine
@@ -61,13 +61,13 @@ def refuse_few(student: Student, data: Path, split: str, limits: Limits) -> None
 
 def compare(engine: Engine, student: Student, data: Path, split: str, limits: Limits) -> dict[str, Any]:
     """Run both on every image of a split, some at a time -> what `TASKS` compares, the split and the limits."""
-    task, column = student.task, class_column(student.task)
+    task, column, reading = student.task, class_column(student.task), read_reading(data)
     classes: list[int] = []
     before: list[Prediction] = []
     after: list[Prediction] = []
     for rows in stream(data, split, ["image", column], _BATCH):
         classes += [task.index(row[column]) for row in rows]
-        rgbs = [images.load(row["image"]["bytes"]).rgb for row in rows]
+        rgbs = [images.load(row["image"]["bytes"], reading).rgb for row in rows]
         before += predict(student, rgbs)
         after += engine.predict(rgbs)
     found = TASKS[task.kind].compare(task, np.array(classes), before, after)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
-from hf_inspect.data import load_split, read_head, read_task, write_history
+from hf_inspect.data import load_split, read_head, read_reading, read_task, write_history
 from hf_inspect.errors import DataError
 from hf_inspect.export.openvino import write_fp32, write_int8
 from hf_inspect.export.parity import FP32, INT8, compare, refuse_beyond, refuse_few
@@ -19,17 +19,20 @@ def export_student(student: Path, out: Path, *, data: Path, int8: bool) -> dict[
     INT8 is calibrated on images of the train split of `data`. On every image of its validation split the written
     folder is run as the edge will run it and compared with the torch student in fp32; beyond the limits of
     `parity.FP32` or `parity.INT8`, which are of each side and class, nothing is written: ParityError. DataError where
-    the student and the data are of different tasks, or where validation holds too few of a side to judge INT8 by.
+    the student and the data are of different tasks or read otherwise, or where validation holds too few of a side to
+    judge INT8 by.
     """
     source = load_student(student)
     if not source.history.sources:
         raise DataError(f"{student / TRAINED_ON} states no training data and licence; train the student again.")
     source.task.refuse_other(read_task(data), f"the student {student}", f"the data {data}")
+    reading = read_reading(data)
+    reading.refuse_model(source.reading, f"the data {data}", f"the student {student}")
     limits = INT8 if int8 else FP32
     refuse_few(source, data, "validation", limits)
     with files.staged_folder(out, [student, data]) as stage:
         if int8:
-            write_int8(source, stage, load_split(data, "train"))
+            write_int8(source, stage, load_split(data, "train"), reading)
         else:
             write_fp32(source, stage)
         write_history(stage, source.history)
@@ -49,6 +52,7 @@ def _describe(student: Student, folder: Path, weights: str) -> dict[str, Any]:
         "format": FORMAT,
         "task": student.task.to_dict(),
         "architecture": student.architecture,
+        "reading": student.reading.to_dict(),
         "preprocess": student.preprocess.to_dict(),
         "weights": weights,
         "precision": PRECISION,

@@ -20,6 +20,7 @@ from hf_inspect.hub.licences import head_of, licence_in, refuse_wider, stated_li
 from hf_inspect.hub.measured import refuse_other_figures
 from hf_inspect.hub.parts import inner_folder, parts_of, read_cascade, refuse_changed
 from hf_inspect.hub.sums import verify
+from hf_inspect.reading import Reading
 from hf_inspect.runtime import INSPECT
 from hf_inspect.runtime.folder import read_folder
 from hf_inspect.schema import TaskSpec
@@ -85,7 +86,8 @@ def _check_manifest(folder: Path) -> None:
     """HubError unless manifest.json's fingerprint is of its task and images; chat rows have one of the source's."""
     manifest = read_manifest(folder)
     task = TaskSpec.from_dict(manifest.get("task"), folder / MANIFEST)
-    if "rows" not in manifest and fingerprint(task, manifest["images"]) != manifest["fingerprint"]:
+    bits = Reading.from_dict(manifest.get("reading"), folder / MANIFEST).bits
+    if "rows" not in manifest and fingerprint(task, manifest["images"], bits) != manifest["fingerprint"]:
         raise HubError(f"{folder / MANIFEST}: its fingerprint is not of its images; build the data set again.")
 
 

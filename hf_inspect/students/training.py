@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hf_inspect import images
 from hf_inspect.data import class_column, class_ids
-from hf_inspect.images import Preprocess
+from hf_inspect.images import Preprocess, Reading
 from hf_inspect.schema import DEFECT, TaskSpec
 from hf_inspect.tasks import TASKS
 
@@ -59,11 +59,12 @@ def to_inputs(
     preprocess: Preprocess,
     targets: Targets,
     augment: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> dict[str, list[Any]]:
     """A batch of rows -> resized uint8 (3, h, w), augmented when asked, and target probabilities with the class."""
     import torch
 
-    resized = [images.resize(images.load(image["bytes"]).rgb, preprocess) for image in rows["image"]]
+    resized = [images.resize(images.load(image["bytes"], reading).rgb, preprocess) for image in rows["image"]]
     pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in resized]
     pairs = zip(targets.probabilities(rows), targets.classes(rows), strict=True)
     return {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hf_inspect import files, hub, prompts
 from hf_inspect.data import read_history
 from hf_inspect.errors import DataError, ParseError
-from hf_inspect.images import Rgb, check_rgb
+from hf_inspect.images import Reading, Rgb, check_rgb
 from hf_inspect.metrics import softmax
 from hf_inspect.prefetch import prefetched
 from hf_inspect.runtime import LoadedHere
@@ -40,7 +40,8 @@ class VLM:
     """A `Predictor` that answers a question about images, by ranking its options or by generating.
 
     `model` and `processor` are transformers' own. `question.task` has the classes in the order of the options;
-    `history` is what the model and its ancestors were trained on. `parts` are the folders it was loaded from.
+    `history` is what the model and its ancestors were trained on, `reading` how the files were read that it was trained
+    on, if it was. `parts` are the folders it was loaded from.
 
     Threads may share one: the processor prepares for one of them at a time, and the model answers one at a time. The
     model and the processor themselves are not to be shared, nor given to two VLMs of two threads. Processes may not
@@ -55,8 +56,9 @@ class VLM:
         history: History | None = None,
         asking: Asking | None = None,
         parts: Mapping[str, Path] | None = None,
+        reading: Reading | None = None,
     ) -> None:
-        self.model, self.processor, self.question = model, processor, question
+        self.model, self.processor, self.question, self.reading = model, processor, question, reading
         self.history, self.asking, self._parts = history or History(), asking or Asking(), parts
         answers = parity.answer_ids(processor, question)
         self._options, self._longest = _scored_ids(answers), max(map(len, answers))
@@ -91,16 +93,16 @@ class VLM:
             parity.use_images_of(parts["adapter"], processor)
         if asking is not None and asking.imgsz is not None:
             set_side(processor, AutoConfig.from_pretrained(source), asking.imgsz)
-        trained = parts.get("adapter", source)
+        trained, reading = parts.get("adapter", source), None
         if adapter is not None or (trained / parity.PROMPT).is_file():
-            question = parity.check_prompt(trained, processor, question)
+            question, reading = parity.check_prompt(trained, processor, question), parity.reading_of(trained)
         if question is None:
             raise DataError(f"{base} was trained on no question; give one (prompts.Question), or an adapter.")
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
         if adapter is not None:
             model = merge_adapter(model, trained)
         model = _on_device(model, dtype or fast_dtype())
-        return cls(model, processor, question, history, asking, parts)
+        return cls(model, processor, question, history, asking, parts, reading)
 
     @property
     def task(self) -> TaskSpec:
@@ -125,7 +127,7 @@ class VLM:
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
     def predict(self, images: Sequence[Rgb]) -> list[Prediction]:
-        """An answer for each RGB uint8 (h, w, 3) image of any size, in order; for files, `images.load(path).rgb`.
+        """An answer for each RGB uint8 (h, w, 3) image of any size, in order; for files, what `images.load` gives.
 
         By ranking, the options' probabilities; a generated answer is sure of its class, or unreadable.
         """

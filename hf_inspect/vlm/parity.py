@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_inspect import files, prompts
 from hf_inspect.errors import DataError, ParityError
-from hf_inspect.images import Rgb
+from hf_inspect.images import Reading, Rgb
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, ProcessorMixin
@@ -40,11 +40,16 @@ def canonical_row(question: prompts.Question) -> dict[str, Any]:
 
 
 def write_prompt(
-    folder: Path, processor: "ProcessorMixin", question: prompts.Question, token_ids: Sequence[int]
+    folder: Path,
+    processor: "ProcessorMixin",
+    question: prompts.Question,
+    token_ids: Sequence[int],
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> None:
     """Write prompt.json: `token_ids` are what the training collator made of `canonical_row`."""
     rule = image_rule(processor)
     record = question.to_dict() | {
+        "reading": reading.to_dict(),
         "image_rule": rule,
         "text": _readable(processor, token_ids),
         "sha256": prompts.fingerprint(token_ids, processor.image_token_id, rule, question.task),
@@ -75,6 +80,11 @@ def check_prompt(
             "Use the processor and the question it was trained with, or train it again."
         )
     return asked
+
+
+def reading_of(folder: Path) -> Reading:
+    """How the files are read that an adapter, or a base fine-tuned whole, was trained on."""
+    return Reading.from_dict(files.read_json(folder / PROMPT).get("reading"), folder / PROMPT)
 
 
 def use_images_of(adapter: str | Path, processor: "ProcessorMixin") -> None:

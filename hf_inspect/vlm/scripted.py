@@ -18,6 +18,7 @@ class ScriptedVLM:
     """
 
     history = History()
+    reading = None
 
     def __init__(self, answers: Sequence[float | None], task: TaskSpec = BINARY) -> None:
         task.refuse_one_sided("A scripted VLM")

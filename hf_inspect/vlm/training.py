@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hf_inspect import files, hub, images, metrics, prompts
 from hf_inspect.data import class_ids, load_split, read_history
 from hf_inspect.errors import DataError, MissingExtraError
+from hf_inspect.images import Reading
 from hf_inspect.prefetch import prefetched
 from hf_inspect.schema import DEFECT, GOOD, History, TaskSpec
 from hf_inspect.vlm import parity
@@ -53,6 +54,7 @@ def chat_rows(
     *,
     soft_labels: bool = False,
     augment: Augment | None = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> dict[str, list[Any]]:
     """Rows of `rows_with_class_ids` -> columns images, prompt, completion; for `Dataset.with_transform`.
 
@@ -61,7 +63,7 @@ def chat_rows(
     """
     import torch
 
-    pixels = [torch.from_numpy(images.load(row["bytes"]).rgb).permute(2, 0, 1) for row in batch["image"]]
+    pixels = [torch.from_numpy(images.load(row["bytes"], reading).rgb).permute(2, 0, 1) for row in batch["image"]]
     answers = batch[CLASS_ID]
     if soft_labels and PROBABILITY in batch and has_soft_labels(question.task):
         by_side = torch.tensor([question.task.dispositions.index(side) for side in (GOOD, DEFECT)])
@@ -140,7 +142,7 @@ def check_lengths(
 
     A blank image of every size that occurs is prepared to count its tokens.
     """
-    sizes = {_size_of(content) for rows in splits for some in _contents(rows) for content in some}
+    sizes = {images.header(content)[1:] for rows in splits for some in _contents(rows) for content in some}
     counts = {size: _tokens_of(processor, question, size) for size in sizes}
     (width, height), (longest, seen) = max(counts.items(), key=lambda item: item[1])
     if max_length is not None and longest > max_length:
@@ -161,7 +163,8 @@ def rank_together(vlm: VLM, rows: "datasets.Dataset", accelerator: "Accelerator"
     first, every = accelerator.process_index, accelerator.num_processes
     share = rows.select(range(first, len(rows), every))
     k = len(vlm.task.classes)
-    ranked = [vlm.rank(some) for some in prefetched(_decoded, _contents(share))]
+    decoded = functools.partial(_decoded, reading=vlm.reading or Reading())
+    ranked = [vlm.rank(some) for some in prefetched(decoded, _contents(share))]
     found = np.empty((len(rows), k))
     for at, part in enumerate(gather_object([np.concatenate([np.empty((0, k)), *ranked])])):
         found[at::every] = part
@@ -353,24 +356,14 @@ def _four_bits(kind: str, products: "torch.dtype", kept_whole: list[str]) -> "Bi
     )  # fmt: skip
 
 
-def _size_of(content: bytes) -> tuple[int, int]:
-    """Width and height by the file's header."""
-    import io
-
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as image:
-        return image.size
-
-
 def _contents(rows: "datasets.Dataset") -> Iterator[list[bytes]]:
     """The files of the rows' images, some at a time."""
     for batch in rows.with_format(None).select_columns(["image"]).iter(_AT_ONCE):
         yield [image["bytes"] for image in batch["image"]]
 
 
-def _decoded(contents: Sequence[bytes]) -> list[images.Rgb]:
-    return [images.load(content).rgb for content in contents]
+def _decoded(contents: Sequence[bytes], reading: Reading) -> list[images.Rgb]:
+    return [images.load(content, reading).rgb for content in contents]
 
 
 def _tokens_of(processor: "ProcessorMixin", question: prompts.Question, size: tuple[int, int]) -> tuple[int, int]:

@@ -58,7 +58,7 @@ def main():
     arguments, training = runs.parsed(StudentArguments, TrainingArguments)
     runs.check_processes(training.world_size)
     set_seed(training.seed)
-    task, out = sets.read_task(arguments.data), Path(training.output_dir)
+    task, reading, out = sets.read_task(arguments.data), sets.read_reading(arguments.data), Path(training.output_dir)
     splits = {name: sets.load_split(arguments.data, name) for name in ("train", "validation")}
     if arguments.max_rows:
         splits = {
@@ -70,9 +70,11 @@ def main():
     targets = {name: student.Targets.of(rows, task, arguments.soft_labels) for name, rows in splits.items()}
     rates = {} if arguments.drop_path is None else {"drop_path_rate": arguments.drop_path}
     parents = parents_of(arguments.base, arguments.weights)
-    model = new_student(arguments.base, arguments.side, task, rates, arguments.weights, arguments.weights_sha256)
+    model = new_student(
+        arguments.base, arguments.side, task, rates, arguments.weights, arguments.weights_sha256, reading
+    )
     preprocess = preprocess_of(model.config)
-    prepare = functools.partial(student.to_inputs, preprocess=preprocess)
+    prepare = functools.partial(student.to_inputs, preprocess=preprocess, reading=reading)
     augment = runs.augmentation(arguments.side, arguments.jitter, arguments.min_crop)
     to_train = functools.partial(prepare, targets=targets["train"], augment=augment)
 

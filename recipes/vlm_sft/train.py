@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from hf_inspect import files, training
-from hf_inspect.data import questions_of, read_head, record_history, write_history
+from hf_inspect.data import questions_of, read_head, read_reading, record_history, write_history
 from hf_inspect.errors import DataError
 from hf_inspect.reports import write_card
 from hf_inspect.vlm import VLM, Asking, parity
@@ -113,7 +113,7 @@ def main():
     arguments, config = training.parsed(AdapterArguments, SFTConfig)
     training.check_processes(config.world_size)
     set_seed(config.seed)
-    question = questions_of(arguments.data, arguments.questions).question()
+    question, reading = questions_of(arguments.data, arguments.questions).question(), read_reading(arguments.data)
     question.task.refuse_one_sided("this recipe")
     rates = arguments.learning_rates
     rows = functools.partial(sft.rows_with_class_ids, arguments.data, task=question.task, max_rows=arguments.max_rows)
@@ -124,7 +124,7 @@ def main():
     dtype = fast_dtype() if arguments.bfloat16 else torch.float32
     config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
     model, processor = load(arguments, dtype)
-    as_rows = functools.partial(sft.chat_rows, question=question)
+    as_rows = functools.partial(sft.chat_rows, question=question, reading=reading)
     augment = training.augmentation(arguments.side, arguments.jitter, arguments.min_crop) if arguments.augment else None
     train_rows = functools.partial(as_rows, soft_labels=arguments.soft_labels, augment=augment)
     config.remove_unused_columns = False
@@ -139,7 +139,8 @@ def main():
     if arguments.early_stopping_patience and config.do_eval:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     trainer.learning_rates, trainer.validation = rates, validation
-    trainer.ranker = VLM(trainer.model, processor, question, asking=Asking(batch_size=config.eval_batch_size))
+    asking = Asking(batch_size=config.eval_batch_size)
+    trainer.ranker = VLM(trainer.model, processor, question, asking=asking, reading=reading)
     out = Path(config.output_dir)
     made = training.made_from(read_head(arguments.data)["fingerprint"], arguments, config)
     trainer.add_callback(training.bound_checkpoints(made))
@@ -148,7 +149,7 @@ def main():
     if trainer.is_world_process_zero():
         sft.save(trainer.model, processor, out, files.portable_name(arguments.base))
         trained_ids = trainer.data_collator([parity.canonical_row(question)])["input_ids"][0].tolist()
-        parity.write_prompt(out, processor, question, trained_ids)
+        parity.write_prompt(out, processor, question, trained_ids, reading)
         parents = sft.parents_of(arguments.base, arguments.adapter, arguments.student)
         write_history(out, record_history(arguments.data, splits, parents))
         training.write_training_log(trainer, arguments)
