@@ -1,6 +1,7 @@
 """`hf-inspect`: each verb reads its arguments, calls one function and prints what came back."""
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,8 @@ _SCORES = ".scores.jsonl"  # beside results.json: what a killed evaluation goes 
 def main() -> None:
     """Run the command line; what this package or the disk refuses is printed as one sentence, and exits with 1."""
     quieten()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no Unicode
     try:
         app()
     except Exception as error:
@@ -59,6 +62,7 @@ def data_build(
     layout: Annotated[str, typer.Option(help="`folders`: val/good and val/defect besides the Parquet.")] = "parquet",
     accept_license: Annotated[bool, typer.Option("--accept-license", help="Accept the data set's licence.")] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Leave out larger images.")] = None,
+    on_conflict: Annotated[str | None, typer.Option(help="`drop`: leave out equal images of unequal class.")] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of 16 that carry the picture; found without.")] = None,
 ) -> None:
     """Build a data set as Parquet, card and manifest: `load_dataset(OUT)` reads it."""
@@ -66,7 +70,7 @@ def data_build(
 
     if layout not in ("parquet", "folders"):
         raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
-    given = {"max_pixels": max_pixels, "bits": bits}
+    given: dict[str, Any] = {"max_pixels": max_pixels, "on_conflict": on_conflict, "bits": bits}
     rules = Rules(**{name: value for name, value in given.items() if value is not None})
     with Bars() as bar:
         manifest = build(

@@ -48,3 +48,8 @@ class Bars:
         if what not in self.tasks:
             self.tasks[what] = self.bar.add_task(what, total=total)
         self.bar.update(self.tasks[what], completed=done, total=total)
+
+
+def plain(text: str) -> str:
+    """A name on one line of a terminal: what would move its cursor, or is no Unicode, is shown as an escape."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

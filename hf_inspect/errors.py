@@ -58,6 +58,7 @@ _DISK = {
     errno.EROFS: "this disk takes no writing; give another place.",
     errno.ENOTDIR: "a part of this path is a file, not a folder; give another place.",
     errno.EIO: "the disk does not answer; look after it.",
+    errno.ENAMETOOLONG: "a name in this path is too long for the disk; give a shorter one.",
 }
 _CUT_OFF = (  # how safetensors and torch say it, without an errno
     "No space left on device", "PytorchStreamWriter failed writing", "] . unexpected pos ",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import images
+from hf_inspect.console import plain
 from hf_inspect.errors import DataError
 from hf_inspect.images import SUFFIXES
 from hf_inspect.inspector import AT_ONCE, Inspector
@@ -53,7 +54,7 @@ def run(
     show(f"{n} inspected: {_counted(summary['label'])}; decided by {_counted(summary['decided_by'])}")
     reasons = Counter(summary["reason"]).most_common()
     for reason, n in reasons[:_REASONS]:
-        show(_plain(f"  undecided {n}: {reason}"))
+        show(plain(f"  undecided {n}: {reason}"))
     if more := sum(n for _, n in reasons[_REASONS:]):
         show(f"  undecided {more}: for {len(reasons) - _REASONS} further reasons")
     if other:
@@ -297,12 +298,7 @@ def _line(name: str, row: dict[str, Any]) -> str:
     p = row["severity"] if row["p_class"] is None else row["p_class"]
     said = row["label"] + (f": {named}" if named else "") + ("" if p is None else f", {p:.3f}")
     notes = f" ({'; '.join(row['notes'])})" if row["notes"] else ""
-    return _plain(f"{said:17} {row['decided_by']:4}  {name}: {row['reason']}{notes}")
-
-
-def _plain(text: str) -> str:
-    """Names on one line of a terminal: what would move its cursor, or is no Unicode, is shown as an escape."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return plain(f"{said:17} {row['decided_by']:4}  {name}: {row['reason']}{notes}")
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -354,8 +354,15 @@ class Sample:
     mask: Path | None = None
 
     def read(self) -> bytes:
-        """The file's bytes as they are on disk."""
-        return self.path.read_bytes()
+        """The file's bytes as they are on disk; DataError where its name, or its mask's, is no Unicode."""
+        try:
+            f"{self.source}{self.mask.name if self.mask else ''}".encode()
+        except UnicodeEncodeError:
+            raise DataError("its name, or its mask's, is no UTF-8; rename it.") from None
+        try:
+            return self.path.read_bytes()
+        except ValueError:  # a zero byte in it
+            raise DataError("its name is none that a file can have.") from None
 
 
 @dataclass(frozen=True, slots=True)

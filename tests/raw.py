@@ -1,8 +1,9 @@
 """Imitations of raw data sets in their exact layouts and counts, with small images of which no two look alike."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -157,3 +158,37 @@ def built_parts(folder: Path, good: str = "good", /, **counts: int) -> Path:
     classes(folder / "raw", counts)
     build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0", "good": good})
     return folder / "data"
+
+
+def coco(path: Path, labels: Mapping[str, Sequence[str]], side: int = SIDE, **more: Any) -> dict[str, Any]:
+    """Write a COCO JSON: file_name -> the categories of its annotations, each with one box; returns its content."""
+    names = list(dict.fromkeys(name for of_image in labels.values() for name in of_image))
+    content = {
+        "images": [{"id": i, "file_name": name, "width": side, "height": side} for i, name in enumerate(labels, 1)],
+        "annotations": [
+            {"id": i, "image_id": image_id, "category_id": names.index(name), "bbox": [2, 2, 8, 6], "iscrowd": 0}
+            for i, (image_id, name) in enumerate((i, n) for i, of in enumerate(labels.values(), 1) for n in of)
+        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+    } | more
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return content
+
+
+def pictures(root: Path, names: Iterable[str], seed: int = 0, side: int = SIDE) -> Path:
+    """Pictures of these names below `root`, in folders where the names have some."""
+    rng = np.random.default_rng(seed)
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(rng, side, side).save(root / name)
+    return root
+
+
+def masks(root: Path, names: Iterable[str], seed: int = 0, side: int = SIDE) -> Path:
+    """Masks of these names below `root`."""
+    rng = np.random.default_rng(seed)
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        mask(rng, side, side).save(root / name)
+    return root

@@ -302,7 +302,7 @@ def boxes_of(folder):
 
 
 def test_the_card_s_own_command_builds_the_same(parts, tmp_path):
-    options = {"seed": 7, "good": "ok, fine", "group_rule": r"(ok1\d)"}
+    options = {"seed": 7, "good": "ok, dent", "group_rule": r"(ok1\d)"}
     manifest = build("folder", tmp_path / "built", src=parts, options=options)
     card = (tmp_path / "built" / "README.md").read_text()
     command = re.search(r"^    hf-inspect (data build .*)$", card, re.MULTILINE)[1]

@@ -161,7 +161,9 @@ def test_images_outside_a_class_folder_are_named(tmp_path):
 def test_one_class_is_enough_for_a_model_of_what_is_normal(tmp_path):
     raw.classes(tmp_path, {"parts/good": 3})
     script = script_named("folder")
-    assert [s.source for s in script.read(tmp_path, script.checked({}))] == [f"parts/good/00{i}.png" for i in range(3)]
+    assert [s.source for s in script.read(tmp_path, script.checked({})).samples] == [
+        f"parts/good/00{i}.png" for i in range(3)
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "55/10/15", "50/10/15/20", "a/b/c/d", "120/-20/0/0", "55,10,15,20"])
@@ -201,41 +203,58 @@ def test_boxes_are_clipped_and_made_from_polygons_where_there_are_none(tmp_path)
     crowd = note(3, 3, iscrowd=1, segmentation=None)
     edge = note(1, 1, bbox=[-5, 10, 20, 100], segmentation=[])
     manifest, rows = notes_of(tmp_path, [edge, note(2, 2, bbox=None), crowd])
-    assert manifest["notes"] == []
+    assert manifest["notes"] == [
+        "1 boxes reached outside their image and were clipped: images/part1.png number 1 (id 1)."
+    ]
     assert rows["part1.png"]["objects"]["bbox"] == [[0, 10, 15, SIDE]]
     assert rows["part2.png"]["objects"]["bbox"] == [[4.5, 4, 20, 14]]
     assert rows["part3.png"]["objects"]["iscrowd"] == [True]
 
 
 BAD = [
-    (note(7, 1, bbox=[4, 4, 0, 5]), "1 annotations whose box has no area inside the image were left out: 7.", 0),
-    (note(7, 1, bbox=[40, 4, 3, 5]), "no area inside the image", 0),
-    (note(7, 1, bbox=[4, 4, -3, 5]), "no area inside the image", 0),
+    (note(7, 1, bbox=[4, 4, 0, 5]), "a box without area inside the image", 0),
+    (note(7, 1, bbox=[40, 4, 3, 5]), "a box without area inside the image", 0),
+    (note(7, 1, bbox=[4, 4, -3, 5]), "a box without area inside the image", 0),
     (note(7, 1, bbox=[float("nan"), 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
     (note(7, 1, bbox=["4", 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
     (note(7, 1, bbox=[10**400, 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
-    (note(7, 1, category_id=9), "of no category that the JSON lists were left out: 7", 0),
-    (note(7, 1, category_id=[1]), "of no category that the JSON lists", 0),
-    (note(7, 1, segmentation={"counts": [3, 4], "size": [SIDE, SIDE]}), "have an RLE mask, which was left out: 7", 1),
-    (note(7, 1, segmentation=[[1, 2, 3, 4]]), "polygon that is no list of three or more points", 1),
+    (note(7, 1, category_id=9), "no category that the JSON lists", 0),
+    (note(7, 1, category_id=[1]), "no category that the JSON lists", 0),
 ]
 
 
-@pytest.mark.parametrize(("bad", "sentence", "boxes"), BAD)
-def test_a_bad_annotation_is_noted_and_its_image_stays_a_defect(tmp_path, bad, sentence, boxes):
+@pytest.mark.parametrize(("bad", "reason", "boxes"), BAD)
+def test_a_bad_annotation_is_counted_and_its_image_stays_a_defect(tmp_path, bad, reason, boxes):
     manifest, rows = notes_of(tmp_path, [note(0, 0), bad], n=12)
-    assert len(manifest["notes"]) == 1
-    assert sentence in manifest["notes"][0]
-    assert sentence in (tmp_path / "out" / "README.md").read_text()
+    left_out = {reason: {"n": 1, "first": ["number 2 (id 7)"]}}
+    assert manifest["accounting"]["annotations"] == {"there": 2, "taken": {"objects": 1}, "left_out": left_out}
+    said = f"1 annotation left out, {reason}: number 2 (id 7)"
+    assert said in described(manifest)
+    assert said in (tmp_path / "out" / "README.md").read_text()
     assert rows["part1.png"]["label"] == 1
     assert len(rows["part1.png"]["objects"]["bbox"]) == boxes
+
+
+NOTED = [
+    ({"counts": [3, 4], "size": [SIDE, SIDE]}, "1 annotations have an RLE mask, which was left out: "),
+    ([[1, 2, 3, 4]], "1 annotations have a polygon that is no list of three or more points, which was left out: "),
+]
+
+
+@pytest.mark.parametrize(("segmentation", "sentence"), NOTED)
+def test_an_annotation_whose_mask_is_no_polygon_keeps_its_box(tmp_path, segmentation, sentence):
+    manifest, rows = notes_of(tmp_path, [note(0, 0), note(7, 1, segmentation=segmentation)], n=12)
+    assert manifest["notes"] == [sentence + "images/part1.png number 2 (id 7)."]
+    assert len(rows["part1.png"]["objects"]["bbox"]) == 1
 
 
 def test_annotations_without_an_image_are_counted(tmp_path):
     lost = [note(i, 1000 + i) for i in range(12)] + ["text", {"id": 1}, note(1, [1])]
     manifest, rows = notes_of(tmp_path, [note(0, 0), *lost])
-    assert manifest["notes"][0].startswith("15 annotations of no image that the JSON lists were left out: number 2, ")
-    assert manifest["notes"][0].endswith(" and others.")
+    account = manifest["accounting"]["annotations"]
+    assert (account["there"], account["taken"]) == (16, {"objects": 1})
+    assert account["left_out"]["of no image that the JSON lists"]["n"] == 15
+    assert account["left_out"]["of no image that the JSON lists"]["first"][:2] == ["number 2 (id 0)", "number 3 (id 1)"]
     assert sum(row["label"] for row in rows.values()) == 1
 
 
@@ -256,15 +275,22 @@ def test_images_that_cannot_be_used_are_named(tmp_path):
     coco["annotations"].append(note(50, 91))
     (raw / "annotations.json").write_text(json.dumps(coco))
     manifest = build("coco", tmp_path / "out", src=raw)
-    rejected = {one["source"]: one["reason"] for one in manifest["rejected"]}
-    assert set(rejected) == {"part0.png", "part1.png", "images/part2.png", "passwd"}
-    assert "No such file" in rejected["part0.png"]
-    assert "is not an image" in rejected["images/part2.png"]
-    assert [re.split(r" (?=were|are|left)", said)[0] for said in manifest["notes"]] == [
-        "2 entries of `images` without an integer id or a file_name", "1 images",
-        "1 image files that the JSON does not list",
-        "1 images of another size than the JSON says",
-    ]  # fmt: skip
+    assert [one["source"] for one in manifest["rejected"]] == ["images/part2.png"]
+    assert "image" in manifest["rejected"][0]["reason"]
+    files, entries = (manifest["accounting"][kind] for kind in ("files", "image entries"))
+    assert files["taken"] == {"annotation files": 1, "images": 26}
+    assert {reason: found["first"] for reason, found in files["left_out"].items()} == {
+        "images that the JSON does not list": ["images/extra.png"],
+        "images that cannot be used": ["images/part2.png"],
+        "images of another size than the JSON says, as their boxes may not fit": ["images/part3.png"],
+    }
+    assert entries["taken"] == {"images": 26, "repeats": 1}
+    assert {reason: found["first"] for reason, found in entries["left_out"].items()} == {
+        "of files that are not in the folder": ["part0.png", "part1.png", "/etc/passwd"],
+        "of images that are left out": ["part2.png", "part3.png"],
+        "without an id that is a whole number, or without a file_name": ["number 31 (id 90)", "number 32"],
+    }
+    assert manifest["notes"] == ["1 images are listed more than once; their annotations were united: images/part4.png."]
     rows = all_rows(tmp_path / "out")
     assert len(rows) == 26
     assert len(rows["part4.png"]["objects"]["bbox"]) == 2
@@ -283,12 +309,14 @@ def test_wrong_roots_and_files_are_a_sentence(tmp_path):
     coco = write_coco(tmp_path, n=4)
     path = tmp_path / "annotations.json"
     (tmp_path / "other.json").write_text("{}")
-    refused(tmp_path, r"several JSON files \(annotations.json, other.json\); give the one")
+    refused(
+        tmp_path, r"several JSON files \(annotations.json, other.json\) that are no splits of one set; give the one"
+    )
     refused(tmp_path / "other.json", "no COCO file: it needs the lists images, annotations, categories")
     (tmp_path / "other.json").write_text("{")
     refused(tmp_path / "other.json", "is not JSON")
     for key, value, sentence in (
-        ("categories", [{"id": "1", "name": "x"}], "needs an integer id"),
+        ("categories", [{"id": "x", "name": "x"}], "needs a whole number as id"),
         ("categories", [], "use the data set `folder`"),
         ("annotations", [], "use the data set `folder`"),
         ("images", coco["images"] + coco["images"][:1], "image id 0 is given to several"),
@@ -308,7 +336,9 @@ def test_the_standard_layout_has_its_json_in_annotations(tmp_path):
     (tmp_path / "annotations").mkdir()
     path = (tmp_path / "annotations.json").rename(tmp_path / "annotations" / "instances_train2017.json")
     script = script_named("coco")
-    assert [s.source for s in script.read(path, script.checked({}))] == [f"train2017/part{i}.png" for i in range(4)]
+    assert [s.source for s in script.read(path, script.checked({})).samples] == [
+        f"train2017/part{i}.png" for i in range(4)
+    ]
 
 
 def splits_by(manifest, rule):
@@ -339,7 +369,7 @@ def test_a_rule_that_matches_nothing_is_refused(tmp_path):
 @pytest.mark.skipif(not WAGON.is_dir(), reason="the wagon photos are not beside this checkout")
 def test_augmented_copies_of_the_wagon_photos_stay_together(tmp_path):
     rule = r"(.+)\.rf\.[0-9a-f]+"
-    options = {"group_rule": rule, "license": "cc-by-4.0"}
+    options = {"group_rule": rule, "license": "cc-by-4.0", "good": ""}  # each photo shows what is left over
     manifest = build("coco", tmp_path / "out", src=WAGON, options=options)
     assert (len(manifest["images"]), manifest["rejected"], manifest["notes"]) == (299, [], [])
     photos = splits_by(manifest, rule)

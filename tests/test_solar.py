@@ -97,7 +97,7 @@ def test_other_copies_folder_names_are_understood(tmp_path):
     assert set(rows["class_name"]) == set(range(6))
     script = script_named("solar_panels")
     read = script.read(tmp_path / "raw", script.checked({}))
-    assert {s.source.split("/")[0]: s.class_name for s in read} == dict(
+    assert {s.source.split("/")[0]: s.class_name for s in read.samples} == dict(
         zip(sorted(names, key=str), ["Clean", "Dusty", "Electrical-damage", "Bird-drop", "Physical-Damage",
                                      "Snow-Covered"], strict=True)
     )  # fmt: skip
@@ -107,7 +107,7 @@ def test_the_nearest_class_folder_counts(tmp_path):
     raw.classes(tmp_path / "Clean", few())  # the folder around them is called like a class
     script = script_named("solar_panels")
     read = script.read(tmp_path, script.checked({}))
-    assert sorted({s.class_name for s in read}) == sorted(COUNTS)
+    assert sorted({s.class_name for s in read.samples}) == sorted(COUNTS)
 
 
 def test_wrong_roots_are_a_sentence(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import datasets
 
-from hf_inspect.data import Examined, Licence, Placement, packaged_folder, partition, row_of
+from hf_inspect.data import Examined, Licence, Placement, Raw, packaged_folder, partition, row_of, walk
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.schema import DEFECT, GOOD, Sample
 
@@ -39,16 +39,16 @@ class Elpv(InspectionBuilder):
     }
 
     @classmethod
-    def read(cls, src: Path | None, options: Any) -> list[Sample]:
+    def read(cls, src: Path | None, options: Any) -> Raw:
         """Every cell in the order of the package's labels.csv."""
         folder = (src or packaged_folder(PACKAGE, PACKAGE_VERSION, "elpv_dataset")) / "data"
-        samples = []
-        for line in (folder / "labels.csv").read_text().splitlines():
+        samples, listed = [], folder / "labels.csv"
+        for line in listed.read_text().splitlines():
             name, probability, cell_type = line.split()
             class_name = DEFECT if float(probability) >= DEFECT_FROM else GOOD
             columns = {"probability": float(probability), "cell_type": cell_type}
             samples.append(Sample(name, folder / name, class_name, f"{class_name} {cell_type}", columns))
-        return samples
+        return Raw(walk(folder), samples, [listed])
 
     @classmethod
     def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Any) -> Placement:

@@ -1,88 +1,108 @@
-"""The user's own parts in class folders: `good`, `scratch`, `dent`, ... -> a class each, split by group."""
+"""The user's own parts in class folders: `good`, `scratch`, `dent`, ... -> a class each, split by group or as given."""
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 
+from hf_inspect.data.accounting import first_of
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
-from hf_inspect.data.partition import Placement, partition
-from hf_inspect.data.shares import parse_shares
-from hf_inspect.data.sources import images_in, relative
+from hf_inspect.data.exports import tool_of
+from hf_inspect.data.goods import USUAL, check_good, good_of, same_but_for_case
+from hf_inspect.data.layouts import Layout, read_layout
+from hf_inspect.data.partition import Placement
+from hf_inspect.data.published import GivenSplit, across_published_split, check_splits, given_or_dealt, told_of_splits
+from hf_inspect.data.sources import Inventory, Raw, relative, walk
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Sample, TaskSpec
+from hf_inspect.schema import TaskSpec
 
 
 @dataclass(frozen=True)
 class Options:
     """Which folders hold good parts, and how the images are split and joined.
 
-    `good`: names of folders, separated by commas, in any case; or one name, its own commas and all. `shares`: percent
-    of train/validation/calibration/test. `group_rule`: a regular expression whose group 1, found in the file name,
-    names the part.
+    `good`: names of folders in any case, separated by commas; one with commas of its own alone, or in double quotes;
+    `--good` may be repeated. `splits`: whether folders called train, val and test around the class folders are dealt
+    anew (redeal) or kept. `shares`: percent of train/validation/calibration/test. `group_rule`: a regular expression
+    whose group 1 names the part: found in the file name, or, where it holds a '/', in the path below the raw folder.
     """
 
-    good: str = "good,ok,clean,normal"
+    good: str = field(default=USUAL, metadata={"repeated": True})
     seed: int = 0
     shares: str = "55/10/15/20"
+    splits: str = "redeal"
     group_rule: str | None = None
     license: str = "other"
+
+    def __post_init__(self) -> None:
+        check_splits(self, Options.shares)
 
 
 class Folder(InspectionBuilder):
     """A class for each folder, called like it; those named as good are good, all others defects."""
 
-    VERSION = datasets.Version("1.1.0")
+    VERSION = datasets.Version("1.2.0")
     LICENCE = None
     OPTIONS = Options
 
     @classmethod
-    def read(cls, src: Path | None, options: Options) -> list[Sample]:
-        """Every image below each class folder; DataError when there are none, or none of them is a good one."""
+    def read(cls, src: Path | None, options: Options) -> Raw:
+        """Every image below each class folder; DataError for another layout, or when none of the folders is good."""
         if src is None or not src.is_dir():
             raise DataError(f"folder needs a folder of class folders as --src, got {src}.")
-        paths = images_in(src)
-        depth = _class_depth([path.relative_to(src).parts for path in paths], src)
-        samples = [_sample(path, src, depth) for path in paths]
-        if not cls.task(samples, options).good:
-            named = ", ".join(sorted({sample.stratum for sample in samples}))
-            raise DataError(f"none of the folders {named} is named as good ({options.good}); say which with --good.")
-        return samples
+        inventory = walk(src)
+        layout = _layout(inventory)
+        samples = [_sample(path, src, layout) for path in layout.images]
+        _check_classes(sorted({sample.stratum for sample in samples}), layout, src, options)
+        notes = told_of_splits({sample.split for sample in samples}, options.splits)
+        return Raw(inventory, samples, left_out=layout.masks, notes=notes)
 
     @classmethod
-    def task(cls, samples: Sequence[Sample], options: Options) -> TaskSpec:
+    def task(cls, samples: Sequence[GivenSplit], options: Options) -> TaskSpec:
         """The classes that have images, sorted by name."""
         names = sorted({sample.stratum for sample in samples})
-        said = unicodedata.normalize("NFC", options.good).lower()
-        good = {name.strip() for name in said.split(",")} if said not in map(str.lower, names) else {said}
-        return TaskSpec.of(names, [name for name in names if name.lower() in good])
+        return TaskSpec.of(names, good_of(options.good, names))
 
     @classmethod
     def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Options) -> Placement:
-        """The option's shares, by group."""
-        return Placement(partition(examined, groups, parse_shares(options.shares), options.seed), [])
+        """The option's shares, by group, or the splits of the folders."""
+        rows = given_or_dealt(examined, groups, options)
+        return Placement(rows, across_published_split(rows))
 
 
-def _class_depth(files: Sequence[tuple[str, ...]], src: Path) -> int:
-    """How many folders lie around the class folders: those that are all there is on their level, without images."""
-    if not files or any(len(parts) == 1 for parts in files):
+def _layout(inventory: Inventory) -> Layout:
+    try:
+        return read_layout(inventory)
+    except DataError as error:
+        if export := tool_of(inventory):
+            raise DataError(export) from None
+        raise error
+
+
+def _check_classes(names: Sequence[str], layout: Layout, src: Path, options: Options) -> None:
+    """DataError where two classes are called alike, none is good, or one is said to be that is not there."""
+    if alike := same_but_for_case(names):
+        raise DataError(f"the folders {' and '.join(alike)} differ in case alone; give them one name, or two.")
+    check_good(options.good, names, "folders")
+    if good_of(options.good, names):
+        return
+    below = {name for path in layout.images for name in path.relative_to(src).parts[layout.class_depth + 1 : -1]}
+    if good_of(USUAL, sorted(below)):
         raise DataError(
-            f"{src} is no folder of class folders; put each image into a folder of its class, side by side."
+            f"class folders lie deeper, in {first_of(names)}; give one of these as --src, or put the class "
+            "folders side by side: good/1.png, scratch/2.png."
         )
-    depth = 0
-    while len({parts[depth] for parts in files}) == 1 and all(len(parts) > depth + 2 for parts in files):
-        depth += 1
-    return depth
+    raise DataError(f"none of the folders {first_of(names)} is named as good ({options.good}); say which with --good.")
 
 
-def _sample(path: Path, src: Path, depth: int) -> Sample:
+def _sample(path: Path, src: Path, layout: Layout) -> GivenSplit:
     """The sample of a file in a class folder, whose name is spelt alike whichever system it comes from."""
-    source = relative(path, src)
-    name = unicodedata.normalize("NFC", source.split("/")[depth])
-    return Sample(source, path, name, name)
+    parts = path.relative_to(src).parts
+    name = unicodedata.normalize("NFC", parts[layout.class_depth])
+    return GivenSplit(relative(path, src), path, name, name, split=layout.split_of(parts))
 
 
 BUILDER = Folder

@@ -14,7 +14,7 @@ from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import Placement, partition, row_of
 from hf_inspect.data.published import across_published_split
 from hf_inspect.data.shares import parse_shares
-from hf_inspect.data.sources import relative
+from hf_inspect.data.sources import Inventory, Raw, relative, walk
 from hf_inspect.errors import DataError
 from hf_inspect.schema import DEFECT, GOOD, Sample
 
@@ -23,6 +23,7 @@ URL = "https://www.vicos.si/resources/kolektorsdd2/"
 MASK = "_GT"  # 10000.png has its mask in 10000_GT.png
 WHOLE = "0/0/0/100"  # all of `balanced` is for testing what was trained elsewhere
 ALONE_NOTE = "`balanced` is split, to train on too; `original` would show its images in other splits, and is left out."
+NOT_SAMPLED = "good ones beyond one for each defect"
 VIEWS_NOTE = "`balanced` shows images of `original`: test on it only what was not trained on `original`."
 
 
@@ -55,11 +56,15 @@ class Ksdd2Balanced(InspectionBuilder):
     VIEWS = True
 
     @classmethod
-    def read(cls, src: Path | None, options: Options) -> list[Sample]:
+    def read(cls, src: Path | None, options: Options) -> Raw:
         """Every image of train/ and test/, by number; DataError when one is missing, empty or without masks."""
         if src is None:
             raise DataError(f"KSDD2 is built from its download: get it from {URL} and give it as --src.")
-        return [sample for split in IMAGES for sample in _samples(src, split)]
+        for split in IMAGES:
+            if not (src / split).is_dir():
+                raise DataError(f"{src} has no folder {split}/; give the folder that holds KSDD2's train/ and test/.")
+        inventory = walk(src)
+        return Raw(inventory, [sample for split in IMAGES for sample in _samples(inventory, split)])
 
     @classmethod
     def place(cls, examined: Sequence[Examined], groups: Sequence[int], options: Options) -> Placement:
@@ -68,7 +73,9 @@ class Ksdd2Balanced(InspectionBuilder):
             chosen, notes = _chosen(examined, options.seed)
             kept, theirs = [examined[i] for i in chosen], [groups[i] for i in chosen]
             rows = partition(kept, theirs, parse_shares(options.shares), options.seed)
-            return Placement([replace(row, config="balanced") for row in rows], [ALONE_NOTE, *notes])
+            others = {image.sample.source for image in examined} - {image.sample.source for image in kept}
+            balanced = [replace(row, config="balanced") for row in rows]
+            return Placement(balanced, [ALONE_NOTE, *notes], dict.fromkeys(others, NOT_SAMPLED))
         pairs = list(zip(examined, groups, strict=True))
         original = [row_of(image, g, image.sample.columns["original_split"], "original") for image, g in pairs]
         chosen, notes = _chosen(examined, options.seed)
@@ -79,12 +86,11 @@ class Ksdd2Balanced(InspectionBuilder):
         return Placement(balanced + original, [VIEWS_NOTE, *notes, *across_published_split(original)])
 
 
-def _samples(src: Path, split: str) -> list[Sample]:
+def _samples(inventory: Inventory, split: str) -> list[Sample]:
     """The samples of one published split; whatever has no mask beside it is rejected when it is read."""
-    folder = src / split
-    if not folder.is_dir():
-        raise DataError(f"{src} has no folder {split}/; give the folder that holds KSDD2's train/ and test/.")
-    paths = [p for p in sorted(folder.glob("*.png")) if not p.stem.endswith(MASK) and not p.name.startswith(".")]
+    src, folder = inventory.root, inventory.root / split
+    inside = [p for p in inventory.images() if p.parent == folder and p.suffix == ".png"]
+    paths = [p for p in inside if not p.stem.endswith(MASK)]
     masks = [folder / f"{path.stem}{MASK}.png" for path in paths]
     if not any(mask.is_file() for mask in masks):
         raise DataError(f"{folder} has no image with its mask beside it (10000.png, 10000_GT.png); extract it again.")

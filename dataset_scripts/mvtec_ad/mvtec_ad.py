@@ -18,7 +18,7 @@ from hf_inspect.data.published import (
     read_mvtec,
     what_is_missing,
 )
-from hf_inspect.schema import Sample
+from hf_inspect.data.sources import Raw
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MvtecAd(InspectionBuilder):
     EVALUATION = ("all", "test")
 
     @classmethod
-    def read(cls, src: Path | None, options: Options) -> list[Sample]:
+    def read(cls, src: Path | None, options: Options) -> Raw:
         """The whole data set's folder, or one category's."""
         return read_mvtec(src)
 

@@ -13,9 +13,11 @@ from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.partition import Placement, row_of, stratified_group_split
 from hf_inspect.data.published import MVTEC_LICENCE, mvtec_columns, read_mvtec, what_is_missing
+from hf_inspect.data.sources import Raw
 from hf_inspect.errors import DataError
-from hf_inspect.schema import DEFECT, GOOD, Sample
+from hf_inspect.schema import DEFECT, GOOD
 
+BEYOND = "test images beyond the number asked for"
 VALIDATION = 0.1  # of what `sft` holds
 
 
@@ -53,7 +55,7 @@ class MvtecInspect(InspectionBuilder):
     EVALUATION = ("holdout", "test")
 
     @classmethod
-    def read(cls, src: Path | None, options: Options) -> list[Sample]:
+    def read(cls, src: Path | None, options: Options) -> Raw:
         """The whole data set's folder, or one category's."""
         return read_mvtec(src)
 
@@ -75,8 +77,9 @@ class MvtecInspect(InspectionBuilder):
         split = stratified_group_split(strata, [groups[i] for i in sft], shares, options.seed)
         place = {i: (split[groups[i]], "sft") for i in sft} | dict.fromkeys(holdout, ("test", "holdout"))
         rows = [row_of(examined[i], groups[i], *place[i]) for i in sorted(place)]
-        aside = set(range(len(examined))) - set(place)
-        return Placement(rows, what_is_missing(examined) + notes + _left_out(aside, groups, official, learnt))
+        aside = sorted(set(range(len(examined))) - set(place))
+        why = {examined[i].sample.source: _why(groups[i], official, learnt) for i in aside}
+        return Placement(rows, what_is_missing(examined) + notes, why)
 
 
 def _is_training(image: Examined) -> bool:
@@ -135,17 +138,11 @@ def _in_turn(strata: Mapping[str, Sequence[int]], shuffled: random.Random) -> li
     return [i for _, _, i in sorted(turns)]
 
 
-def _left_out(aside: set[int], groups: Sequence[int], official: set[int], learnt: set[int]) -> list[str]:
-    """How many official test images are in neither config, and why."""
-    near = sum(groups[i] in official for i in aside)
-    beside = sum(groups[i] in learnt - official for i in aside)
-    reasons = {
-        "near-duplicates of official training images": near,
-        "good ones near defects that are learnt from": beside,
-        "beyond the number asked for": len(aside) - near - beside,
-    }
-    said = "; ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
-    return [f"{len(aside)} official test images are in neither config: {said}."] if aside else []
+def _why(group: int, official: set[int], learnt: set[int]) -> str:
+    """Why an official test image of that group is in neither config."""
+    if group in official:
+        return "near-duplicates of official training images"
+    return "good ones near defects that are learnt from" if group in learnt else BEYOND
 
 
 BUILDER = MvtecInspect

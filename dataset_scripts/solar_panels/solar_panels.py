@@ -13,7 +13,7 @@ from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import Placement, partition
 from hf_inspect.data.shares import parse_shares
-from hf_inspect.data.sources import images_in, relative
+from hf_inspect.data.sources import Raw, relative, walk
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Sample, TaskSpec
 
@@ -44,16 +44,19 @@ class SolarPanels(InspectionBuilder):
     OPTIONS = Options
 
     @classmethod
-    def read(cls, src: Path | None, options: Options) -> list[Sample]:
+    def read(cls, src: Path | None, options: Options) -> Raw:
         """Every image below a class folder, wherever that is; DataError for other folders and for a missing class."""
         root = src or _download(options)
-        samples = [_sample(path, root) for path in images_in(root)]
+        if not root.is_dir():
+            raise DataError(f"{root} is no folder; give the folder that holds all six classes.")
+        inventory = walk(root)
+        samples = [_sample(path, root) for path in inventory.images()]
         found = Counter(sample.stratum for sample in samples)
         if missing := [name for name in CLASSES if not found[name]]:
             raise DataError(
                 f"{root} has no images of {', '.join(missing)}; give the folder that holds all six classes."
             )
-        return samples
+        return Raw(inventory, samples)
 
     @classmethod
     def task(cls, samples: Sequence[Sample], options: Options) -> TaskSpec:

@@ -22,13 +22,13 @@ from hf_inspect.data.load import (
 from hf_inspect.data.packaged import cache_folder, lite0_weights, packaged_folder, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of, stratified_group_split
 from hf_inspect.data.rules import Rules
-from hf_inspect.data.sources import images_in, relative
+from hf_inspect.data.sources import Raw, relative, walk
 
 __all__ = [
-    "SPLITS", "TRAINED_ON", "Examined", "Licence", "Placement", "Questions", "Rejected", "Row", "Rules", "Signature",
-    "absences", "audit", "build", "cache_folder", "chat", "class_column", "class_ids", "count", "dataset_card",
-    "default_questions", "described", "duplicates", "examine", "group", "images_in", "lite0_weights", "load_split",
+    "SPLITS", "TRAINED_ON", "Examined", "Licence", "Placement", "Questions", "Raw", "Rejected", "Row", "Rules",
+    "Signature", "absences", "audit", "build", "cache_folder", "chat", "class_column", "class_ids", "count",
+    "dataset_card", "default_questions", "described", "duplicates", "examine", "group", "lite0_weights", "load_split",
     "options_from", "packaged_folder", "partition", "place_of", "questions_of", "read_head", "read_history",
     "read_manifest", "read_reading", "read_task", "record_history", "refuse_seen", "relative", "row_of",
-    "script_named", "sign", "stratified_group_split", "stream", "verified", "write_history",
+    "script_named", "sign", "stratified_group_split", "stream", "verified", "walk", "write_history",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hf_inspect.data.build import shards
 from hf_inspect.data.hashing import Signature, duplicates, sign_all
-from hf_inspect.data.load import read_manifest, read_reading, shard_rows
+from hf_inspect.data.load import read_manifest, read_reading, refuse_chat, shard_rows
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.data.sheet import of_pairs, thumbnail
 from hf_inspect.errors import DataError
@@ -131,6 +131,7 @@ def audit(folders: Sequence[Path], sheet: Path | None = None, progress: Progress
 def _places(folder: str, manifest: Mapping[str, Any]) -> list[Place]:
     if not isinstance(manifest, Mapping) or not {"counts", "images"} <= set(manifest):
         raise DataError(f"{folder} is no data set that `hf-inspect data build` wrote; audit what it was made from.")
+    refuse_chat(folder, manifest)
     return [Place(folder, config, split) for config, splits in manifest["counts"].items() for split in splits]
 
 

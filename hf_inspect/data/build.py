@@ -9,23 +9,27 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
+from hf_inspect.data import accounting, unchanged
+from hf_inspect.data.archives import opened
 from hf_inspect.data.card import absences, data_card, read_as, write_sheet
+from hf_inspect.data.conflicts import settled
 from hf_inspect.data.examine import Examined, Rejected, depth_notes, examine, notes_of, reading_of
+from hf_inspect.data.goods import united
 from hf_inspect.data.hashing import group
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
 from hf_inspect.data.rules import Rules
-from hf_inspect.data.sources import opened
+from hf_inspect.data.sources import Raw
 from hf_inspect.errors import DataError, InspectError
-from hf_inspect.schema import Progress, Sample, TaskSpec, no_progress
+from hf_inspect.schema import Progress, TaskSpec, no_progress
 
 if TYPE_CHECKING:
     from hf_inspect.data.builder import InspectionBuilder
@@ -51,8 +55,9 @@ def build(
 
     `src` is the raw folder, or its archive; `options` are the data set's own, `rules` those of any. `num_proc` threads
     read and sign, and write the configs; each has one writer, in the order of the source. `folders` writes val/good
-    and val/defect besides. A folder built from the same files by the same script and options is left alone. DataError
-    for a licence not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the images.
+    and val/defect besides. A folder built from the same contents by the same script and options is left alone.
+    DataError for a licence not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the
+    images.
     """
     script = script_named(name)
     chosen = script.checked(options or {})
@@ -60,11 +65,20 @@ def build(
         pass_gate(name, script.LICENCE, accept_license)
     try:
         with files.staged_folder(out, [src] if src else []) as stage, opened(src, stage, progress) as raw:
-            samples = script.read(raw, chosen)
-            arguments = _arguments(name, script, chosen, rules, samples)
-            if _built_already(out, arguments, folders):
+            found = script.read(raw, chosen)
+            arguments, said = _arguments(name, script, chosen, rules, found), unchanged.said_of(found)
+            unchanged.take_note(stage, found, said)
+            built = _built_with(out, folders)
+            if {**built, **arguments} == built and unchanged.is_untouched(out, stage):
                 raise _Unchanged
-            return _write(script, chosen, rules, samples, stage, arguments, num_proc, folders, progress)
+            good = script.task(found.samples, chosen).good
+            decoded, rejected = examine(found.samples, num_proc, progress, rules=rules, good=good)
+            arguments["contents_sha256"] = unchanged.contents_of(said, decoded, rejected)
+            if arguments == built:
+                unchanged.keep_note(out, stage)
+                raise _Unchanged
+            looked = found, decoded, rejected
+            return _write(script, chosen, rules, looked, stage, arguments, num_proc, folders, progress)
     except _Unchanged:
         return files.read_json(out / MANIFEST)
     except OSError as error:
@@ -74,18 +88,22 @@ def build(
 
 
 def options_from(name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """`--n-good 20` as a script's option `n_good`, in its type; DataError for what is no option with a value."""
-    script, given = script_named(name), {}
+    """`--n-good 20` as a script's option `n_good`, in its type; DataError for what is no option with a value.
+
+    An option that may be repeated has all its values united; DataError where another is given twice.
+    """
+    script, given = script_named(name), dict[str, list[Any]]()
     rest = iter(arguments)
     for argument in rest:
         option, equals, value = argument.partition("=")
         key = option.removeprefix("--").replace("-", "_")
         default = script.defaults([key])[key]
-        if isinstance(default, bool):
-            given[key] = True
-        else:
-            given[key] = _typed(option, value if equals else next(rest, None), default)
-    return given
+        if key in given and not script.may_be_repeated(key):
+            raise DataError(f"{option} is given twice; give it once.")
+        switch = isinstance(default, bool)
+        one = True if switch else _typed(option, value if equals else next(rest, None), default)
+        given.setdefault(key, []).append(one)
+    return {key: united(values) if script.may_be_repeated(key) else values[0] for key, values in given.items()}
 
 
 def described(manifest: Mapping[str, Any]) -> str:
@@ -103,6 +121,7 @@ def described(manifest: Mapping[str, Any]) -> str:
             f"LEFT OUT: {len(manifest['rejected'])} images (manifest.json lists them), such as "
             f"{first['source']}: {first['reason']}"
         )
+    lines += accounting.totals(manifest["accounting"]) + accounting.lines(manifest["accounting"])
     use = {True: "", False: ": NON-COMMERCIAL use only", None: ""}[manifest["commercial"]]
     told = (*absences(manifest["absent"]), *read_as(manifest), *manifest["notes"])
     lines += [f"NOTE: {note}" for note in told] + [f"licence {manifest['licence']}{use}"]
@@ -110,9 +129,14 @@ def described(manifest: Mapping[str, Any]) -> str:
 
 
 def shards(folder: Path, config: str, split: str) -> list[Path]:
-    """The Parquet files of a built folder's split, in order."""
+    """The Parquet files of a built folder's split, in order; DataError where there are none."""
     inside = folder / "data" if config == DEFAULT else folder / "data" / config
-    return sorted(inside.glob(f"*-{split}*.parquet"))
+    if not (found := sorted(inside.glob(f"*-{split}*.parquet"))):
+        raise DataError(
+            f"{folder} has a {MANIFEST} and no Parquet of {split}; give a folder that `hf-inspect data build` wrote, "
+            "or build it again."
+        )
+    return found
 
 
 def fingerprint(task: TaskSpec, images: Sequence[Mapping[str, Any]], bits: int | None = None) -> str:
@@ -180,42 +204,35 @@ class _Unchanged(Exception):
     """The folder is what would be built."""
 
 
-def _arguments(
-    name: str, script: "type[InspectionBuilder]", options: Any, rules: Rules, samples: Sequence[Sample]
-) -> dict[str, Any]:
-    """What a build depends on: script, options, rules, the files' names and sizes, and what the source says of them."""
-    listing = hashlib.sha256()
-    for sample in samples:
-        sizes = [path.stat().st_size for path in (sample.path, sample.mask) if path is not None and path.exists()]
-        said = [sample.source, sizes, sample.class_name, dict(sample.columns)]
-        listing.update(json.dumps(said, sort_keys=True, default=str).encode())
+def _arguments(name: str, script: "type[InspectionBuilder]", options: Any, rules: Rules, raw: Raw) -> dict[str, Any]:
+    """What a build depends on beside what the files hold: script, options, rules, how many images there are."""
     stated = {"name": name, "version": str(script.VERSION), "options": asdict(options), "rules": asdict(rules)}
-    return stated | {"files": len(samples), "listing_sha256": listing.hexdigest()}
+    return stated | {"files": len(raw.samples)}
 
 
-def _built_already(out: Path, arguments: Mapping[str, Any], folders: bool) -> bool:
-    """Whether `out` holds what these arguments build, and by a version that states the task and what splits lack."""
+def _built_with(out: Path, folders: bool) -> dict[str, Any]:
+    """What `out` was built with; nothing where it lacks what is asked for, or what this version states."""
     manifest = files.read_json(out / MANIFEST) if (out / MANIFEST).exists() else {}
-    same = {"task", "absent", "reading"} <= set(manifest) and manifest["builder"] == arguments
-    return same and (out / "val").exists() == folders
+    whole = {"task", "absent", "reading", "accounting"} <= set(manifest) and (out / "val").exists() == folders
+    return manifest["builder"] if whole else {}
 
 
 def _write(
     script: "type[InspectionBuilder]",
     options: Any,
     rules: Rules,
-    samples: Sequence[Sample],
+    looked: tuple[Raw, list[Examined], list[Rejected]],
     stage: Path,
     arguments: Mapping[str, Any],
     num_proc: int,
     folders: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Examine, group, place, write; returns the manifest."""
-    good = script.task(samples, options).good
-    examined, rejected = examine(samples, num_proc, progress, rules=rules, good=good)
+    """Group, place, write what was found, which of it decodes, and which does not; returns the manifest."""
+    raw, decoded, rejected = looked
+    examined, torn = settled(decoded, rules.on_conflict)
     if not examined:
-        raise DataError(f"none of {len(samples)} images can be used; the first: {_first(rejected)}")
+        raise DataError(f"none of {len(raw.samples)} images can be used; the first: {_first(rejected, torn)}")
     taken = [image.sample for image in examined]
     groups = group([image.signature for image in examined], script.keys(taken, options)).tolist()
     placement = script.place(examined, groups, options)
@@ -226,6 +243,10 @@ def _write(
         config, split = script.EVALUATION
         evaluated = [row for row in placement.rows if row.config in script.CONFIGS[config] and row.split == split]
         write_folders(stage, str(arguments["name"]), evaluated, task)
+    why = dict.fromkeys(torn, accounting.CONFLICT) | {one.source: accounting.REJECTED for one in rejected}
+    account = accounting.of_files(raw, {row.sample.source for row in placement.rows}, {**placement.left_out, **why})
+    accounts = {"files": account, **placement.accounts}
+    placement = replace(placement, notes=[*raw.notes, *placement.notes], accounts=accounts)
     manifest = _manifest(script, options, task, placement, rejected, arguments, _reading(examined, rules))
     write_sheet(stage, placement.rows, reading_of(examined, rules))
     files.write_text(stage / "README.md", data_card(script, manifest))
@@ -299,6 +320,7 @@ def _manifest(
         "absent": absent(rows),
         "groups": {"n": len(set(once.values())), "largest": largest, "largest_share": largest / len(once)},
         "rejected": [asdict(one) for one in rejected],
+        "accounting": placement.accounts,
         "images": kept,
     }
 
@@ -320,5 +342,7 @@ def _strata(rows: Sequence[Row]) -> dict[str, int]:
     return dict(sorted(Counter(strata).items()))
 
 
-def _first(rejected: Sequence[Rejected]) -> str:
-    return f"{rejected[0].source}: {rejected[0].reason}" if rejected else "there is none."
+def _first(rejected: Sequence[Rejected], torn: Sequence[str]) -> str:
+    if rejected:
+        return f"{rejected[0].source}: {rejected[0].reason}"
+    return f"{torn[0]} has the same bytes as an image of another class." if torn else "there is none."

@@ -13,7 +13,7 @@ from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.masks import upright
 from hf_inspect.data.partition import DEFAULT, Placement, Row
-from hf_inspect.data.sources import keys_by_rule
+from hf_inspect.data.sources import Raw, keys_by_rule
 from hf_inspect.errors import DataError
 from hf_inspect.prefetch import prefetched
 from hf_inspect.schema import BINARY, DEFECT, GOOD, Sample, TaskSpec
@@ -55,8 +55,8 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
         super().__init__(**kwargs)
 
     @classmethod
-    def read(cls, src: Path | None, options: Any) -> list[Sample]:
-        """Every image of the raw folder, in a fixed order, nothing decoded; DataError on a wrong root."""
+    def read(cls, src: Path | None, options: Any) -> Raw:
+        """What each file of the raw folder is: a sample's, a record, or left out; DataError on a wrong root."""
         raise NotImplementedError
 
     @classmethod
@@ -76,9 +76,14 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
 
     @classmethod
     def keys(cls, samples: Sequence[Sample], options: Any) -> list[str | None]:
-        """What joins images into one group whatever they look like: the option `group_rule` on their file names."""
+        """What joins images into one group whatever they look like: the option `group_rule` on their file names.
+
+        A rule that holds a '/' is looked for in the whole path below the raw folder instead: `([^/]+)/view_`.
+        """
         rule = getattr(options, "group_rule", None)
-        return keys_by_rule([s.path.name for s in samples], rule) if rule else [None] * len(samples)
+        if not rule:
+            return [None] * len(samples)
+        return keys_by_rule([s.source if "/" in rule else s.path.name for s in samples], rule)
 
     @classmethod
     def defaults(cls, names: Iterable[str]) -> dict[str, Any]:
@@ -94,6 +99,11 @@ class InspectionBuilder(datasets.GeneratorBasedBuilder):
         """OPTIONS from what the user gave; DataError for an option that this data set does not have."""
         cls.defaults(given)
         return cls.OPTIONS(**given)
+
+    @classmethod
+    def may_be_repeated(cls, name: str) -> bool:
+        """Whether an option may be given several times, each time one more value."""
+        return any(f.name == name and f.metadata.get("repeated", False) for f in fields(cls.OPTIONS))
 
     def _info(self) -> datasets.DatasetInfo:
         features = {"image": datasets.Image(), LABEL: datasets.ClassLabel(names=[GOOD, DEFECT])}

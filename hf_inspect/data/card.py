@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_inspect.data import accounting
 from hf_inspect.data.partition import DEFAULT, SPLITS, Row
 from hf_inspect.data.rules import Rules
 from hf_inspect.data.sheet import of_images
@@ -160,7 +161,7 @@ def _grouped(manifest: Mapping[str, Any]) -> str:
 
 
 def _sections(manifest: Mapping[str, Any], task: TaskSpec) -> Iterator[str]:
-    """Absent kinds, notes, reading, strata and rejected images, where there are any; strata where they tell most."""
+    """Absent kinds, notes, reading, strata, all there was and what was rejected; strata where they tell most."""
     lacking = absences(manifest["absent"], cell)
     if lacking:
         yield "## What its splits lack\n\n" + "\n".join(f"- {sentence}" for sentence in lacking)
@@ -174,6 +175,9 @@ def _sections(manifest: Mapping[str, Any], task: TaskSpec) -> Iterator[str]:
         yield "## By stratum\n\nWhat the split keeps in proportion.\n\n" + "\n".join(
             ["| stratum | images |", "|---|---|", *lines]
         )
+    account = manifest["accounting"]
+    said = (*map(cell, accounting.totals(account)), *accounting.lines(account, cell))
+    yield "## What was there\n\n" + "\n".join(f"- {line}." for line in said)
     rejected = manifest["rejected"]
     if rejected:
         lines = [f"- {_code(one['source'])}: {cell(one['reason'])}" for one in rejected[:_REJECTED_NAMED]]

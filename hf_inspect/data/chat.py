@@ -88,10 +88,10 @@ def dataset_card(manifest: Mapping[str, Any], notes: str = "") -> str:
         raise DataError(f"this {name} was built before its manifest held what a card needs; build it again.")
     if "rows" in manifest:
         return _card(name.removesuffix(_CHAT), manifest, Questions(**manifest["questions"]), notes)
-    if not {"absent", "reading"} <= set(manifest):
+    if not {"absent", "reading", "accounting"} <= set(manifest):
         raise DataError(
-            f"this {name} was built before its manifest said what its splits lack and how its images are read; build "
-            "it again."
+            f"this {name} was built before its manifest said what its splits lack, how its images are read and what was"
+            " left out; build it again."
         )
     return data_card(script_named(name), manifest, notes)
 

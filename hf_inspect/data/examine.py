@@ -182,8 +182,9 @@ def _judged(one: _Seen | Rejected, of_levels: bool, good: Collection[str]) -> _S
 
 
 def _reading(largest: Sequence[int | None], rules: Rules) -> Reading:
+    """How images are read whose largest values of 16 bits are these: by no bits where there are none."""
     deep = [value for value in largest if value is not None]
-    bits = bits_of(max(deep)) if rules.bits is None and deep else rules.bits
+    bits = (rules.bits or bits_of(max(deep))) if deep else None
     return Reading(bits, rules.max_pixels)
 
 

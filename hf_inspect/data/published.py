@@ -1,14 +1,16 @@
-"""Data sets with a published split: MVTec AD's layout -> samples, and what a reader must know of such a split."""
+"""Data sets with a split of their own: MVTec AD's layout -> samples; and what a reader must know of such a split."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
-from hf_inspect.data.partition import Row
-from hf_inspect.data.sources import images_in, relative
+from hf_inspect.data.partition import SPLITS, Row, partition, row_of
+from hf_inspect.data.shares import parse_shares
+from hf_inspect.data.sources import Raw, relative, walk
 from hf_inspect.errors import DataError
 from hf_inspect.schema import DEFECT, GOOD, Sample
 
@@ -27,6 +29,61 @@ MVTEC_LICENCE = Licence(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class GivenSplit(Sample):
+    """A sample that its folder, or its JSON, gives a split: one of `partition.SPLITS`, None where there is none."""
+
+    split: str | None = None
+
+
+class SplitOptions(Protocol):
+    """What the options of a data set say that may come with a split."""
+
+    @property
+    def seed(self) -> int:
+        """Of a split that is dealt anew."""
+        ...
+
+    @property
+    def shares(self) -> str:
+        """Percent of train/validation/calibration/test, of a split that is dealt anew."""
+        ...
+
+    @property
+    def splits(self) -> str:
+        """`redeal` or `keep`."""
+        ...
+
+
+def check_splits(options: SplitOptions, shares: str) -> None:
+    """DataError where the options' `splits` are not known, or kept while shares other than the default are given."""
+    if options.splits not in ("redeal", "keep"):
+        raise DataError(f"--splits {options.splits} is not known; use redeal or keep.")
+    if options.splits == "keep" and options.shares != shares:
+        raise DataError(f"--splits keep leaves nothing to share out as {options.shares}; leave out --shares.")
+
+
+def told_of_splits(given: Collection[str | None], splits: str) -> list[str]:
+    """A note on what becomes of the splits that the raw data come with; DataError where there are none to keep."""
+    named = [split for split in SPLITS if split in given]
+    if splits == "keep":
+        if len(named) < 2:
+            raise DataError("--splits keep: the raw data come without splits; leave it out, and they are dealt.")
+        lacking = [split for split in SPLITS if split not in named]
+        without = f"; there is no {' and no '.join(lacking)}, as --splits redeal would deal" if lacking else ""
+        return [f"The splits are those that the raw data came with: {', '.join(named)}{without}."]
+    dealt = "were put together and dealt anew by group; --splits keep keeps them"
+    return [f"The splits that the raw data came with ({', '.join(named)}) {dealt}."] if len(named) > 1 else []
+
+
+def given_or_dealt(examined: Sequence[Examined], groups: Sequence[int], options: SplitOptions) -> list[Row]:
+    """Rows in the splits that their samples are given, or dealt by group with the options' shares and seed."""
+    if options.splits != "keep":
+        return partition(examined, groups, parse_shares(options.shares), options.seed)
+    pairs = zip(examined, groups, strict=True)
+    return [row_of(image, g, str(getattr(image.sample, "split", None))) for image, g in pairs]
+
+
 def mvtec_columns() -> dict[str, Any]:
     """Features of an image's place in MVTec AD, and its mask."""
     import datasets
@@ -35,13 +92,16 @@ def mvtec_columns() -> dict[str, Any]:
     return {"mask": datasets.Image(), **{name: datasets.Value("string") for name in names}}
 
 
-def read_mvtec(src: Path | None) -> list[Sample]:
+def read_mvtec(src: Path | None) -> Raw:
     """Every image of MVTec AD's folder, or of one category's, by category and path; columns of its place in it.
 
     DataError on a wrong root, a category that is none of the 15 or lacks its folders or all of its masks, and an
     image where MVTec AD has none. Nothing is decoded.
     """
-    return [sample for folder in _category_folders(src) for sample in _category(folder)]
+    root, folders = _category_folders(src)
+    inventory = walk(root)
+    images = inventory.images()
+    return Raw(inventory, [sample for folder in folders for sample in _category(folder, images)])
 
 
 def what_is_missing(examined: Sequence[Examined]) -> list[str]:
@@ -56,7 +116,7 @@ def what_is_missing(examined: Sequence[Examined]) -> list[str]:
 
 
 def across_published_split(rows: Sequence[Row]) -> list[str]:
-    """A note when near-duplicates lie on both sides of the published split, which is kept as it is."""
+    """A note when near-duplicates lie on both sides of a split that is kept as it came."""
     splits: dict[int, set[str]] = defaultdict(set)
     for row in rows:
         splits[row.group].add(row.split)
@@ -70,8 +130,8 @@ def across_published_split(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _category_folders(src: Path | None) -> list[Path]:
-    """The folders of the categories found: `src` itself, or those inside it."""
+def _category_folders(src: Path | None) -> tuple[Path, list[Path]]:
+    """The raw folder, and the folders of the categories found: itself, or those inside it."""
     if src is None:
         raise DataError(f"MVTec AD is built from its download: get it from {MVTEC_URL} and give it as --src.")
     root = src.absolute()
@@ -82,7 +142,7 @@ def _category_folders(src: Path | None) -> list[Path]:
         raise DataError(f"{src} holds no category of MVTec AD ({', '.join(MVTEC_CATEGORIES)}); give the folder above.")
     for folder in found:
         _check_category(folder)
-    return found
+    return root, found
 
 
 def _looks_like_one(folder: Path) -> bool:
@@ -103,9 +163,9 @@ def _check_category(folder: Path) -> None:
         raise DataError(f"{folder.name} has no train/good and test folders; extract its archive again.")
 
 
-def _category(folder: Path) -> Iterator[Sample]:
+def _category(folder: Path, images: Sequence[Path]) -> Iterator[Sample]:
     """The category's samples, training images first; DataError when none of its defects has a mask."""
-    paths = images_in(folder / "train") + images_in(folder / "test")
+    paths = [path for split in ("train", "test") for path in images if path.is_relative_to(folder / split)]
     samples = [_sample(path, folder) for path in paths]
     masks = [sample.mask for sample in samples if sample.mask is not None]
     if masks and not any(mask.is_file() for mask in masks):

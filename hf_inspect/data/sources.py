@@ -1,45 +1,91 @@
-"""Raw data as it was downloaded -> a folder to read from: archives are unpacked beside, never out of their place."""
+"""A raw folder -> all that lies in it, walked once, in a fixed order; names below it, and what groups files by name."""
 
+import os
 import re
-import shutil
-import tarfile
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_inspect.errors import DataError
 from hf_inspect.images import SUFFIXES
-from hf_inspect.schema import Progress, no_progress
+from hf_inspect.schema import Sample
 
-_ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
+BROKEN = "links to what is not there"
+AGAIN = "folders that are read at another place"  # a link leads back to one
+NO_FILE = "neither files nor folders"
 
 
-@contextmanager
-def opened(src: Path | None, work: Path, progress: Progress = no_progress) -> Iterator[Path | None]:
-    """Yield what a data set's script reads: `src` itself, or the folder its archive was unpacked to, inside `work`."""
-    if src is None or not src.name.lower().endswith(_ARCHIVES):
-        if src is not None and not src.exists():
-            raise DataError(f"{src} does not exist; give the raw data's folder or archive as --src.")
-        yield src
-        return
-    folder = work / "unpacked"
-    try:
-        _unpack(src, folder, progress)
-        yield _inner(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All that lies below `root`: its `files`, sorted by path, and the `odd` rest, each with what it is."""
+
+    root: Path
+    files: Sequence[Path]
+    odd: Mapping[Path, str] = field(default_factory=dict)
+
+    def names(self) -> dict[Path, str]:
+        """All there is, files and the rest, with the name each has below the root."""
+        return {path: relative(path, self.root) for path in (*self.files, *self.odd)}
+
+    def images(self) -> list[Path]:
+        """The files that are images by their suffix, hidden ones left out, in order."""
+        return [path for path in self.files if is_image(path) and not self.is_hidden(path)]
+
+    def is_hidden(self, path: Path) -> bool:
+        """Whether a path's name, or that of a folder around it below the root, begins with a dot."""
+        return any(part.startswith(".") for part in path.relative_to(self.root).parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What a data set's script makes of a raw folder, where each file is a sample's, a record, or left out.
+
+    `samples` stand in a fixed order, nothing of them decoded. `records` are files that say what the images are (a JSON,
+    a list); `left_out` says why a file is none of these, where the script knows more than its name tells. `notes` are
+    what a reader must know.
+    """
+
+    inventory: Inventory
+    samples: Sequence[Sample]
+    records: Sequence[Path] = ()
+    left_out: Mapping[Path, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def walk(root: Path) -> Inventory:
+    """All that lies below `root`, behind links too; a folder that links lead back to is read once, where it lies.
+
+    DataError for a folder that cannot be read.
+    """
+    files, odd, links, waiting = list[Path](), dict[Path, str](), list[Path](), [root]
+    seen: set[tuple[int, int]] = set()
+    while waiting or links:
+        links.sort(reverse=True)  # after all that lies inside
+        folder = waiting.pop() if waiting else links.pop()
+        if (identity := _identity(folder)) in seen:
+            odd[folder] = AGAIN
+            continue
+        seen.add(identity)
+        for entry in _entries(folder):
+            path = Path(entry.path)
+            found: Path | os.DirEntry[str] = path if entry.is_symlink() else entry  # which raises for a circle
+            if found.is_dir():
+                (links if entry.is_symlink() else waiting).append(path)
+            elif found.is_file():
+                files.append(path)
+            else:
+                odd[path] = NO_FILE if path.exists() else BROKEN
+    return Inventory(root, sorted(files), dict(sorted(odd.items())))
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its suffix."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def relative(path: Path, root: Path) -> str:
     """`path` below `root` with '/', as manifests name it."""
     return path.relative_to(root).as_posix()
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Every image file below `folder`, hidden ones left out, sorted by path."""
-    inside = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def keys_by_rule(names: Sequence[str], rule: str) -> list[str | None]:
@@ -60,39 +106,14 @@ def keys_by_rule(names: Sequence[str], rule: str) -> list[str | None]:
     return [match.group(1) if match else None for match in found]
 
 
-def _inner(folder: Path) -> Path:
-    """The folder itself, or the one folder that is all it holds."""
-    inside = [p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX"))]
-    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
-def _unpack(archive: Path, folder: Path, progress: Progress) -> None:
-    folder.mkdir(parents=True)
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        if archive.suffix.lower() == ".zip":
-            _unzip(archive, folder, progress)
-        else:
-            _untar(archive, folder, progress)
-    except tarfile.FilterError as error:
-        raise DataError(f"{archive.name} tries to write outside its folder ({error}); do not trust it.") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{archive.name} is no whole archive ({error}); download it again.") from None
-
-
-def _untar(archive: Path, folder: Path, progress: Progress) -> None:
-    size = archive.stat().st_size
-    with archive.open("rb") as raw, tarfile.open(fileobj=raw) as file:
-        for member in file:
-            file.extract(member, folder, filter="data")
-            progress("unpack", raw.tell(), size)
-
-
-def _unzip(archive: Path, folder: Path, progress: Progress) -> None:
-    with zipfile.ZipFile(archive) as file:
-        names = file.namelist()
-        for name in names:
-            if name.startswith("/") or ".." in Path(name).parts:
-                raise DataError(f"{archive.name} tries to write outside its folder ({name}); do not trust it.")
-        for done, name in enumerate(names, 1):
-            file.extract(name, folder)
-            progress("unpack", done, len(names))
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}); give its permissions, or move it away.") from None

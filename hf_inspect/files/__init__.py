@@ -24,8 +24,11 @@ def shipped(name: str) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path` by rename; its folder is made when missing."""
-    write_bytes(path, text.encode())
+    """Write `text` (UTF-8) to `path` by rename; its folder is made when missing.
+
+    A file's name that is no UTF-8, as Python has it, stands there as its escape, which JSON reads back.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

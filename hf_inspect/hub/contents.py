@@ -113,7 +113,7 @@ def _members(name: str, wheel: Path) -> Iterator[tuple[str, bytes]]:
         with zipfile.ZipFile(wheel) as packed:
             for member in packed.infolist():
                 yield member.filename, packed.read(member)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # whatever zipfile and its decoders raise on a damaged one
         raise HubError(f"{name} is no wheel that can be read ({error}); build it again.") from None
 
 
@@ -151,7 +151,7 @@ def _words_in(picture: Path) -> Iterator[str]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(picture) as image:
+        with Image.open(picture) as image:  # for its texts: no pixel of it is used
             image.load()
             yield from (str(value) for value in {**image.info, **getattr(image, "text", {})}.values())
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):

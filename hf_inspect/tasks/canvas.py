@@ -31,6 +31,7 @@ def png_of(figure: "Figure") -> bytes:
 
     rendered, png = BytesIO(), BytesIO()
     figure.savefig(rendered, format="png", metadata={"Software": None})
+    # Matplotlib's own drawing, not an image of anybody's.
     Image.open(rendered).convert("RGB").quantize(_PALETTE).save(png, "png", optimize=True)
     return png.getvalue()
 

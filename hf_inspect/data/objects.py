@@ -1,0 +1,116 @@
+"""COCO's boxes and polygons -> those of an upright image, in pixels, clipped to it; and what is wrong with each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_inspect.data.examine import Examined
+from hf_inspect.images import turned_points
+
+FAR = 2**24  # pixels; float32 holds every whole number up to here, and no image is larger
+NO_BOX = "neither a box of four numbers nor a polygon"
+NO_AREA = "a box without area inside the image"
+NO_CATEGORY = "no category that the JSON lists"
+RLE = "annotations have an RLE mask, which was left out"
+NO_POLYGON = "annotations have a polygon that is no list of three or more points, which was left out"
+CLIPPED = "boxes reached outside their image and were clipped"
+TURNED = "images were turned upright by EXIF, and their boxes and polygons with them"
+OTHER_SIZE = "images of another size than the JSON says, as their boxes may not fit"
+OTHER_TURNED = "images turned by EXIF that have neither their stored nor their upright size in the JSON"
+UNSURE = "images turned by EXIF of which the JSON's size does not tell whether boxes were; say --exif stored or upright"
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How the pixels of an image's boxes lie: `size` as stored, turned upright from an EXIF `orientation`, 1 to 8."""
+
+    size: tuple[int, int]
+    orientation: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An annotation as a row's object: None where it cannot be one, and `why`; `notes` on what else was done to it."""
+
+    value: Mapping[str, Any] | None
+    why: str = ""
+    notes: Sequence[str] = ()
+
+
+def frame_of(image: Examined, said: tuple[Any, Any], exif: str | None, annotated: bool) -> Frame | str:
+    """The frame that boxes were drawn in, by the size that is `said` (None: it is not), or why it cannot be known.
+
+    `exif` says it where the sizes do not tell: `stored` or `upright`. It does not matter for an image without boxes.
+    """
+    upright, stored = (image.width, image.height), image.stored_size
+    fits = [frame for frame in (stored, upright) if all(a in (None, 0, b) for a, b in zip(said, frame, strict=True))]
+    if not fits:
+        return OTHER_SIZE if image.orientation == 1 else OTHER_TURNED
+    if image.orientation == 1 or not annotated:
+        return Frame(upright)
+    if len(fits) == 2 and exif is None:
+        return UNSURE
+    turned = exif == "stored" if len(fits) == 2 else fits == [stored]
+    return Frame(stored, image.orientation) if turned else Frame(upright)
+
+
+def object_of(annotation: Mapping[str, Any], category: str | None, frame: Frame, size: tuple[int, int]) -> Found:
+    """An annotation as a row's object, upright and clipped to the image's upright `size`."""
+    polygons, notes = _polygons(annotation.get("segmentation"))
+    box = _box(annotation.get("bbox")) or _around(polygons)
+    if category is None or box is None:
+        return Found(None, NO_BOX if category else NO_CATEGORY, notes)
+    x0, y0, x1, y1 = _turned_box(box, frame)
+    clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, float(size[0])), min(y1, float(size[1]))]
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        return Found(None, NO_AREA, notes)
+    reached = [CLIPPED] if clipped != [x0, y0, x1, y1] else []
+    upright = [
+        turned_points([one[i : i + 2] for i in range(0, len(one), 2)], frame.size, frame.orientation)
+        for one in polygons
+    ]
+    value = {
+        "bbox": clipped,
+        "category": category,
+        "polygons": [points.ravel().tolist() for points in upright],
+        "iscrowd": bool(annotation.get("iscrowd")),
+    }
+    return Found(value, notes=[*notes, *reached])
+
+
+def _turned_box(box: Box, frame: Frame) -> Box:
+    """A box's corners upright; one of negative size keeps it, and so has no area."""
+    if frame.orientation == 1 or box[2] <= box[0] or box[3] <= box[1]:
+        return box
+    (ax, ay), (bx, by) = turned_points([box[:2], box[2:]], frame.size, frame.orientation).tolist()
+    return min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)
+
+
+def _polygons(segmentation: Any) -> tuple[list[list[float]], list[str]]:
+    """The polygons of a segmentation, each x, y, x, y, ..., and what else it holds."""
+    if not segmentation:
+        return [], []
+    if not isinstance(segmentation, list):
+        return [], [RLE]
+    sound = [one for one in segmentation if _numbers(one) and len(one) >= 6 and len(one) % 2 == 0]
+    return sound, [NO_POLYGON] if len(sound) < len(segmentation) else []
+
+
+def _box(bbox: Any) -> Box | None:
+    """COCO's x, y, width, height as corners."""
+    if not _numbers(bbox) or len(bbox) != 4:
+        return None
+    x, y, width, height = bbox
+    return x, y, x + width, y + height
+
+
+def _around(polygons: Sequence[Sequence[float]]) -> Box | None:
+    """The tight box of polygons, for annotations that have no other."""
+    xs, ys = [x for one in polygons for x in one[::2]], [y for one in polygons for y in one[1::2]]
+    return (min(xs), min(ys), max(xs), max(ys)) if xs else None
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, int | float) and abs(v) < FAR for v in values)
