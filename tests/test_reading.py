@@ -91,9 +91,10 @@ def test_signing_training_evaluation_export_and_the_line_see_equal_pixels(raw_zo
 
     signed = {}
     with monkeypatch.context() as patch:
-        patch.setattr(hashing, "signature_of", lambda content, rgb: signed.setdefault(content, rgb))
+        patch.setattr(hashing, "signature_of", lambda content, picture: signed.setdefault(content, picture))
         hashing.sign_all(contents, read_reading(built))
-    seen["sign"] = [signed[content] for content in contents]
+    seen["sign"] = [np.asarray(signed[content].convert("RGB")) for content in contents]
+    assert {picture.mode for picture in signed.values()} == {"L", "RGB"}  # whose grey is that of their RGB
 
     height, width = zoo.SIZE[::-1]
     reading, preprocess = read_reading(built), Preprocess(height, width, HALF, HALF)
