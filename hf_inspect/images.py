@@ -106,14 +106,14 @@ def load(source: Source, reading: Reading = Reading()) -> Loaded:  # noqa: B008 
         return _from_array(source, reading.max_pixels)
     if isinstance(source, Image.Image):
         name = f"the PIL image {getattr(source, 'filename', '')}".rstrip()
-        return _loaded(pixels.guarded(lambda: pixels.decode(source, name, reading), name), name, reading)
+        return pixels.guarded(lambda: _loaded(pixels.decode(source, name, reading), name, reading), name)
     if isinstance(source, bytes | bytearray | memoryview):
         content, name = bytes(source), f"the image ({len(source)} bytes)"
     elif isinstance(source, str | os.PathLike):
         content, name = read(source), str(source)
     else:
         content, name = _content_of(source), str(getattr(source, "name", "the file"))
-    return _loaded(pixels.read(content, name, reading), name, reading)
+    return pixels.guarded(lambda: _loaded(pixels.read(content, name, reading), name, reading), name)
 
 
 def check_source(source: Any) -> None:
@@ -157,26 +157,14 @@ def read(path: str | os.PathLike[str]) -> bytes:
 
 def shown(found: Pixels, name: str, reading: Reading) -> Shown:
     """Decoded pixels of any kind as a picture of 8 bits; DataError where white is not known, or is surpassed."""
-    if found.picture is not None:
-        return Shown(found.picture, found.notes, found.orientation)
-    values, white, notes = found.values, found.white, found.notes
-    assert values is not None
-    if values.dtype != np.uint16:
-        unit = np.rint(_unit_float(values, name) * 255).astype(np.uint8)
-        return Shown(Image.fromarray(unit), notes, found.orientation)
-    if white is None:
-        white = _white(int(values.max()), name, reading)
-        notes += (f"16-bit {'grey' if values.ndim == 2 else 'colour'}, scaled from 0..{white}",)
-    scale = np.rint(np.arange(white + 1) / white * 255).astype(np.uint8)
-    return Shown(Image.fromarray(scale[values]), notes, found.orientation)
+    return pixels.guarded(lambda: _shown(found, name, reading), name)
 
 
 def header(content: bytes) -> tuple[str, int, int]:
     """Format, width and height that an image file states, in pixels, upright; "", 0, 0 where it cannot be read."""
     try:
         image = pixels.opened(BytesIO(content), "the image")
-        stated = image.format != "PNG" or "exif" in image.info  # else the pixels would be decoded to look behind them
-        return str(image.format), *turned_size(image.size, pixels.orientation_of(image) if stated else 1)
+        return str(image.format), *turned_size(image.size, pixels.orientation_in_header(image))
     except Exception:  # what Pillow raises on a hostile header; `load` says what is wrong with it
         return "", 0, 0
 
@@ -254,6 +242,21 @@ def _from_array(array: NDArray[np.uint8], max_pixels: int) -> Loaded:
     if array.ndim == 3:
         return Loaded(np.array(array, order="C"))  # a copy: a camera may write its next image into the same memory
     return Loaded(np.repeat(array[..., None], 3, axis=2))
+
+
+def _shown(found: Pixels, name: str, reading: Reading) -> Shown:
+    if found.picture is not None:
+        return Shown(found.picture, found.notes, found.orientation)
+    values, white, notes = found.values, found.white, found.notes
+    assert values is not None
+    if values.dtype != np.uint16:
+        unit = np.rint(_unit_float(values, name) * 255).astype(np.uint8)
+        return Shown(Image.fromarray(unit), notes, found.orientation)
+    if white is None:
+        white = _white(int(values.max()), name, reading)
+        notes += (f"16-bit {'grey' if values.ndim == 2 else 'colour'}, scaled from 0..{white}",)
+    scale = np.rint(np.arange(white + 1) / white * 255).astype(np.uint8)
+    return Shown(Image.fromarray(scale[values]), notes, found.orientation)
 
 
 def _loaded(found: Pixels, name: str, reading: Reading) -> Loaded:

@@ -114,6 +114,15 @@ def orientation_of(image: Image.Image) -> int:
     return stated if stated in _TURNS else 1
 
 
+def orientation_in_header(image: Image.Image) -> int:
+    """How `Image.size` is to be turned, as far as can be said without decoding.
+
+    A TIFF's is upright by itself; what a PNG says behind its pixels is not looked for.
+    """
+    known = hasattr(image, "tag_v2") or (image.format == "PNG" and "exif" not in image.info)
+    return 1 if known else orientation_of(image)
+
+
 def turned(image: Image.Image, orientation: int) -> Image.Image:
     """An image turned upright from an EXIF orientation, 1 to 8."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
