@@ -117,6 +117,7 @@ def test_a_compressed_file_is_read_to_its_very_end(suffix, compress, tmp_path):
     name = f"a.tar.{suffix}"
     assert unpacked(tmp_path / "x", name, first + second) == files
     assert unpacked(tmp_path / "x", name, first + second + bytes(8)) == files
+    assert unpacked(tmp_path / "x", name, first + bytes(1 << 17) + second + bytes(1 << 17)) == files
     for harm in (b"garbage" * 9, second[:20]):
         assert "no whole archive" in refused(tmp_path / "x", name, first + second + harm)
     assert "no whole archive" in refused(tmp_path / "x", name, first + b"\1" + second[1:])

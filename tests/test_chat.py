@@ -10,14 +10,17 @@ import yaml
 
 from hf_inspect import files, prompts
 from hf_inspect.data import (
+    audit,
     build,
     class_ids,
+    count,
     default_questions,
     load_split,
     questions_of,
     read_manifest,
     read_task,
     script_named,
+    stream,
 )
 from hf_inspect.data.chat import QUESTIONS, chat, read_questions
 from hf_inspect.errors import DataError
@@ -318,3 +321,36 @@ def test_a_set_without_questions_is_asked_which_of_its_classes_a_part_is(parts, 
 
 def chatted_rows(parts, tmp_path):
     return chat(parts, tmp_path / "asked", write_yaml(tmp_path / QUESTIONS))["rows"]["default"]
+
+
+def test_chat_rows_are_refused_where_a_data_set_is_wanted(chatted, parts, tmp_path):
+    """They have the data set's counts and images in their manifest, and none in their Parquet."""
+    of = read_manifest(parts)["fingerprint"]
+    for wants in (
+        lambda: audit([chatted]),
+        lambda: audit([parts, chatted]),
+        lambda: chat(chatted, tmp_path / "again"),
+        lambda: read_task(chatted),
+        lambda: questions_of(chatted),
+        lambda: load_split(chatted, "test"),
+        lambda: count(chatted, "test"),
+        lambda: next(stream(chatted, "test", ["image"])),
+    ):
+        with pytest.raises(DataError, match=rf"holds chat rows; give the data set .*\(fingerprint {of}\)"):
+            wants()
+    assert not (tmp_path / "again").exists()
+
+
+def test_folders_of_other_kinds_are_one_sentence(parts, tmp_path):
+    for folder in (files.shipped("assets") / "elpv" / "adapter", tmp_path, parts.parent / "raw"):
+        for wants in (audit, lambda folders: chat(folders[0], tmp_path / "out")):
+            with pytest.raises(DataError, match=r"manifest\.json is missing; is .* the folder you meant\?"):
+                wants([folder])
+    cascade = files.shipped("assets") / "elpv"  # which has its data set's manifest, and no images
+    for wants in (
+        lambda: audit([cascade]),
+        lambda: chat(cascade, tmp_path / "out"),
+        lambda: load_split(cascade, "test"),
+    ):
+        with pytest.raises(DataError, match=r"has a manifest\.json and no Parquet of"):
+            wants()

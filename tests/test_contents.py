@@ -4,9 +4,11 @@ import base64
 import hashlib
 import io
 import json
+import os
 import pickle
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +257,15 @@ def test_a_wheel_that_cannot_be_read_is_a_sentence(tmp_path):
     files.write_bytes(tmp_path / "x.whl", b"PK\x03\x04 and nothing more")
     with pytest.raises(HubError, match=r"x\.whl is no wheel that can be read"):
         refuse_content("x.whl", tmp_path / "x.whl")
+    whole = zipped(a_py=os.urandom(40), b_py=b"b = 1" * 40)
+    refused = 0
+    for at in range(len(whole)):  # whatever zipfile raises on it: zlib.error, EOFError, NotImplementedError ...
+        files.write_bytes(tmp_path / "x.whl", whole[:at] + bytes([whole[at] ^ 0x19]) + whole[at + 1 :])
+        with suppress(HubError):
+            refuse_content("x.whl", tmp_path / "x.whl")
+            refused -= 1
+        refused += 1
+    assert refused > len(whole) // 2
 
 
 def test_rows_are_searched_to_their_depth():

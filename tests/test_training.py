@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hf_inspect.errors import DataError, HubError, sentence_of
 from hf_inspect.training import (
     bound_checkpoints,
     check_processes,
+    checkpoints,
     content_of,
     differences,
     made_from,
@@ -459,3 +461,17 @@ def test_a_fault_of_the_program_keeps_its_traceback():
     assert sentence_of(FileNotFoundError(2, "No such file", "x")) is None
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_file_of_torch_is_not_whole(method, tmp_path):
+    """Whatever zipfile raises on it: zlib.error, EOFError, NotImplementedError ..."""
+    with zipfile.ZipFile(tmp_path / "whole.pt", "w", method) as packed:
+        packed.writestr("archive/data/0", os.urandom(40) + b"weights" * 9)
+    content = (tmp_path / "whole.pt").read_bytes()
+    assert checkpoints._is_whole(tmp_path / "whole.pt")
+    found = []
+    for at in range(len(content)):
+        (tmp_path / "x.pt").write_bytes(content[:at] + bytes([content[at] ^ 0x19]) + content[at + 1 :])
+        found.append(checkpoints._is_whole(tmp_path / "x.pt"))
+    assert found.count(False) > len(content) // 2

@@ -42,8 +42,8 @@ class Options:
     `good`: names of categories, as `folder` has them; empty where none means good. `splits`: whether the JSONs of
     several splits are dealt anew (redeal) or kept. `exif`: how boxes lie on photos turned by EXIF where the JSON's
     sizes do not tell: stored or upright. `shares`: percent of train/validation/calibration/test. `group_rule`: a
-    regular expression whose group 1, found in the file name, names the photo: `(.+)\.rf\.` for augmented copies,
-    `(.+)_tile` for tiles of one photo.
+    regular expression whose group 1, found in the file name, or, where it holds a '/', in the path below the raw
+    folder, names the photo: `(.+)\.rf\.` for augmented copies, `(.+)_tile` for tiles of one photo.
     """
 
     good: str = field(default=USUAL, metadata={"repeated": True})

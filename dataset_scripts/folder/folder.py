@@ -27,7 +27,7 @@ class Options:
     `good`: names of folders in any case, separated by commas; one with commas of its own alone, or in double quotes;
     `--good` may be repeated. `splits`: whether folders called train, val and test around the class folders are dealt
     anew (redeal) or kept. `shares`: percent of train/validation/calibration/test. `group_rule`: a regular expression
-    whose group 1, found in the file name, names the part.
+    whose group 1 names the part: found in the file name, or, where it holds a '/', in the path below the raw folder.
     """
 
     good: str = field(default=USUAL, metadata={"repeated": True})
