@@ -22,8 +22,8 @@ from hf_inspect.pixels import FORMATS, ORIENTATION, SUFFIXES, Pixels
 from hf_inspect.reading import MAX_PIXELS, Reading
 
 __all__ = [
-    "FORMATS", "MAX_BYTES", "MAX_PIXELS", "ORIENTATION", "SUFFIXES", "Loaded", "Preprocess", "Reading", "Rgb",
-    "Source",    "check_rgb", "check_source", "header", "load", "prepare", "read", "resize", "scaled", "turned_points",
+    "FORMATS", "MAX_BYTES", "MAX_PIXELS", "ORIENTATION", "SUFFIXES", "Loaded", "Preprocess", "Reading", "Rgb", "Shown",
+    "Source", "check_rgb", "check_source", "header", "load", "prepare", "read", "resize", "shown", "turned_points",
     "turned_size",
 ]  # fmt: skip
 
@@ -43,6 +43,15 @@ class Loaded:
     rgb: Rgb
     notes: tuple[str, ...] = ()
     orientation: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One image before it is an array: a `picture` of mode L or RGB, whose RGB is that of `Loaded`."""
+
+    picture: Image.Image
+    notes: tuple[str, ...]
+    orientation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +106,14 @@ def load(source: Source, reading: Reading = Reading()) -> Loaded:  # noqa: B008 
         return _from_array(source, reading.max_pixels)
     if isinstance(source, Image.Image):
         name = f"the PIL image {getattr(source, 'filename', '')}".rstrip()
-        return scaled(pixels.guarded(lambda: pixels.decode(source, name, reading), name), name, reading)
+        return pixels.guarded(lambda: _loaded(pixels.decode(source, name, reading), name, reading), name)
     if isinstance(source, bytes | bytearray | memoryview):
         content, name = bytes(source), f"the image ({len(source)} bytes)"
     elif isinstance(source, str | os.PathLike):
         content, name = read(source), str(source)
     else:
         content, name = _content_of(source), str(getattr(source, "name", "the file"))
-    return scaled(pixels.read(content, name, reading), name, reading)
+    return pixels.guarded(lambda: _loaded(pixels.read(content, name, reading), name, reading), name)
 
 
 def check_source(source: Any) -> None:
@@ -146,29 +155,16 @@ def read(path: str | os.PathLike[str]) -> bytes:
         raise DataError(f"{path} cannot be opened ({why}); check the name and its permissions.") from error
 
 
-def scaled(found: Pixels, name: str, reading: Reading) -> Loaded:
-    """Decoded values of any kind as uint8 (h, w, 3), rounded; DataError where white is not known, or is surpassed."""
-    values, notes = found.values, found.notes
-    if values.dtype == np.uint8:
-        return Loaded(values, notes, found.orientation)
-    largest = values.max()
-    if values.dtype != np.uint16:
-        return Loaded(_grey_to_rgb(_unit_float(values, name)), notes, found.orientation)
-    white = found.white
-    if white is None:
-        white = _white(int(largest), name, reading)
-        notes += (f"16-bit {'grey' if values.ndim == 2 else 'colour'}, scaled from 0..{white}",)
-    scale = np.rint(np.arange(white + 1) / white * 255).astype(np.uint8)
-    scaled = scale[values]
-    return Loaded(scaled if values.ndim == 3 else np.repeat(scaled[..., None], 3, axis=2), notes, found.orientation)
+def shown(found: Pixels, name: str, reading: Reading) -> Shown:
+    """Decoded pixels of any kind as a picture of 8 bits; DataError where white is not known, or is surpassed."""
+    return pixels.guarded(lambda: _shown(found, name, reading), name)
 
 
 def header(content: bytes) -> tuple[str, int, int]:
     """Format, width and height that an image file states, in pixels, upright; "", 0, 0 where it cannot be read."""
     try:
         image = pixels.opened(BytesIO(content), "the image")
-        stated = image.format != "PNG" or "exif" in image.info  # else the pixels would be decoded to look behind them
-        return str(image.format), *turned_size(image.size, pixels.orientation_of(image) if stated else 1)
+        return str(image.format), *turned_size(image.size, pixels.orientation_in_header(image))
     except Exception:  # what Pillow raises on a hostile header; `load` says what is wrong with it
         return "", 0, 0
 
@@ -248,6 +244,27 @@ def _from_array(array: NDArray[np.uint8], max_pixels: int) -> Loaded:
     return Loaded(np.repeat(array[..., None], 3, axis=2))
 
 
+def _shown(found: Pixels, name: str, reading: Reading) -> Shown:
+    if found.picture is not None:
+        return Shown(found.picture, found.notes, found.orientation)
+    values, white, notes = found.values, found.white, found.notes
+    assert values is not None
+    if values.dtype != np.uint16:
+        unit = np.rint(_unit_float(values, name) * 255).astype(np.uint8)
+        return Shown(Image.fromarray(unit), notes, found.orientation)
+    if white is None:
+        white = _white(int(values.max()), name, reading)
+        notes += (f"16-bit {'grey' if values.ndim == 2 else 'colour'}, scaled from 0..{white}",)
+    scale = np.rint(np.arange(white + 1) / white * 255).astype(np.uint8)
+    return Shown(Image.fromarray(scale[values]), notes, found.orientation)
+
+
+def _loaded(found: Pixels, name: str, reading: Reading) -> Loaded:
+    one = shown(found, name, reading)
+    picture = one.picture if one.picture.mode == "RGB" else one.picture.convert("RGB")
+    return Loaded(np.array(picture), one.notes, one.orientation)
+
+
 def _white(largest: int, name: str, reading: Reading) -> int:
     """The value of white of 16-bit values; DataError where `reading` does not say, or one of them is larger."""
     if reading.bits is None:
@@ -270,8 +287,3 @@ def _unit_float(grey: NDArray[Any], name: str) -> NDArray[Any]:
     if not (grey.dtype.kind == "f" and low >= 0 and high <= 1):
         raise DataError(f"{name} has {grey.dtype} pixels from {low} to {high}, of unknown range; save as 8 or 16 bits.")
     return grey
-
-
-def _grey_to_rgb(unit: NDArray[Any]) -> Rgb:
-    """Grey (h, w) in [0, 1] -> uint8 (h, w, 3), rounded."""
-    return np.repeat(np.rint(unit * 255).astype(np.uint8)[..., None], 3, axis=2)

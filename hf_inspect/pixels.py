@@ -54,17 +54,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """An upright image: `values` are uint8 (h, w, 3), uint16 (h, w) or (h, w, 3), or int32 or float32 (h, w).
+    """An upright image: a `picture` of mode L or RGB, or where 8 bits a channel are not all of it, its `values`.
 
-    `white` is the value of white, None where the file does not say. `orientation` is the file's by EXIF, 1 to 8;
-    `lossy` says that values are near those that were saved.
+    Those are uint16 (h, w) or (h, w, 3), or int32 or float32 (h, w); `white` is the value of white, None where the file
+    does not say. `orientation` is the file's by EXIF, 1 to 8; `lossy` says that values are near those that were saved.
     """
 
-    values: NDArray[Any]
+    picture: Image.Image | None
+    values: NDArray[Any] | None
     white: float | None
     notes: tuple[str, ...]
     orientation: int
     lossy: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        if self.picture is not None:
+            return self.picture.size
+        assert self.values is not None
+        return self.values.shape[1], self.values.shape[0]
 
 
 def read(content: bytes, name: str, reading: Reading) -> Pixels:
@@ -105,6 +114,15 @@ def orientation_of(image: Image.Image) -> int:
     return stated if stated in _TURNS else 1
 
 
+def orientation_in_header(image: Image.Image) -> int:
+    """How `Image.size` is to be turned, as far as can be said without decoding.
+
+    A TIFF's is upright by itself; what a PNG says behind its pixels is not looked for.
+    """
+    known = hasattr(image, "tag_v2") or (image.format == "PNG" and "exif" not in image.info)
+    return 1 if known else orientation_of(image)
+
+
 def turned(image: Image.Image, orientation: int) -> Image.Image:
     """An image turned upright from an EXIF orientation, 1 to 8."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
@@ -115,14 +133,15 @@ def decode(image: Image.Image, name: str, reading: Reading) -> Pixels:
     refuse_larger(*image.size, name, reading.max_pixels)
     file = _File.of(image)  # before anything is decoded, which PNG's EXIF already asks for
     orientation = orientation_of(image)  # before decoding too: the TIFF reader turns the pixels, and drops the tag
-    values, white, note = _values(image, file, orientation, name, reading)
+    held, white, note = _held(image, file, orientation, name, reading)
     frames, at = getattr(image, "n_frames", 1), image.tell()
     notes = (
         (f"frame {at + 1} of {frames}" if at else f"first frame of {frames}") if frames > 1 else "",
         f"turned upright from EXIF orientation {orientation}" if orientation != 1 else "",
         note,
     )
-    return Pixels(values, white, tuple(filter(None, notes)), orientation, image.format in _LOSSY)
+    picture, values = (held, None) if isinstance(held, Image.Image) else (None, held)
+    return Pixels(picture, values, white, tuple(filter(None, notes)), orientation, image.format in _LOSSY)
 
 
 def refuse_larger(width: int, height: int, name: str, max_pixels: int) -> None:
@@ -181,10 +200,10 @@ class _File:
         return 0 if begin < 0 else (self.content[begin + _PRECISION_AT] & 0x7F) + 1
 
 
-def _values(
+def _held(
     image: Image.Image, file: _File, orientation: int, name: str, reading: Reading
-) -> tuple[NDArray[Any], float | None, str]:
-    """Upright values of any mode, their white, and a note where a conversion was a choice."""
+) -> tuple[Image.Image | NDArray[Any], float | None, str]:
+    """The upright picture or values of any mode, their white, and a note where a conversion was a choice."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _grey(image, file, orientation, name, reading)
     if file.is_deep_colour:
@@ -192,8 +211,8 @@ def _values(
     if file.jpeg2000_bits > 8:
         bits = file.jpeg2000_bits
         raise DataError(f"{name} is JPEG 2000 of {bits} bits a channel, which is read in grey alone; save it as PNG.")
-    values, note = _eight_bits(upright(image, orientation), name)
-    return values, 255, note or (f"colour scaled from 0..{file.white}" if file.white else "")
+    picture, note = _eight_bits(upright(image, orientation), name)
+    return picture, 255, note or (f"colour scaled from 0..{file.white}" if file.white else "")
 
 
 def _grey(
@@ -258,14 +277,14 @@ def _with_end(args: Any, ends: Mapping[str, str]) -> Any:
     return told if isinstance(args, str) else (told, *args[1:])
 
 
-def _eight_bits(image: Image.Image, name: str) -> tuple[NDArray[np.uint8], str]:
-    """uint8 (h, w, 3) of a decoded image, what shines through being black."""
+def _eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, str]:
+    """A decoded image in mode L or RGB, what shines through being black."""
     if not image.has_transparency_data:
-        return np.array(image.convert("RGB")), ""
+        return (image if image.mode in ("L", "RGB") else image.convert("RGB")), ""
     rgba = image.convert("RGBA")
     alpha = rgba.getchannel("A").getextrema()
     if alpha == (0, 0):
         raise DataError(f"{name} is transparent all over, so that nothing is seen; save it without its alpha channel.")
     black = Image.new("RGBA", image.size, (0, 0, 0, 255))
     note = "" if alpha == (255, 255) else "transparency laid over black"
-    return np.array(Image.alpha_composite(black, rgba).convert("RGB")), note
+    return Image.alpha_composite(black, rgba).convert("RGB"), note

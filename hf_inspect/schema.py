@@ -343,7 +343,7 @@ class Sample:
 
     `source` names it (a path relative to the raw folder, with '/'), `class_name` is of the data set's task, `stratum`
     is what the split keeps in proportion (class and cell type, say), `columns` are further values of its row. A
-    `class_name` of None is decided by the mask: `defect` where any of its pixels is not zero.
+    `class_name` of None is decided by the mask: `defect` where it marks any pixel.
     """
 
     source: str

@@ -21,13 +21,16 @@ from hf_inspect.images import (
     ORIENTATION,
     Preprocess,
     Reading,
+    header,
     load,
     prepare,
     resize,
     turned_points,
     turned_size,
 )
+from tests import zoo
 
+DEEP = {name: content for name, content, _ in zoo.files(12) if name.startswith("deep")}
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8)
 HALF = (0.5, 0.5, 0.5)
 
@@ -144,10 +147,65 @@ def test_damage_anywhere_is_read_or_refused_in_words(fmt, data):
         assert load(bytes(content), Reading(max_pixels=10_000)).rgb.size > 0
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(["deep.png", "deep_rgb.png", "deep_rgb.tif", "deep_lzw.tif", "deep_rgb.ppm", "deep.jp2"]), st.data()
+)
+def test_damage_of_16_bits_is_read_or_refused_in_words(name, data):
+    content = bytearray(DEEP[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(DataError):
+        assert load(bytes(content), Reading(bits=16, max_pixels=10_000)).rgb.size > 0
+
+
 def test_unknown_ranges_are_refused():
     for array in (np.full((4, 4), 255.0, np.float32), np.full((4, 4), np.nan, np.float32), np.ones((4, 4), np.int32)):
         with pytest.raises(DataError, match="of unknown range; save as 8 or 16 bits"):
             load(encoded(Image.fromarray(array), "TIFF"))
+
+
+def la16():
+    """A PNG of one pixel, grey and alpha of 16 bits each."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 4, 0, 0, 0)), (b"IEND", b"")]
+    parts.insert(1, (b"IDAT", zlib.compress(b"\0" + struct.pack(">HH", 300, 65535))))
+    packed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def decoded_pgm():
+    image = Image.open(io.BytesIO(b"P5\n2 1\n1023\n" + struct.pack(">HH", 7, 1023)))
+    image.load()
+    return image
+
+
+def white_is_zero():
+    image = Image.fromarray(zoo.deep(zoo.grey(1), 12))
+    return encoded(image, "TIFF", tiffinfo={262: 0})
+
+
+def test_what_would_lose_bits_or_light_is_refused():
+    see_through = np.dstack([zoo.deep(np.dstack([zoo.grey(1)] * 3), 16), zoo.deep(zoo.grey(2), 16)])
+    colour = np.random.default_rng(0).integers(0, 2**16, (64, 64, 3)).astype(np.uint16)
+    refused = {
+        "16 bits a channel and transparency, which is not read": zoo.encoded(".png", see_through),
+        "16 bits a channel as LA;16B, which is not read": la16(),
+        "16 bits a channel as RGB, which is not read": b"P3\n1 1\n65535\n0 300 65535\n",
+        "JPEG 2000 of 16 bits a channel, which is read in grey alone": zoo.encoded(".jp2", colour),
+        "decoded before it came, and the range that it states is lost": decoded_pgm(),
+        "stores white as 0, which is not read in more than 8 bits": white_is_zero(),
+        "transparent all over, so that nothing is seen": png(np.full((4, 4, 4), (9, 9, 9, 0), np.uint8)),
+    }
+    for said, source in refused.items():
+        with pytest.raises(DataError, match=said):
+            load(source, Reading(bits=12))
+    assert load(decoded_pgm(), Reading(bits=16)).rgb[0, :, 0].tolist() == [2, 255]
+
+
+def test_16_bits_without_a_stated_depth_are_refused():
+    for name in DEEP:
+        with pytest.raises(DataError, match="holds 16-bit values up to 4095, and what is white is not stated"):
+            load(DEEP[name])
 
 
 # What must be read, to the pixel.
@@ -174,6 +232,20 @@ def test_16_bit_grey(fmt):
 def test_big_endian_16_bit_tiff():
     image = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 0, 65535))
     assert load(encoded(image, "TIFF"), Reading(bits=16)).rgb[..., 0].tolist() == [[0, 255]]
+
+
+def test_12_bits_packed_in_a_tiff_state_their_white():
+    picture = zoo.grey(3)
+    loaded = load(zoo.packed_12_bits(zoo.deep(picture, 12)))
+    assert np.array_equal(loaded.rgb[..., 0], picture)
+    assert loaded.notes == ("grey scaled from 0..4095",)
+
+
+def test_a_header_states_the_upright_size():
+    for orientation in range(1, 9):
+        for fmt in ("PNG", "JPEG", "TIFF"):
+            assert header(zoo.turned(zoo.grey(1), orientation, fmt)) == (fmt, *zoo.SIZE)
+    assert header(b"none") == ("", 0, 0)
 
 
 def test_float_tiff():

@@ -75,7 +75,7 @@ def ugly(tmp_path):
     return folder
 
 
-UNREADABLE = {"b_empty.png", "c.jpg", "d_text.png", "e_bomb.png", "g_folder.png", "missing.png"}
+UNREADABLE = {"b_empty.png", "c.jpg", "d_text.png", "e_bomb.png", "g_folder.png", "h16.png", "missing.png"}
 
 
 def test_ugly_files_are_counted_and_the_run_goes_on(cascade, ugly):
@@ -86,6 +86,7 @@ def test_ugly_files_are_counted_and_the_run_goes_on(cascade, ugly):
     assert unreadable == UNREADABLE
     assert summary["label"]["unreadable"] == len(UNREADABLE)
     assert sum(summary["label"].values()) == 13
+    assert "16-bit values up to 8184, and what is white is not stated" in rows["h16.png"]
     assert "first frame" in rows["f.gif"].lower() or "first of" in rows["f.gif"].lower()
     assert any("1 other files" in line for line in lines)
 
@@ -287,7 +288,7 @@ def test_what_could_not_be_read_for_a_moment_is_tried_again(cascade, line, tmp_p
 
     for name, error in (
         ("builtins.open", OSError(errno.EIO, "Input/output error")),
-        ("hf_inspect.images._to_rgb", MemoryError("no memory left")),
+        ("hf_inspect.pixels._held", MemoryError("no memory left")),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(name, failing(error))

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from hf_inspect import files, scoring
 from hf_inspect import predict as line
 from hf_inspect.cascade import Saec
+from hf_inspect.cli import app
 from hf_inspect.data import (
     Rules,
     audit,
@@ -22,10 +24,12 @@ from hf_inspect.data import (
     load_split,
     read_manifest,
     read_reading,
+    record_history,
+    refuse_seen,
     sign,
 )
 from hf_inspect.data.examine import depth_notes, notes_of, reading_of
-from hf_inspect.errors import DataError
+from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.export import parity
 from hf_inspect.images import FORMATS, SUFFIXES, Preprocess, Reading, load
 from hf_inspect.inspector import Inspector
@@ -91,9 +95,10 @@ def test_signing_training_evaluation_export_and_the_line_see_equal_pixels(raw_zo
 
     signed = {}
     with monkeypatch.context() as patch:
-        patch.setattr(hashing, "signature_of", lambda content, rgb: signed.setdefault(content, rgb))
+        patch.setattr(hashing, "signature_of", lambda content, picture: signed.setdefault(content, picture))
         hashing.sign_all(contents, read_reading(built))
-    seen["sign"] = [signed[content] for content in contents]
+    seen["sign"] = [np.asarray(signed[content].convert("RGB")) for content in contents]
+    assert {picture.mode for picture in signed.values()} == {"L", "RGB"}  # whose grey is that of their RGB
 
     height, width = zoo.SIZE[::-1]
     reading, preprocess = read_reading(built), Preprocess(height, width, HALF, HALF)
@@ -242,6 +247,42 @@ def test_planted_copies_in_float_cross_no_split_and_audit_reads_them(tmp_path):
         group[image["source"].split("/")[1].split(".")[0]].add(image["group"])
     assert {len(groups) for groups in group.values()} == {1}
     assert audit([tmp_path / "out"]).crossing == ()
+
+
+def deep_parts(root, n=24):
+    """Class folders of 12-bit images, whose pictures are those of `zoo.grey`."""
+    for name in ("good", "defect"):
+        (root / name).mkdir(parents=True)
+    for i in range(n):
+        (root / ("good" if i % 2 else "defect") / f"{i}.png").write_bytes(deep_png(i, 12))
+    return root
+
+
+def test_the_command_line_states_bits_and_so_does_the_card_it_writes(tmp_path):
+    src, prints = deep_parts(tmp_path / "raw"), {}
+    for bits, given in ((12, []), (14, ["--bits", "14"])):
+        out = tmp_path / str(bits)
+        done = CliRunner().invoke(app, ["data", "build", "folder", "--src", str(src), "--out", str(out), *given])
+        assert done.exit_code == 0, done.output
+        assert f"NOTE: {bits} bits of 16 carry the picture: {2**bits - 1} is white, more is refused." in done.output
+        card, prints[bits] = (out / "README.md").read_text(), read_manifest(out)["fingerprint"]
+        assert ("--bits 14 --out DIR" in card, "--bits" in card) == (bool(given), bool(given))
+    assert prints[12] != prints[14]
+    again = build("folder", tmp_path / "12", src=src, rules=Rules(bits=14))
+    assert again["fingerprint"] == prints[14]
+    done = CliRunner().invoke(app, ["data", "build", "folder", "--src", str(src), "--out", str(out), "--bits", "17"])
+    assert "bits is 17; wanted is a whole number from 8 to 16" in str(done.exception)
+
+
+def test_a_model_has_seen_what_it_saw_in_16_bits(tmp_path):
+    build("folder", tmp_path / "deep", src=deep_parts(tmp_path / "raw"), options={"license": "cc0-1.0"})
+    history = record_history(tmp_path / "deep", dict.fromkeys(read_manifest(tmp_path / "deep")["counts"]["default"]))
+    for i in range(24):
+        (tmp_path / "raw" / ("good" if i % 2 else "defect") / f"{i}.png").write_bytes(png(zoo.grey(i)))
+    counts = build("folder", tmp_path / "8", src=tmp_path / "raw")["counts"]["default"]
+    n = sum(counts["test"].values())
+    with pytest.raises(LeakageError, match=f"{n} of {n} images are, or nearly repeat"):
+        refuse_seen(history, tmp_path / "8", "test", "the edge")
 
 
 # It travels, and other ones are refused.

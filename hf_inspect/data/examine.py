@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,20 +150,18 @@ def _look(sample: Sample, rules: Rules) -> _Seen | Rejected:
 def _seen(sample: Sample, rules: Rules) -> _Seen:
     content, name, reading = sample.read(), sample.path.name, Reading(rules.bits, rules.max_pixels)
     found = pixels.read(content, name, reading)
-    height, width = found.values.shape[:2]
-    largest = int(found.values.max()) if found.values.dtype == np.uint16 and found.white is None else None
-    signature, notes = None, found.notes
+    values, signature, notes = found.values, None, found.notes
+    largest = int(values.max()) if values is not None and values.dtype == np.uint16 and found.white is None else None
     if largest is None or rules.bits is not None:
-        loaded = images.scaled(found, name, reading)
-        signature, notes = signature_of(content, loaded.rgb), loaded.notes
-    mask = None if sample.mask is None else _mask(sample, found, (width, height), rules)
-    return _Seen(sample, signature, width, height, found.orientation, notes, largest, mask)
+        shown = images.shown(found, name, reading)
+        signature, notes = signature_of(content, shown.picture), shown.notes
+    mask = None if sample.mask is None else _mask(sample.mask, found, rules)
+    return _Seen(sample, signature, *found.size, found.orientation, notes, largest, mask)
 
 
-def _mask(sample: Sample, found: Pixels, size: tuple[int, int], rules: Rules) -> Mask:
-    assert sample.mask is not None
-    stored = turned_size(size, found.orientation)
-    return masks.read_mask(sample.mask, size, stored, found.orientation, rules.max_pixels)
+def _mask(path: Path, found: Pixels, rules: Rules) -> Mask:
+    stored = turned_size(found.size, found.orientation)
+    return masks.read_mask(path, found.size, stored, found.orientation, rules.max_pixels)
 
 
 def _judged(one: _Seen | Rejected, of_levels: bool, good: Collection[str]) -> _Seen | Rejected:
@@ -197,8 +196,9 @@ def _examined(one: _Seen, reading: Reading) -> Examined:
     signature, notes = one.signature, one.notes
     if signature is None:
         content = one.sample.read()
-        loaded = images.scaled(pixels.read(content, one.sample.path.name, reading), one.sample.path.name, reading)
-        signature, notes = signature_of(content, loaded.rgb), tuple(dict.fromkeys((*loaded.notes, *notes)))
+        name = one.sample.path.name
+        shown = images.shown(pixels.read(content, name, reading), name, reading)
+        signature, notes = signature_of(content, shown.picture), tuple(dict.fromkeys((*shown.notes, *notes)))
     sha256, turn = (one.mask.sha256, one.mask.turn) if one.mask else (None, 1)
     return Examined(
         one.sample, signature, one.width, one.height, sha256, one.orientation, notes, one.largest, turn

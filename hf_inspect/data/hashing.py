@@ -10,12 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect import images
-from hf_inspect.images import Reading, Rgb
+from hf_inspect import images, pixels
+from hf_inspect.images import Reading
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 HASH_SIDE = 16  # 256 bits; at 64 bits and distance 6, 352 unrelated solar cells chain into one group
 MAX_DISTANCE = 16  # bits of 256 that may differ
@@ -69,16 +73,17 @@ class Packed:
 
 
 def sign(content: bytes, reading: Reading = Reading()) -> Signature:  # noqa: B008 - frozen
-    """Signature of an image file's bytes, of the pixels that `images.load` gives; DataError where it gives none."""
-    return signature_of(content, images.load(content, reading).rgb)
+    """Signature of an image file's bytes, of the picture that `images.load` shows; DataError where it shows none."""
+    name = f"the image ({len(content)} bytes)"
+    return signature_of(content, images.shown(pixels.read(content, name, reading), name, reading).picture)
 
 
-def signature_of(content: bytes, rgb: Rgb) -> Signature:
-    """Signature of an image file's bytes and of the pixels (h, w, 3) that it holds."""
+def signature_of(content: bytes, picture: "Image.Image") -> Signature:
+    """Signature of an image file's bytes and of the picture of mode L or RGB that they hold."""
     import imagehash
     from PIL import Image
 
-    grey = Image.fromarray(rgb).convert("L")  # of what was grey, the same to the bit
+    grey = picture.convert("L")
     if (factor := min(grey.size) // SIGNED_SIDE) > 1:
         grey = grey.reduce(factor)
     bits = imagehash.phash(grey, hash_size=HASH_SIDE).hash

@@ -94,7 +94,7 @@ def of_levels(masks: Iterable[Mask]) -> bool:
 
 def _levels(found: Pixels) -> NDArray[np.uint8]:
     """Values of any kind as 0 to 255 (h, w): grey ones as they are, up to 255; any colour but black is a mark."""
-    values = np.nan_to_num(found.values)
+    values = np.asarray(found.picture) if found.values is None else np.nan_to_num(found.values)
     if values.dtype.kind == "f" and values.max() <= 1:
         return np.ceil(values.clip(0) * 255).astype(np.uint8)
     grey = values if values.ndim == 2 else values.max(axis=2)
