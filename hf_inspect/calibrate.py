@@ -97,13 +97,15 @@ def _found(given: Mapping[str, str | Path]) -> dict[str, Path]:
 
 
 def _predictors(places: Mapping[str, Path]) -> dict[str, Predictor]:
-    """The models in the folders of the parts."""
+    """The models in the folders of the parts; DataError for two that were made of images read in two ways."""
     edge = Engine.from_pretrained(places["edge"])
     if "base" not in places:
         return {"edge": edge}
     from hf_inspect.vlm import VLM
 
-    return {"edge": edge, "vlm": VLM.from_pretrained(places["base"], places.get("adapter"))}
+    vlm = VLM.from_pretrained(places["base"], places.get("adapter"))
+    edge.reading.refuse_other(vlm.reading, "The cascade's edge", "its VLM")
+    return {"edge": edge, "vlm": vlm}
 
 
 def _rows(scores: Mapping[str, Scores]) -> Iterator[dict[str, Any]]:

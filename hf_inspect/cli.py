@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_inspect import files
-from hf_inspect.console import Bars
+from hf_inspect.console import Bars, plain_lines
 from hf_inspect.errors import sentence_of
 from hf_inspect.others import quieten
 
@@ -48,7 +48,7 @@ def main() -> None:
         said = sentence_of(error)
         if said is None:
             raise
-        print(f"hf-inspect: {said}", file=sys.stderr)
+        print(f"hf-inspect: {plain_lines(said)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -77,7 +77,7 @@ def data_build(
             name, out, src=src, options=options_from(name, context.args), rules=rules, num_proc=num_proc,
             folders=layout == "folders", accept_license=accept_license, progress=bar.of_many,
         )  # fmt: skip
-    print(described(manifest))
+    print(plain_lines(described(manifest)))
 
 
 @data.command("chat")
@@ -105,7 +105,7 @@ def data_audit(
 
     with Bars() as bar:
         found = audit(folders, sheet, bar.of_many)
-    print(found.table())
+    print(plain_lines(found.table()))
     if found.crossing:
         raise typer.Exit(1)
 

@@ -50,6 +50,11 @@ class Bars:
         self.bar.update(self.tasks[what], completed=done, total=total)
 
 
+def plain_lines(text: str) -> str:
+    """A text of several lines, each `plain`."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
 def plain(text: str) -> str:
     """A name on one line of a terminal: what would move its cursor, or is no Unicode, is shown as an escape."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

@@ -12,6 +12,7 @@ from hf_inspect.cascade import complexity, fit_calibrated, fit_saec
 from hf_inspect.data import build, count, load_split, read_manifest, read_task, record_history, write_history
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.prompts import Question
+from hf_inspect.reading import Reading
 from hf_inspect.reports import evaluate_vlm
 from hf_inspect.runtime import INSPECT, TRAINED_ON, Engine
 from hf_inspect.schema import History, Prediction, TaskSpec
@@ -73,6 +74,14 @@ def with_vlm(data, edge, base, tmp_path, monkeypatch):
         return calibrate(edge, (base, None), data, tmp_path / "cascade", **RISK | settings)
 
     return run
+
+
+def test_parts_that_were_made_of_images_read_otherwise_are_no_cascade(data, with_vlm, tmp_path):
+    vlm = Own(read_task(data))
+    vlm.reading = Reading(12)
+    with pytest.raises(DataError, match="edge was made of 8-bit images alone, its VLM of 12 bits of 16-bit images"):
+        with_vlm(vlm)
+    assert not (tmp_path / "cascade").exists()
 
 
 def rows_of(cascade, split):

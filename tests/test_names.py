@@ -38,6 +38,7 @@ def test_a_name_that_is_no_utf_8_is_left_out_by_name(tmp_path):
     )
     assert (code, errors) == (0, "")
     assert r"good/gr\udcfc\udcdf.png" in output
+    assert command("data", "audit", tmp_path / "a\x1b[2Jb")[2].startswith(rf"hf-inspect: {tmp_path}/a\x1b[2Jb/manifest")
     manifest = files.read_json(tmp_path / "out/manifest.json")
     assert {one["source"]: one["reason"] for one in manifest["rejected"]} == dict.fromkeys(
         [f"good/{NO_UTF_8}", f"{folder.name}/1.png"], "its name, or its mask's, is no UTF-8; rename it."

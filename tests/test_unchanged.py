@@ -134,15 +134,17 @@ def test_a_json_of_equal_size_is_noticed(tmp_path):
         "categories": [{"id": 1, "name": "dent"}],
         "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 5, 5]} for i in range(0, 30, 2)],
     }
-    files.write_json(root / "boxes.json", stated)
+    stated["annotations"].append({"id": 98, "image_id": 999, "category_id": 1, "bbox": [1, 1, 5, 5]})  # of no image
+    path = root / "boxes.json"
+    files.write_json(path, stated)
     built(tmp_path, "coco")
-    noted(tmp_path / "out", 60)
-    assert built(tmp_path, "coco") == (False, 0)
-    text = (root / "boxes.json").read_text()
-    times = (root / "boxes.json").stat()
-    (root / "boxes.json").write_text(text.replace("dent", "tear"))
-    os.utime(root / "boxes.json", ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert built(tmp_path, "coco")[0]
+    times = path.stat()
+    for old, new in (("dent", "tear"), (": 98", ": 97")):
+        noted(tmp_path / "out", 60)
+        assert built(tmp_path, "coco") == (False, 0)
+        path.write_text(path.read_text().replace(old, new))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert built(tmp_path, "coco")[0]
     assert raw.read_back(tmp_path / "out")["train"].features["objects"]["category"].feature.names == ["tear"]
 
 

@@ -52,7 +52,7 @@ def of_files(raw: Raw, taken: Collection[str], why: Mapping[str, str]) -> dict[s
         reasons |= {sample.path: why.get(sample.source, UNPLACED)} | ({sample.mask: MASK_LEFT} if sample.mask else {})
     there = raw.inventory.names()
     left = {path: reasons.get(path) or _by_name(path, raw) for path in there if path not in used}
-    return account(there, {path: kind for path, kind in used.items() if path in there}, left)
+    return account(there, used, left)
 
 
 def lines(accounting: Mapping[str, Mapping[str, Any]], shown: Callable[[str], str] = str) -> list[str]:

@@ -29,9 +29,12 @@ def said_of(raw: Raw) -> str:
 
 def take_note(stage: Path, raw: Raw, said: str) -> None:
     """Write down, before any is read, how the samples' files look from outside, and what is said of them."""
-    looks = [[_look(path) for path in (one.path, one.mask) if path is not None] for one in raw.samples]
-    newest = max((time for of_sample in looks for look in of_sample for time in look[1:]), default=0)
-    files.write_json(stage / NOTE, {"sha256": _sha256([said, *looks]), "newest_ns": newest})
+    newest, digest = 0, hashlib.sha256(said.encode())
+    for sample in raw.samples:
+        looks = [_look(path) for path in (sample.path, sample.mask) if path is not None]
+        newest = max([newest, *(time for look in looks for time in look[1:])])
+        digest.update(json.dumps(looks).encode())
+    files.write_json(stage / NOTE, {"sha256": digest.hexdigest(), "newest_ns": newest})
 
 
 def is_untouched(out: Path, stage: Path) -> bool:
