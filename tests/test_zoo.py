@@ -307,6 +307,14 @@ def test_every_data_set_accounts_for_its_raw_folder(built, tmp_path):
     assert left_out(built("solar_panels", src)) == {"no images by their suffix: .txt": 1}
 
 
+def test_a_name_of_two_lines_is_shown_on_one(built, tmp_path):
+    src = raw.pictures(tmp_path / "raw", [*GOOD, *SCRATCH])
+    beside(src, [".a\nfingerprint 0"])
+    lines = described(built("folder", src)).splitlines()
+    assert r"1 file left out, hidden files: .a\nfingerprint 0" in lines
+    assert sum(line.startswith("fingerprint") for line in lines) == 1
+
+
 def test_a_sum_that_is_off_is_a_fault_of_ours():
     with pytest.raises(RuntimeError, match="3 things, of which 1 are taken and 1 are left out"):
         account({1: "a", 2: "b", 3: "c"}, {1: "images"}, {2: "why"})
