@@ -162,6 +162,8 @@ def test_elpv_reads_back_whole_with_plain_load_dataset(elpv):
         split: sum(counts.values()) for split, counts in manifest["counts"]["default"].items()
     }
     assert sum(map(len, whole.values())) == len(manifest["images"]) == 2624
+    taken = {"annotation files": 1, "images": 2624}
+    assert manifest["accounting"] == {"files": {"there": 2625, "taken": taken, "left_out": {}}}
     first = whole["test"][0]
     assert first["image"].size == (300, 300)
     assert set(first) == {"image", "label", "probability", "cell_type", "group"}

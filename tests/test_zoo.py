@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from hf_inspect.data import Rules, described, options_from
 from hf_inspect.data.accounting import account
@@ -91,9 +92,14 @@ def test_jpeg_masks_and_masks_of_no_image_are_told(built, tmp_path):
     assert left_out(built("folder", src)) == {MASKED: 6, "masks of no image that is here": 1}
 
 
-def test_a_class_may_be_called_like_masks(built, tmp_path):
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_class_may_be_called_like_masks(built, tmp_path, deep):
     names = [f"solder_mask/{i}.png" for i in range(8)]
-    manifest = built("folder", raw.pictures(tmp_path / "raw", [*GOOD, *names]))
+    src = raw.pictures(tmp_path / "raw", [*GOOD, *names])
+    for name in names if deep else ():
+        grey = np.array(Image.open(src / name).convert("L"))
+        Image.fromarray(grey.astype(np.uint16) * 16).save(src / name)
+    manifest = built("folder", src)
     assert classes_of(manifest) == {"good": set(GOOD), "solder_mask": set(names)}
 
 
@@ -299,6 +305,14 @@ def test_every_data_set_accounts_for_its_raw_folder(built, tmp_path):
     src = raw.classes(tmp_path / "solar", dict.fromkeys(names, 4))
     beside(src, ["Clean/info.txt"])
     assert left_out(built("solar_panels", src)) == {"no images by their suffix: .txt": 1}
+
+
+def test_a_name_of_two_lines_is_shown_on_one(built, tmp_path):
+    src = raw.pictures(tmp_path / "raw", [*GOOD, *SCRATCH])
+    beside(src, [".a\nfingerprint 0"])
+    lines = described(built("folder", src)).splitlines()
+    assert r"1 file left out, hidden files: .a\nfingerprint 0" in lines
+    assert sum(line.startswith("fingerprint") for line in lines) == 1
 
 
 def test_a_sum_that_is_off_is_a_fault_of_ours():

@@ -16,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
+from hf_inspect.console import plain
 from hf_inspect.data import accounting, unchanged
 from hf_inspect.data.archives import opened
 from hf_inspect.data.card import absences, data_card, read_as, write_sheet
@@ -119,9 +120,9 @@ def described(manifest: Mapping[str, Any]) -> str:
         first = manifest["rejected"][0]
         lines.append(
             f"LEFT OUT: {len(manifest['rejected'])} images (manifest.json lists them), such as "
-            f"{first['source']}: {first['reason']}"
+            f"{plain(first['source'])}: {plain(first['reason'])}"
         )
-    lines += accounting.totals(manifest["accounting"]) + accounting.lines(manifest["accounting"])
+    lines += accounting.totals(manifest["accounting"]) + accounting.lines(manifest["accounting"], plain)
     use = {True: "", False: ": NON-COMMERCIAL use only", None: ""}[manifest["commercial"]]
     told = (*absences(manifest["absent"]), *read_as(manifest), *manifest["notes"])
     lines += [f"NOTE: {note}" for note in told] + [f"licence {manifest['licence']}{use}"]

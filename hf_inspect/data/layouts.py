@@ -196,7 +196,8 @@ def _few_levels(path: Path) -> bool | None:
         found = pixels.read(images.read(path), path.name, Reading())
     except DataError:
         return None
-    values = found.values if found.values.ndim == 2 else found.values.max(axis=2)
+    every = np.asarray(found.picture if found.values is None else found.values)
+    values = every if every.ndim == 2 else every.max(axis=2)
     spread = (values < _NEARLY) | (values > 255 - _NEARLY)
     two = found.lossy and (values > 255 - _NEARLY).any() and spread.mean() > _MOST
     return bool(two or len(np.unique(values)) <= _LEVELS)
