@@ -59,13 +59,14 @@ def data_build(
     layout: Annotated[str, typer.Option(help="`folders`: val/good and val/defect besides the Parquet.")] = "parquet",
     accept_license: Annotated[bool, typer.Option("--accept-license", help="Accept the data set's licence.")] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Leave out larger images.")] = None,
+    near: Annotated[str | None, typer.Option(help="One picture: `normal`, `strict` (fixed camera), `off`.")] = None,
 ) -> None:
     """Build a data set as Parquet, card and manifest: `load_dataset(OUT)` reads it."""
     from hf_inspect.data import Rules, build, described, options_from
 
     if layout not in ("parquet", "folders"):
         raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
-    given = {"max_pixels": max_pixels}
+    given: dict[str, Any] = {"max_pixels": max_pixels, "near": near}
     rules = Rules(**{name: value for name, value in given.items() if value is not None})
     with Bars() as bar:
         manifest = build(

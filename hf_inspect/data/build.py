@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hf_inspect import files
 from hf_inspect.data.card import absences, data_card, write_sheet
 from hf_inspect.data.examine import Rejected, examine
-from hf_inspect.data.hashing import group
+from hf_inspect.data.joining import join
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
@@ -214,9 +214,10 @@ def _write(
     if not examined:
         raise DataError(f"none of {len(samples)} images can be used; the first: {_first(rejected)}")
     taken = [image.sample for image in examined]
-    groups = group([image.signature for image in examined], script.keys(taken, options)).tolist()
-    placement = script.place(examined, groups, options)
     task, columns = script.task(taken, options), script.columns_of(taken, options)
+    joined = join(examined, script.keys(taken, options), rules.near, task)
+    placement = script.place(examined, joined.groups, options)
+    placement = replace(placement, notes=[*joined.notes, *placement.notes])
     write = partial(script, spec=task, columns=columns, dataset_name=str(arguments["name"]))
     _write_parquet(write, placement.rows, stage, num_proc, progress)
     if folders:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_inspect.data.joining import FOUND, LOOKS
 from hf_inspect.data.partition import DEFAULT, SPLITS, Row
+from hf_inspect.data.rules import Rules
 from hf_inspect.data.sheet import of_images
 from hf_inspect.schema import TaskSpec
 
@@ -140,11 +142,19 @@ def _row(*values: Any) -> str:
 
 
 def _grouped(manifest: Mapping[str, Any]) -> str:
-    groups = manifest["groups"]
-    return (
+    groups, builder = manifest["groups"], manifest["builder"]
+    rule = builder["options"].get("group_rule")
+    said = [
         f"{groups['n']} groups of copies and near-duplicates; the largest has {groups['largest']} images "
-        f"({groups['largest_share']:.2%})."
-    )
+        f"({groups['largest_share']:.2%}).",
+        f"Joined by `--near {builder['rules']['near']}`: {LOOKS[builder['rules']['near']]}.",
+        f"By the group rule {_code(rule)}, images of one key are one group and of two keys are two, whatever they look "
+        "like; images that it does not match are joined by their looks."
+        if rule
+        else "",
+        FOUND if builder["rules"]["near"] != "off" else "",
+    ]
+    return " ".join(filter(None, said))
 
 
 def _sections(manifest: Mapping[str, Any], task: TaskSpec) -> Iterator[str]:
@@ -170,7 +180,8 @@ def _sections(manifest: Mapping[str, Any], task: TaskSpec) -> Iterator[str]:
 
 def _origin(script: "type[InspectionBuilder]", manifest: Mapping[str, Any]) -> str:
     builder = manifest["builder"]
-    options = "".join(map(_option, builder["options"].items()))
+    others = {name: value for name, value in builder["rules"].items() if value != getattr(Rules(), name)}
+    options = "".join(map(_option, (builder["options"] | others).items()))
     src = " --src RAW" if builder["name"] != "elpv" else ""
     lines = ["## Build it again", "", f"    hf-inspect data build {builder['name']}{src}{options} --out DIR", ""]
     lines += [f"Fingerprint `{manifest['fingerprint']}`, script version {builder['version']}.", "", "## Licence", ""]

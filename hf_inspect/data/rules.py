@@ -1,20 +1,38 @@
 """How any data set is built, whatever its own options: what is read how, what counts as one picture, what stops it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 from hf_inspect.errors import DataError
 from hf_inspect.images import MAX_PIXELS
+
+Near = Literal["normal", "strict", "off"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What `build` does with any raw folder; all of it is part of what the built folder depends on.
 
-    `max_pixels`: an image of more is left out, from its header.
+    `max_pixels`: an image of more is left out, from its header. `near`: images that count as one picture `normal`ly
+    look the same; by `strict` their grain is the same as well, so that parts before a fixed camera are not copies of
+    each other; by `off` their bytes are.
     """
 
     max_pixels: int = MAX_PIXELS
+    near: Near = "normal"
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise DataError(f"max_pixels is {self.max_pixels}; wanted is a whole number above 0.")
+        if self.near not in get_args(Near):
+            raise DataError(f"near is {self.near!r}; wanted is one of {', '.join(get_args(Near))}.")
+
+
+def evidence(builder: Mapping[str, Any]) -> Near:
+    """How the images of a built data set are compared with others, by the `builder` of its manifest.
+
+    By its own rule `near`; where a group rule has said that what looks the same may be two parts, `strict`ly.
+    """
+    near: Near = builder.get("rules", {}).get("near", "normal")
+    return "strict" if near == "normal" and builder.get("options", {}).get("group_rule") else near
