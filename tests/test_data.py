@@ -449,7 +449,7 @@ def test_what_is_refused_as_seen_was_one_group_when_it_was_built(elpv):
     pairs = {tuple(pair) for pair in duplicates(faked).tolist()}
     known = known_records([one.record() for one in faked])
     for i, one in enumerate(faked):
-        alike = np.bitwise_count(check_bits(thumbs_of([one])) ^ known.looks.checks[0]) <= MAX_CHECK_DISTANCE
+        alike = np.bitwise_count(check_bits(thumbs_of([one])) ^ known.looks.checks) <= MAX_CHECK_DISTANCE
         assert {(min(i, j), max(i, j)) for j in np.flatnonzero(alike).tolist() if j != i} <= pairs
     assert len(pairs) > 100
 

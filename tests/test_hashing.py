@@ -120,7 +120,7 @@ def test_a_picture_in_any_orientation_is_found_and_is_what_its_signature_says(si
         said = upright.phash if g == 0 else upright.turned[32 * (g - 1) : 32 * g].hex()
         assert (int(turned.phash, 16) ^ int(said, 16)).bit_count() <= 8
         assert np.abs(thumb_of(upright, g).astype(int) - thumb_of(turned)).max() <= 8
-        assert np.bitwise_count(turned_grain(upright.grain)[g, 0] ^ turned_grain(turned.grain)[0, 0]).sum() <= 40
+        assert np.bitwise_count(grain(upright, g) ^ grain(turned)).sum() <= 40
         assert duplicates([upright], [turned], "strict").tolist() == [[0, 0]]
         assert repeats([turned], known_records([upright.record("strict")])).tolist() == [0]
 
@@ -133,14 +133,14 @@ def signatures(draw):
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     hashes = rng.integers(0, 256, (2, ORIENTATIONS, 32), dtype=np.uint8)
-    grain = rng.integers(0, 256, (2, 32), dtype=np.uint8)
+    grains = rng.integers(0, 256, (2, 32), dtype=np.uint8)
     thumbs = rng.integers(0, 256, (2, THUMB_SIDE, THUMB_SIDE), dtype=np.uint8)
     thumbs[1] = draw(st.sampled_from([thumbs[1], np.uint8(9)]))
     made = []
     for _ in range(draw(st.integers(0, 18))):
         one, mirror = rng.integers(0, 2), rng.choice([0, 0, 1, 2, 3])  # of mirrors, each is its own inverse
         flipped = hashes[one, mirror ^ np.arange(ORIENTATIONS)] ^ flips(rng, 21)
-        fine = np.packbits(np.unpackbits(turned_grain(grain[one].tobytes())[mirror, 0].view(np.uint8)))
+        fine = turned_grain(grains[one].view(np.uint64)[None], int(mirror)).view(np.uint8)[0]
         made.append(
             Signature(
                 f"{rng.integers(0, 40):064x}",
@@ -179,6 +179,10 @@ def thumb_of(one: Signature, g: int = 0) -> np.ndarray:
     return turn(np.frombuffer(one.thumb, np.uint8).reshape(THUMB_SIDE, THUMB_SIDE), g).ravel()
 
 
+def grain(one: Signature, g: int = 0) -> np.ndarray:
+    return turned_grain(np.frombuffer(one.grain, np.uint64)[None], g)
+
+
 def correlated(a: Signature, b: Signature, g: int) -> bool:
     x, y = thumb_of(a, g).astype(float), thumb_of(b).astype(float)
     return bool(x.std() > 0 and y.std() > 0 and np.corrcoef(x, y)[0, 1] >= MIN_CORRELATION)
@@ -192,7 +196,7 @@ def checked(a: Signature, b: Signature, g: int) -> bool:
 
 def fine(a: Signature, b: Signature, g: int) -> bool:
     """Whether the grain agrees and is of no flat image."""
-    one, other = turned_grain(a.grain)[g, 0], turned_grain(b.grain)[0, 0]
+    one, other = grain(a, g), grain(b)
     return bool(one.any() and other.any() and np.bitwise_count(one ^ other).sum() <= MAX_GRAIN_DISTANCE)
 
 

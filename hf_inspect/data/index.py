@@ -13,7 +13,7 @@ WORDS = 4  # of 64 bits
 _BITS = 256
 _CHUNKS = 17  # one more than the bits that may differ
 _CHUNK_BITS = _BITS // _CHUNKS
-_ALL_AT_ONCE = 4096  # codes that are compared with every other: an index of fewer does not pay
+_ALL_AT_ONCE = 10_000  # codes that are compared with every other: an index of fewer does not pay
 _ROWS_AT_ONCE = 65536  # codes whose bits are moved in one step: 16 MB
 _TILE = (32, 8192)  # rows and columns compared in one step: 2 MB of differences, which stay in the cache
 _PLACES = np.random.default_rng(0).permutation(_BITS)  # whichever it is, nothing is missed
@@ -51,11 +51,16 @@ class Index:
                 yield chunk, rows[first[at] : first[at] + n[at]], columns[low[at] : high[at]]
 
 
-def shared_before(difference: NDArray[np.uint64], chunk: int) -> NDArray[np.bool_]:
+def other_word(chunk: int) -> int:
+    """A word that has no bit of the chunk."""
+    return (chunk * _CHUNK_BITS // 64 + 2) % WORDS
+
+
+def shared_before(difference: NDArray[np.uint64], chunk: Places) -> NDArray[np.bool_]:
     """Which pairs (k, 4), as their differing bits, share a chunk before this one: they came up there."""
     before = np.zeros(len(difference), np.bool_)
-    for earlier in range(chunk):
-        before |= _chunk(difference, earlier) == 0
+    for earlier in range(int(chunk.max(initial=0))):
+        before |= (_chunk(difference, earlier) == 0) & (earlier < chunk)
     return before
 
 

@@ -21,7 +21,7 @@ from hf_inspect.data.hashing import (
     turned_grain,
     turned_pixels,
 )
-from hf_inspect.data.index import WORDS, Index, Places, shared_before, tiles, words_of
+from hf_inspect.data.index import WORDS, Index, Places, other_word, shared_before, tiles, words_of
 from hf_inspect.data.rules import Near
 
 MAX_DISTANCE = 16  # bits of 256 that may differ
@@ -32,6 +32,7 @@ MAX_GRAIN_DISTANCE = 64  # bits of grain that may differ: of JPEG 75, 50 do; of 
 KEPT_APART = 10_000  # pairs of different keys that are kept and counted: a fixture's make millions
 _FLAT = 0  # check bits, and every word of grain, of an image of one grey, which is like no other
 _RANK: dict[Near, int] = {"normal": 0, "strict": 1, "off": 2}  # of two images' rules the stricter holds
+_WORTH_SORTING = 2**16  # pairs of a block, from which on those of one label are looked for before they are compared
 _PAIRS_AT_ONCE = 16384  # pairs confirmed in one step: 16 MB of thumbnails a side
 
 Pairs = tuple[Places, Places]
@@ -39,10 +40,10 @@ Pairs = tuple[Places, Places]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """n images as arrays, in o orientations or as they are alone.
+    """n images as arrays.
 
-    pHash (o, n, 4), check bits (o, n), grain (o, n, 4), SHA-256 (n,), rank of the rule each is compared by (n,), and
-    thumbnails (n, 256) where they may be kept.
+    pHash in all eight orientations or as they are alone (o, n, 4), check bits (n,), grain (n, 4), SHA-256 (n,), rank of
+    the rule each is compared by (n,), and thumbnails (n, 256) where they may be kept.
     """
 
     words: NDArray[np.uint64]
@@ -84,13 +85,12 @@ def duplicates(
     rules = [near] * (len(a) + len(b or ())) if isinstance(near, str) else near
     left = _packed(a, rules[: len(a)])
     right = left if b is None else _packed(b, rules[len(a) :])
-    found = [np.stack(pair, axis=1) for pair in _search(left, right, Index(right.words[0]))]
+    others = np.arange(len(a)) if b is None else None  # an image is no duplicate of itself
+    found = [np.stack(pair, axis=1) for pair in _search(left, right, Index(right.words[0]), others)]
     if b is not None:  # a turned copy is found from either side
         found += [np.stack(pair[::-1], axis=1) for pair in _search(right, left, Index(left.words[0]))]
     pairs = np.concatenate([np.empty((0, 2), np.int64), *found])
-    if b is None:
-        pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
-    return np.unique(pairs, axis=0)
+    return np.unique(np.sort(pairs, axis=1) if b is None else pairs, axis=0)
 
 
 def known_records(records: Sequence[Record]) -> Known:
@@ -106,7 +106,7 @@ def known_records(records: Sequence[Record]) -> Known:
     grain = np.frombuffer(bytes.fromhex("".join(grain or "0" * 64 for *_, grain in parts)), np.uint64).reshape(-1, 4)
     sha256 = np.array([record[0] for record in looks], "S64")
     rank = np.array([_RANK["strict" if one else "normal"] for *_, one in parts], np.int8)
-    packed = Packed(words[None], checks[None], grain[None], sha256, rank)
+    packed = Packed(words[None], checks, grain, sha256, rank)
     return Known(packed, Index(words), np.array([record[0] for record in records], "S64"))
 
 
@@ -129,10 +129,10 @@ def differences(signatures: Sequence[Signature]) -> tuple[NDArray[np.int64], NDA
     packed = _packed(signatures, ["normal"] * len(signatures))
     i, j = pairs.T
     hashes = np.bitwise_count(packed.words[:, i] ^ packed.words[0][j]).sum(axis=2)
-    grain = np.bitwise_count(packed.grain[:, i] ^ packed.grain[0][j]).sum(axis=2)
-    nearest, at = hashes.argmin(axis=0), np.arange(len(pairs))
-    order = np.argsort(-grain[nearest, at].astype(np.int64), kind="stable")
-    return pairs[order], hashes[nearest, at][order].astype(np.int64), grain[nearest, at][order].astype(np.int64)
+    nearest = hashes.argmin(axis=0)
+    grain = np.bitwise_count(_turned_grain(packed, nearest, i) ^ packed.grain[j]).sum(axis=1).astype(np.int64)
+    order = np.argsort(-grain, kind="stable")
+    return pairs[order], hashes.min(axis=0)[order].astype(np.int64), grain[order]
 
 
 def stricter(one: Near, other: Near) -> Near:
@@ -177,38 +177,60 @@ def _search(a: Packed, b: Packed, index: Index, label: NDArray[np.int64] | None 
 
     With `label` (n,) of images that are compared with themselves, those of one label are passed over, as it then is.
     """
+    waiting, n = list[tuple[Places, Places, Places]](), 0
+    for found in _candidates(a, index, label):
+        waiting.append(found)
+        n += len(found[0])
+        if n >= _PAIRS_AT_ONCE:
+            yield _same_picture(a, b, *map(np.concatenate, zip(*waiting, strict=True)))
+            waiting, n = [], 0
+    if waiting:
+        yield _same_picture(a, b, *map(np.concatenate, zip(*waiting, strict=True)))
+
+
+def _candidates(a: Packed, index: Index, label: NDArray[np.int64] | None) -> Iterator[tuple[Places, Places, Places]]:
+    """Rows of a.words and images of the index that may be near, with the chunk that they share, some at a time."""
     asked, n = a.words.reshape(-1, WORDS), len(a.sha256)
     for chunk, rows, columns in index.blocks(asked):
-        if label is not None:
+        labelled = label is not None and len(rows) * len(columns) > _WORTH_SORTING
+        if label is not None and labelled:
+            if _settled(label[rows % n], label[columns]):
+                continue
             rows, columns = rows[np.argsort(label[rows % n], kind="stable")], columns[np.argsort(label[columns])]
         for one, other in tiles(rows, columns):
-            if label is None or not _settled(label[one % n], label[other]):
-                for p, q in _sieved(asked, index.words, one, other):
-                    apart = slice(None) if label is None else label[p % n] != label[q]
-                    yield _same_picture(a, b, p[apart], q[apart], chunk)
+            if label is not None and labelled and _settled(label[one % n], label[other]):
+                continue
+            for p, q in _sieved(asked, index.words, one, other, other_word(chunk)):
+                apart = slice(None) if label is None else label[p % n] != label[q]
+                p, q = p[apart], q[apart]
+                if len(p):
+                    yield p, q, np.full(len(p), chunk)
 
 
 def _settled(one: Places, other: Places) -> bool:
-    return bool((one == one[0]).all() and (other == one[0]).all())
+    return bool((one == one[:1]).all() and (other == one[:1]).all())
 
 
-def _sieved(asked: NDArray[np.uint64], known: NDArray[np.uint64], rows: Places, columns: Places) -> Iterator[Pairs]:
+def _sieved(
+    asked: NDArray[np.uint64], known: NDArray[np.uint64], rows: Places, columns: Places, word: int
+) -> Iterator[Pairs]:
     """The tile's pairs whose hashes are not too far apart in one word alone, some at a time."""
-    i, j = np.nonzero(np.bitwise_count(asked[rows, None, 0] ^ known[None, columns, 0]) <= MAX_DISTANCE)
+    i, j = np.nonzero(np.bitwise_count(asked[rows, None, word] ^ known[None, columns, word]) <= MAX_DISTANCE)
     for start in range(0, len(i), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
         yield rows[i[part]], columns[j[part]]
 
 
-def _same_picture(a: Packed, b: Packed, rows: Places, j: Places, chunk: int) -> Pairs:
-    """Those of the pairs (row of a.words, b) that are near by the whole hash, new in this chunk, and confirmed.
+def _same_picture(a: Packed, b: Packed, rows: Places, j: Places, chunk: Places) -> Pairs:
+    """Those of the pairs (row of a.words, b) that are near by the whole hash, new in their chunk, and confirmed.
 
     Check bits confirm here too, so that what is refused as seen was kept in one split when the data set was built.
     """
     n = len(a.sha256)
     difference = a.words.reshape(-1, WORDS)[rows] ^ b.words[0][j]
     limit = np.where(rows < n, MAX_DISTANCE, MAX_TURNED_DISTANCE)
-    near = (np.bitwise_count(difference).sum(axis=1) <= limit) & ~shared_before(difference, chunk)
+    near = np.flatnonzero(np.bitwise_count(difference).sum(axis=1) <= limit)
+    near = near[~shared_before(difference[near], chunk[near])]
     (turned, i), j = np.divmod(rows[near], n), j[near]
     same = a.sha256[i] == b.sha256[j]
     rank = np.maximum(a.rank[i], b.rank[j])
@@ -223,14 +245,25 @@ def _same_picture(a: Packed, b: Packed, rows: Places, j: Places, chunk: int) -> 
 
 
 def _checks_agree(a: Packed, b: Packed, turned: Places, i: Places, j: Places) -> NDArray[np.bool_]:
-    own, others = a.checks[turned, i], b.checks[0][j]
+    assert a.thumbs is not None
+    own, others = a.checks[i], b.checks[j]
+    for g in range(1, ORIENTATIONS):
+        own[turned == g] = check_bits(a.thumbs[i[turned == g]], g)
     return (np.bitwise_count(own ^ others) <= MAX_CHECK_DISTANCE) & (own != _FLAT) & (others != _FLAT)
 
 
 def _grain_agrees(a: Packed, b: Packed, turned: Places, i: Places, j: Places) -> NDArray[np.bool_]:
-    own, others = a.grain[turned, i], b.grain[0][j]
+    own, others = _turned_grain(a, turned, i), b.grain[j]
     distance = np.bitwise_count(own ^ others).sum(axis=1)
     return (distance <= MAX_GRAIN_DISTANCE) & (own != _FLAT).any(axis=1) & (others != _FLAT).any(axis=1)
+
+
+def _turned_grain(a: Packed, turned: Places, i: Places) -> NDArray[np.uint64]:
+    """Grain of the images i of a, each in its orientation -> (n, 4)."""
+    own = a.grain[i]
+    for g in range(1, ORIENTATIONS):
+        own[turned == g] = turned_grain(own[turned == g], g)
+    return own
 
 
 def _pixels_agree(
@@ -260,10 +293,10 @@ def _packed(signatures: Sequence[Signature], rules: Sequence[Near]) -> Packed:
         axis=1,
     ).transpose(1, 0, 2)
     thumbs = thumbs_of(signatures)
-    checks = np.array([check_bits(thumbs, orientation) for orientation in range(ORIENTATIONS)])
     sha256, rank = np.array([s.sha256 for s in signatures], "S64"), np.array([_RANK[near] for near in rules], np.int8)
-    grain = turned_grain(b"".join(s.grain for s in signatures))
-    return Packed(words_of(hashes.tobytes()).reshape(ORIENTATIONS, n, WORDS), checks, grain, sha256, rank, thumbs)
+    grain = np.frombuffer(b"".join(s.grain for s in signatures), np.uint64).reshape(n, WORDS)
+    words = words_of(hashes.tobytes()).reshape(ORIENTATIONS, n, WORDS)
+    return Packed(words, check_bits(thumbs), grain, sha256, rank, thumbs)
 
 
 def _numbered(keys: Sequence[str | None], n: int) -> NDArray[np.int64]:
