@@ -62,6 +62,11 @@ class Known:
     index: Index
     sha256: NDArray[np.bytes_]
 
+    @property
+    def by_grain(self) -> bool:
+        """Whether any image is compared by its grain."""
+        return bool((self.looks.rank == _RANK["strict"]).any())
+
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
