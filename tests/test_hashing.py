@@ -239,6 +239,33 @@ def test_what_repeats_a_record_is_what_a_double_loop_finds(chunks, a, known, dat
     ]
 
 
+@pytest.mark.parametrize("untouched", range(17))
+def test_of_16_other_bits_some_chunk_is_untouched_whichever_it_is(monkeypatch, untouched):
+    """The worst there is: a bit of every other chunk."""
+    monkeypatch.setattr(index, "_ALL_AT_ONCE", 0)
+    base = sign(png(picture(8)))
+    bits = np.zeros(256, np.uint8)
+    chunks = [index._PLACES[15 * chunk : 15 * chunk + 15] for chunk in range(17)]
+    bits[[chunk[untouched % 15] for i, chunk in enumerate(chunks) if i != untouched]] = 1
+    changed = np.frombuffer(bytes.fromhex(base.phash), np.uint8) ^ np.packbits(bits)
+    other = replace(base, sha256="0" * 64, phash=changed.tobytes().hex(), turned=bytes(224))
+    assert int(bits.sum()) == MAX_DISTANCE
+    assert duplicates([base, replace(base, turned=bytes(224))], [other]).tolist() == [[0, 0], [1, 0]]
+    assert duplicates([base, other]).tolist() == [[0, 1]]
+
+
+def test_a_turned_copy_is_nearer_than_an_upright_one_must_be():
+    """At 16 bits, ELPV's near-symmetric cells would be near; its published groups hold at 12."""
+    base = sign(png(picture(8)))
+    for number, found in ((MAX_TURNED_DISTANCE, [[0, 0]]), (MAX_TURNED_DISTANCE + 1, [])):
+        mirrored = sign(png(np.ascontiguousarray(picture(8)[:, ::-1])))
+        bits = np.zeros(256, np.uint8)
+        own = np.unpackbits(np.frombuffer(bytes.fromhex(base.phash), np.uint8))
+        bits[:number] = 1
+        turned = (np.packbits(own ^ bits).tobytes() + base.turned[32:])[:224]
+        assert duplicates([replace(mirrored, turned=turned)], [replace(base, turned=bytes(224))]).tolist() == found
+
+
 def test_check_bits_are_the_same_for_ever_and_say_nothing_of_a_flat_image():
     """A record made today is read by whatever comes after: a change of these bits would let every near copy pass."""
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -61,7 +61,8 @@ class Signature:
         that thumbnails find, check bits find 326. Of ten kinds of copies of its 2,624 cells (JPEG, size, brightness,
         contrast, noise) both find 97.0 %, with 108 false alarms in 69 million pairs where thumbnails have 101 (other
         draws of the planes: 118 to 206). Not given up: coarse light and dark can be guessed from hash and bits, at a
-        correlation with the thumbnail of 0.77, or of 0.93 by who has like images.
+        correlation with the thumbnail of 0.77, or of 0.93 by who has like images. Grain gives nothing to look at: what
+        its signs make of 44 cells correlates with them by 0.004 on average, by 0.014 at most.
         """
         if near == "off":
             return (self.sha256,)
