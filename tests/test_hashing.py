@@ -197,7 +197,7 @@ def checked(a: Signature, b: Signature, g: int) -> bool:
 def fine(a: Signature, b: Signature, g: int) -> bool:
     """Whether the grain agrees and is of no flat image."""
     one, other = grain(a, g), grain(b)
-    return bool(one.any() and other.any() and np.bitwise_count(one ^ other).sum() <= MAX_GRAIN_DISTANCE)
+    return bool(grain(a).any() and other.any() and np.bitwise_count(one ^ other).sum() <= MAX_GRAIN_DISTANCE)
 
 
 @contextmanager

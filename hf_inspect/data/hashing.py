@@ -116,11 +116,9 @@ def grain_of(grey: "Image.Image") -> bytes:
 def turned_grain(grain: NDArray[np.uint64], orientation: int) -> NDArray[np.uint64]:
     """Grain (n, 4) of the images turned: a mirrored wave has its sign changed."""
     bits = np.unpackbits(grain.view(np.uint8), axis=1).reshape(-1, len(_WAVES), len(_WAVES))
-    flat = ~bits.any(axis=(1, 2))
     odd = (_WAVES % 2).astype(np.uint8)
     side = bits.transpose(0, 2, 1) if orientation & 4 else bits
     turned = side ^ (odd[:, None] * bool(orientation & 2)) ^ (odd[None, :] * bool(orientation & 1))
-    turned[flat] = 0
     return np.packbits(turned.reshape(-1, GRAIN_BITS), axis=1).view(np.uint64)
 
 

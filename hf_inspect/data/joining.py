@@ -29,7 +29,13 @@ LOOKS: dict[Near, str] = {
     "strict": f"as by `normal`, and at most {MAX_GRAIN_DISTANCE} of 256 bits of grain differ besides",
     "off": "where the bytes are equal, and not otherwise",
 }
-FOUND = "What that finds and misses is measured in the README of dataset_scripts/."
+FOUND = (  # of benchmarks/duplicates.py; the README of dataset_scripts/ has its table
+    "Measured by `normal` on changed copies of 200 solar cells, 30 photos and 80 generated parts: of JPEG from 30 on, "
+    "half the size, 20 % brighter or darker, contrast changed by 30 %, noise of 4 grey levels, and of mirrored and "
+    "turned copies, 98.5 % and more are found; of copies moved by 4 pixels 0 to 23.3 %; of those cropped by 2.5 % a "
+    "side or turned by 3 degrees, and of most changed copies of an even surface, none. `strict` finds the same copies "
+    "of photos and parts, moved ones apart, and fewer of smooth pictures: 9.5 % of the cells' copies as JPEG 75."
+)
 _NAMED = 3  # pairs that a sentence names
 _MANY_MIXED = 5  # groups of good parts and defects, from which on a note is written
 _SEARCHED = 50  # images of a group among which pairs are looked for: a name or three is all that is wanted

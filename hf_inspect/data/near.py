@@ -260,7 +260,7 @@ def _checks_agree(a: Packed, b: Packed, turned: Places, i: Places, j: Places) ->
 def _grain_agrees(a: Packed, b: Packed, turned: Places, i: Places, j: Places) -> NDArray[np.bool_]:
     own, others = _turned_grain(a, turned, i), b.grain[j]
     distance = np.bitwise_count(own ^ others).sum(axis=1)
-    return (distance <= MAX_GRAIN_DISTANCE) & (own != _FLAT).any(axis=1) & (others != _FLAT).any(axis=1)
+    return (distance <= MAX_GRAIN_DISTANCE) & (a.grain[i] != _FLAT).any(axis=1) & (others != _FLAT).any(axis=1)
 
 
 def _turned_grain(a: Packed, turned: Places, i: Places) -> NDArray[np.uint64]:
