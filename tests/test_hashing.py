@@ -405,4 +405,4 @@ def test_augmented_copies_of_wagon_photos_are_found_without_their_names(real_ima
     assert (len(several), len(of_key)) == (110, 134)
     assert whole >= 105
     assert len(set(seen)) >= 130
-    assert len(set(group(signed, keys).tolist())) <= min(134, len(set(seen)))
+    assert len(set(group(signed, keys).tolist())) == 134  # a rule is the user's word
