@@ -3,7 +3,9 @@ And how fast a history is made and an evaluation checked against it, and its mem
 
 Images are generated as MVTec AD's are (1024 x 1024, about 1.2 MB as PNG), in a folder that is removed again:
 python benchmarks/data_build.py [--images 120] [--hashes 100000] [--threads 2] [--history 2000]
-MVTec's test split has 1,725 images. `--history` images are of 128 x 128 pixels; `--only-history` reports of no build.
+MVTec's test split has 1,725 images. `--history` images are of 128 x 128 pixels; `--only-history` reports of no build,
+`--only-hashes` of the grouping alone: of random hashes, and of as many that are solar cells' with some of their bits
+the other way round, which share more of their chunks.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +27,15 @@ from PIL import Image
 
 from hf_inspect.data.published import MVTEC_CATEGORIES
 
+if TYPE_CHECKING:
+    from hf_inspect.data import Signature
+
 SIDE = 1024
 SHARES = {"train/good": 0.6, "test/good": 0.2, "test/broken_large": 0.2}
 MASKS = "ground_truth/broken_large"
 NOISE = 2  # grey levels of a texture's noise: they make a PNG of 1.2 MB
 PLANTED = 1000  # near copies among the hashes
+BITS = 256  # of a hash
 
 
 def main() -> None:
@@ -38,6 +45,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--history", type=int, default=2000, help="images of a history, and ten times as many")
     parser.add_argument("--only-history", action="store_true")
+    parser.add_argument("--only-hashes", action="store_true")
     parser.add_argument("--only-check", type=Path, metavar="DATA", help="print its seconds and peak memory in MB")
     parser.add_argument("--only-build", nargs=2, type=Path, metavar=("RAW", "OUT"), help="print its peak memory in MB")
     arguments = parser.parse_args()
@@ -46,6 +54,9 @@ def main() -> None:
         return
     if arguments.only_check:
         print(*check_once(arguments.only_check))
+        return
+    if arguments.only_hashes:
+        report_groups(arguments.hashes)
         return
     with TemporaryDirectory() as work:
         report_history(Path(work), arguments.history)
@@ -143,25 +154,60 @@ def build_once(raw: Path, out: Path, threads: int) -> None:
 
 
 def report_groups(n: int) -> None:
-    """Seconds to group n random hashes, some of them planted up to 16 bits from another."""
-    from hf_inspect.data import Signature, group
-    from hf_inspect.data.hashing import HASH_SIDE, MAX_DISTANCE, THUMB_BYTES
+    """Seconds to group n hashes, some of them planted up to 16 bits from another: random ones, and some like cells'."""
+    from hf_inspect.data import group
+    from hf_inspect.data.hashing import ORIENTATIONS, THUMB_BYTES
 
     rng = np.random.default_rng(0)
-    bits = rng.random((n, HASH_SIDE * HASH_SIDE)) < 0.5
-    thumbs = rng.integers(0, 256, (n, THUMB_BYTES), np.uint8)
-    ones, others = rng.permutation(n)[: 2 * PLANTED].reshape(2, -1)
-    bits[others], thumbs[others] = bits[ones], thumbs[ones]
-    for other in others:
-        bits[other, rng.permutation(bits.shape[1])[: rng.integers(0, MAX_DISTANCE + 1)]] ^= True
-    hashes = np.packbits(bits, axis=1)
-    rows = zip(range(n), hashes, thumbs, strict=True)
-    signatures = [Signature(f"{i:064x}", phash.tobytes().hex(), thumb.tobytes()) for i, phash, thumb in rows]
-    group(signatures[:2])  # the import of scipy is not part of it
-    groups: list[NDArray[np.int64]] = []
-    wall, cpu = seconds(lambda: groups.append(group(signatures)))
-    found = int((groups[0][ones] == groups[0][others]).sum())
-    print(f"{n:,} hashes: grouped in {wall:.1f} s ({cpu:.1f} CPU), {found:,} of {len(ones):,} planted copies found")
+    shape = (n, ORIENTATIONS, BITS // 8)
+    random = rng.integers(0, 256, shape, np.uint8), rng.integers(0, 256, (n, THUMB_BYTES), np.uint8)
+    for kind, (hashes, thumbs) in {"random": random, "cells'": like_cells(n, rng)}.items():
+        ones, others = rng.permutation(n)[: 2 * PLANTED].reshape(2, -1)
+        hashes[others], thumbs[others] = hashes[ones], thumbs[ones]
+        flip(hashes, others, rng)
+        signatures = signed(hashes, thumbs)
+        group(signatures[:2])  # the import of scipy is not part of it
+        groups: list[NDArray[np.int64]] = []
+        wall, cpu = seconds(lambda found=groups, these=signatures: found.append(group(these)))
+        found = int((groups[0][ones] == groups[0][others]).sum())
+        said = f"{n:,} {kind} hashes in {ORIENTATIONS} orientations: grouped in {wall:.1f} s ({cpu:.1f} CPU)"
+        print(f"{said}, {found:,} of {len(ones):,} planted copies found", flush=True)
+
+
+def like_cells(n: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Hashes (n, 8, 32) and thumbnails (n, 256) of solar cells, a tenth of the hashes' bits the other way round."""
+    from hf_inspect.data import packaged_folder, sign
+
+    folder = packaged_folder("elpv-dataset", "1.0.0.post1", "elpv_dataset") / "data"
+    with ThreadPoolExecutor(2) as pool:
+        cells = list(pool.map(lambda path: sign(path.read_bytes()), sorted(folder.rglob("*.png"))))
+    of = rng.integers(0, len(cells), n)
+    whole = np.frombuffer(b"".join(bytes.fromhex(cell.phash) + cell.turned for cell in cells), np.uint8)
+    hashes = whole.reshape(len(cells), -1, BITS // 8)[of]
+    for start in range(0, n, 10_000):
+        some = hashes[start : start + 10_000]
+        some ^= np.packbits(rng.random((len(some), BITS)) < 0.1, axis=1)[:, None]
+    return hashes, np.frombuffer(b"".join(cell.thumb for cell in cells), np.uint8).reshape(len(cells), -1)[of]
+
+
+def flip(hashes: NDArray[np.uint8], of: NDArray[np.int64], rng: np.random.Generator) -> None:
+    """Turn up to 16 bits of each of these hashes round, the same in all orientations."""
+    from hf_inspect.data.near import MAX_DISTANCE
+
+    for one in of:
+        bits = np.zeros(BITS, bool)
+        bits[rng.permutation(BITS)[: rng.integers(0, MAX_DISTANCE + 1)]] = True
+        hashes[one] ^= np.packbits(bits)
+
+
+def signed(hashes: NDArray[np.uint8], thumbs: NDArray[np.uint8]) -> "list[Signature]":
+    from hf_inspect.data import Signature
+
+    rows = zip(range(len(hashes)), hashes, thumbs, strict=True)
+    return [
+        Signature(f"{i:064x}", own[0].tobytes().hex(), thumb.tobytes(), own[1:].tobytes(), bytes(BITS // 8))
+        for i, own, thumb in rows
+    ]
 
 
 def report_history(work: Path, n: int) -> None:

@@ -64,13 +64,14 @@ def data_build(
     max_pixels: Annotated[int | None, typer.Option(help="Leave out larger images.")] = None,
     on_conflict: Annotated[str | None, typer.Option(help="`drop`: leave out equal images of unequal class.")] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of 16 that carry the picture; found without.")] = None,
+    near: Annotated[str | None, typer.Option(help="One picture: `normal`, `strict` (fixed camera), `off`.")] = None,
 ) -> None:
     """Build a data set as Parquet, card and manifest: `load_dataset(OUT)` reads it."""
     from hf_inspect.data import Rules, build, described, options_from
 
     if layout not in ("parquet", "folders"):
         raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
-    given: dict[str, Any] = {"max_pixels": max_pixels, "on_conflict": on_conflict, "bits": bits}
+    given: dict[str, Any] = {"max_pixels": max_pixels, "on_conflict": on_conflict, "bits": bits, "near": near}
     rules = Rules(**{name: value for name, value in given.items() if value is not None})
     with Bars() as bar:
         manifest = build(

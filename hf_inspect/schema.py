@@ -21,6 +21,7 @@ Decision = Literal["good", "defect", "undecided", "unreadable"]
 DecidedBy = Literal["edge", "vlm", "rule"]
 KINDS = ("classification",)  # a kind is a row of `tasks.TASKS`
 HISTORY_FORMAT = 2  # of trained_on.json; a reader refuses another
+RECORD_FIELDS = frozenset({1, 3, 4})  # that an image of trained_on.json may have
 _REPOSITORY, _COMMIT = re.compile(r"\w[\w.-]*/\w[\w.-]*"), re.compile(r"[0-9a-f]{40}")
 _SUM = 1e-3  # by which rounded class probabilities may miss 1
 
@@ -202,12 +203,14 @@ class Source:
 class History:
     """What a model and all its ancestors were trained on.
 
-    `signatures` are [SHA-256, pHash, check] of every image, as hex (see `data.hashing`); `unknown` names the ancestors
-    that carry no record, such as weights of somebody else: of their images nothing can be said.
+    `signatures` say of every image what others are compared with, as hex (see `data.hashing`): [SHA-256] where its data
+    set was built with `--near off`, [SHA-256, pHash, check bits], and with `--near strict` [..., grain] besides.
+    `unknown` names the ancestors that carry no record, such as weights of somebody else: of their images nothing can be
+    said.
     """
 
     sources: tuple[Source, ...] = ()
-    signatures: tuple[tuple[str, str, str], ...] = ()
+    signatures: tuple[tuple[str, ...], ...] = ()
     unknown: tuple[str, ...] = ()
 
     @property
@@ -236,7 +239,9 @@ class History:
             if value["format"] != HISTORY_FORMAT:
                 raise KeyError("format")
             sources = tuple(Source(**one) for one in value["sources"])
-            signatures = tuple((sha256, phash, check) for sha256, phash, check in value["images"])
+            signatures = tuple(tuple(image) for image in value["images"])
+            if not {len(image) for image in signatures} <= RECORD_FIELDS:
+                raise ValueError("images")
             return cls(sources, signatures, tuple(value["unknown"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(

@@ -38,8 +38,9 @@ from hf_inspect.data import (
 )  # fmt: skip
 from hf_inspect.data.build import script_named
 from hf_inspect.data.examine import Examined, examine
-from hf_inspect.data.hashing import MAX_CHECK_DISTANCE, Signature, check_bits, packed_records
+from hf_inspect.data.hashing import Signature, check_bits, thumbs_of
 from hf_inspect.data.load import read_head
+from hf_inspect.data.near import MAX_CHECK_DISTANCE, known_records
 from hf_inspect.data.partition import Row, absent, check_largest, partition
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.schema import BINARY, History, Sample, Source, TaskSpec
@@ -138,7 +139,7 @@ def test_a_group_above_five_percent_stops_the_build(tmp_path):
     arrays = [picture(9)] * 3 + [picture(100 + i) for i in range(37)]
     examined, _ = examine(samples(tmp_path, arrays))
     with pytest.raises(DataError, match="joins 3 of 40"):
-        check_largest(group([image.signature for image in examined]).tolist())
+        check_largest(examined, group([image.signature for image in examined]).tolist())
     with pytest.raises(DataError, match="joins 3 of 40"):
         partition(examined, group([image.signature for image in examined]).tolist(), SHARES, 0)
 
@@ -191,7 +192,7 @@ def test_elpv_s_published_split_is_that_of_the_shipped_models_and_others_are_dea
     assert built["absent"] == {"calibration": [], "test": []}
     samples = [Sample(row["source"], Path(row["source"]), row["class"], row["class"]) for row in built["images"]]
     examined = [
-        Examined(sample, Signature(row["sha256"], "", b""), 300, 300)
+        Examined(sample, Signature(row["sha256"], "", b"", b"", b""), 300, 300)
         for sample, row in zip(samples, built["images"], strict=True)
     ]
     groups, elpv_script = [row["group"] for row in built["images"]], script_named("elpv")
@@ -448,9 +449,9 @@ def test_what_is_refused_as_seen_was_one_group_when_it_was_built(elpv):
     signed = [sign(row["image"]["bytes"]) for some in stream(elpv, "validation", ["image"]) for row in some]
     faked = [replace(one, phash=signed[0].phash) for one in signed]  # near hashes all, confirmed by bits or pixels
     pairs = {tuple(pair) for pair in duplicates(faked).tolist()}
-    known = packed_records([one.record() for one in faked])
+    known = known_records([one.record() for one in faked])
     for i, one in enumerate(faked):
-        alike = np.bitwise_count(check_bits([one]) ^ known.checks) <= MAX_CHECK_DISTANCE
+        alike = np.bitwise_count(check_bits(thumbs_of([one])) ^ known.looks.checks) <= MAX_CHECK_DISTANCE
         assert {(min(i, j), max(i, j)) for j in np.flatnonzero(alike).tolist() if j != i} <= pairs
     assert len(pairs) > 100
 

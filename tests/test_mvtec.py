@@ -308,7 +308,8 @@ def variant(photo, number, i):
     bits = np.unpackbits(np.frombuffer(hashlib.sha256(b"%d" % photo).digest(), np.uint8))
     bits[:number] ^= 1
     thumb = np.random.default_rng(photo).integers(0, 256, 256, np.uint8).tobytes()
-    return Signature(hashlib.sha256(b"image %d" % i).hexdigest(), np.packbits(bits).tobytes().hex(), thumb)
+    sha256, phash = hashlib.sha256(b"image %d" % i).hexdigest(), np.packbits(bits).tobytes().hex()
+    return Signature(sha256, phash, thumb, bytes(224), bytes(32))
 
 
 def rows_of(images, **options):

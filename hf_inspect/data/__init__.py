@@ -6,7 +6,7 @@ from hf_inspect.data.card import absences
 from hf_inspect.data.chat import Questions, chat, dataset_card, default_questions, questions_of
 from hf_inspect.data.classes import class_column, class_ids
 from hf_inspect.data.examine import Examined, Rejected, examine
-from hf_inspect.data.hashing import Signature, duplicates, group, sign
+from hf_inspect.data.hashing import Signature, sign
 from hf_inspect.data.leakage import TRAINED_ON, read_history, record_history, refuse_seen, write_history
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.load import (
@@ -19,6 +19,7 @@ from hf_inspect.data.load import (
     read_task,
     stream,
 )
+from hf_inspect.data.near import duplicates, group
 from hf_inspect.data.packaged import cache_folder, lite0_weights, packaged_folder, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of, stratified_group_split
 from hf_inspect.data.rules import Rules

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect.data.build import shards
-from hf_inspect.data.hashing import Signature, duplicates, sign_all
+from hf_inspect.data.hashing import Signature, sign_all
 from hf_inspect.data.load import read_manifest, read_reading, refuse_chat, shard_rows
+from hf_inspect.data.near import duplicates, stricter
 from hf_inspect.data.partition import DEFAULT
+from hf_inspect.data.rules import Near, evidence
 from hf_inspect.data.sheet import of_pairs, thumbnail
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Progress, no_progress
@@ -39,13 +41,17 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Pairs of images with one in `a`, the other in `b`: `exact` have equal SHA-256, `near` only look the same."""
+    """Pairs of images with one in `a`, the other in `b`: `exact` have equal SHA-256, `near` only look the same.
+
+    `rule` is the stricter of the two data sets' `--near`, by which these were compared.
+    """
 
     a: Place
     b: Place
     exact: int
     near: int
     kind: Kind
+    rule: Near
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +95,13 @@ class Audit:
 
     def table(self) -> str:
         """The overlaps as a text table, and the first pairs of each kind by name."""
-        head = ("place A", "place B", "exact", "near", "")
-        rows = [(str(o.a), str(o.b), f"{o.exact:,}", f"{o.near:,}", _SAID[o.kind]) for o in self.overlaps]
-        a, b, exact, near = (max(len(row[n]) for row in [head, *rows]) for n in range(4))
-        table = [f"{r[0]:{a}}  {r[1]:{b}}  {r[2]:>{exact}}  {r[3]:>{near}}  {r[4]}".rstrip() for r in [head, *rows]]
+        head = ("place A", "place B", "exact", "near", "--near", "")
+        rows = [(str(o.a), str(o.b), f"{o.exact:,}", f"{o.near:,}", o.rule, _SAID[o.kind]) for o in self.overlaps]
+        a, b, exact, near, rule = (max(len(row[n]) for row in [head, *rows]) for n in range(5))
+        table = [
+            f"{r[0]:{a}}  {r[1]:{b}}  {r[2]:>{exact}}  {r[3]:>{near}}  {r[4]:{rule}}  {r[5]}".rstrip()
+            for r in [head, *rows]
+        ]
         count = {kind: sum(o.exact + o.near for o in self.overlaps if o.kind == kind) for kind in _SAID}
         lines = [f"{self.images:,} images in {self.places} places: {count['crossing']:,} pairs cross a split or a set."]
         lines += table if rows else []
@@ -109,12 +118,14 @@ class Audit:
 def audit(folders: Sequence[Path], sheet: Path | None = None, progress: Progress = no_progress) -> Audit:
     """Compare every image of built data sets with every other; `sheet` is a PNG to write of the first 100 pairs.
 
+    Two images are compared by the stricter of the rules that their data sets were built under.
     DataError when a folder was not built by this package, or holds other images than its manifest lists.
     """
     manifests = {str(folder): read_manifest(folder) for folder in folders}
     places = [place for folder, manifest in manifests.items() for place in _places(folder, manifest)]
     signatures, sources, at = _signed(places, manifests, progress)
-    i, j = duplicates(signatures).T
+    rules = [evidence(manifests[place.folder]["builder"]) for place in places]
+    i, j = duplicates(signatures, near=[rules[n] for n in at.tolist()]).T
     exact = np.array([s.sha256 for s in signatures], "S64")
     same = exact[i] == exact[j]
     kinds = [[_kind(a, b, manifests) for b in places] for a in places]
@@ -125,7 +136,7 @@ def audit(folders: Sequence[Path], sheet: Path | None = None, progress: Progress
     ]
     if sheet is not None:
         _draw(sheet, places, pairs[:_ON_SHEET], i[kept], j[kept])
-    return Audit(len(signatures), len(places), _overlaps(at[i], at[j], same, places, kinds), tuple(pairs))
+    return Audit(len(signatures), len(places), _overlaps(at[i], at[j], same, places, kinds, rules), tuple(pairs))
 
 
 def _places(folder: str, manifest: Mapping[str, Any]) -> list[Place]:
@@ -202,13 +213,17 @@ def _overlaps(
     same: NDArray[np.bool_],
     places: Sequence[Place],
     kinds: Sequence[Sequence[Kind]],
+    rules: Sequence[Near],
 ) -> tuple[Overlap, ...]:
     """One for every two places that share a picture; those that cross first."""
     both, inverse = np.unique(np.stack([a, b], axis=1), axis=0, return_inverse=True)
     exact = np.bincount(inverse, weights=same, minlength=len(both)).astype(int)
     total = np.bincount(inverse, minlength=len(both))
     rows = zip(both.tolist(), exact.tolist(), (total - exact).tolist(), strict=True)
-    found = [Overlap(places[p], places[q], equal, near, kinds[p][q]) for (p, q), equal, near in rows]
+    found = [
+        Overlap(places[p], places[q], equal, near, kinds[p][q], stricter(rules[p], rules[q]))
+        for (p, q), equal, near in rows
+    ]
     return tuple(sorted(found, key=lambda overlap: list(_SAID).index(overlap.kind)))
 
 

@@ -23,7 +23,7 @@ from hf_inspect.data.card import absences, data_card, read_as, write_sheet
 from hf_inspect.data.conflicts import settled
 from hf_inspect.data.examine import Examined, Rejected, depth_notes, examine, notes_of, reading_of
 from hf_inspect.data.goods import united
-from hf_inspect.data.hashing import group
+from hf_inspect.data.joining import join
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
@@ -235,9 +235,10 @@ def _write(
     if not examined:
         raise DataError(f"none of {len(raw.samples)} images can be used; the first: {_first(rejected, torn)}")
     taken = [image.sample for image in examined]
-    groups = group([image.signature for image in examined], script.keys(taken, options)).tolist()
-    placement = script.place(examined, groups, options)
     task, columns = script.task(taken, options), script.columns_of(taken, options)
+    joined = join(examined, script.keys(taken, options), rules.near, task)
+    placement = script.place(examined, joined.groups, options)
+    placement = replace(placement, notes=[*joined.notes, *placement.notes])
     write = partial(script, spec=task, columns=columns, dataset_name=str(arguments["name"]))
     _write_parquet(write, placement.rows, stage, num_proc, progress)
     if folders:

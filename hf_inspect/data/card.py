@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect.data import accounting
+from hf_inspect.data.joining import FOUND, LOOKS
 from hf_inspect.data.partition import DEFAULT, SPLITS, Row
 from hf_inspect.data.rules import Rules
 from hf_inspect.data.sheet import of_images
@@ -153,11 +154,19 @@ def _row(*values: Any) -> str:
 
 
 def _grouped(manifest: Mapping[str, Any]) -> str:
-    groups = manifest["groups"]
-    return (
+    groups, builder = manifest["groups"], manifest["builder"]
+    rule = builder["options"].get("group_rule")
+    said = [
         f"{groups['n']} groups of copies and near-duplicates; the largest has {groups['largest']} images "
-        f"({groups['largest_share']:.2%})."
-    )
+        f"({groups['largest_share']:.2%}).",
+        f"Joined by `--near {builder['rules']['near']}`: {LOOKS[builder['rules']['near']]}.",
+        f"By the group rule {_code(rule)}, images of one key are one group and of two keys are two, whatever they look "
+        "like; images that it does not match are joined by their looks."
+        if rule
+        else "",
+        FOUND if builder["rules"]["near"] != "off" else "",
+    ]
+    return " ".join(filter(None, said))
 
 
 def _sections(manifest: Mapping[str, Any], task: TaskSpec) -> Iterator[str]:

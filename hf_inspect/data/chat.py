@@ -84,7 +84,7 @@ def read_questions(path: Path) -> Questions:
 def dataset_card(manifest: Mapping[str, Any], notes: str = "") -> str:
     """The card of a built data set or of its chat rows, from its manifest; `notes` are added to the letter."""
     name = manifest["builder"]["name"]
-    if not {"task", "strata"} <= set(manifest):
+    if not {"task", "strata"} <= set(manifest) or "rules" not in manifest["builder"]:
         raise DataError(f"this {name} was built before its manifest held what a card needs; build it again.")
     if "rows" in manifest:
         return _card(name.removesuffix(_CHAT), manifest, Questions(**manifest["questions"]), notes)

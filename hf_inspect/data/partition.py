@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.hashing import Signature
+from hf_inspect.data.joining import pairs_in
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Sample
 
@@ -65,20 +66,23 @@ def partition(examined: Sequence[Examined], groups: Sequence[int], shares: Mappi
     """
     if not examined or abs(sum(shares.values()) - 1) > 1e-9:
         raise DataError(f"{len(examined)} images and shares {dict(shares)}; give images, and shares that sum to 1.")
-    check_largest(groups)
+    check_largest(examined, groups)
     in_order = sorted(range(len(examined)), key=lambda i: examined[i].signature.sha256)
     strata = [examined[i].sample.stratum for i in in_order]
     split = stratified_group_split(strata, [groups[i] for i in in_order], shares, seed)
     return [row_of(image, g, split[g]) for image, g in zip(examined, groups, strict=True)]
 
 
-def check_largest(groups: Sequence[int]) -> None:
-    """DataError when one group holds more than 5 % of the images."""
+def check_largest(examined: Sequence[Examined], groups: Sequence[int]) -> None:
+    """DataError, which names pairs, when one group holds more than 5 % of the images."""
     name, size = Counter(groups).most_common(1)[0]
     if size > max(1, MAX_GROUP_SHARE * len(groups)):
+        members = [image for image, g in zip(examined, groups, strict=True) if g == name]
         raise DataError(
-            f"group {name} joins {size} of {len(groups)} images as near-duplicates, above {MAX_GROUP_SHARE:.0%}; "
-            "they would all land in one split. Remove the repeats, or split the images by part before building."
+            f"one group joins {size} of {len(groups)} images, above {MAX_GROUP_SHARE:.0%}; they would all land in one "
+            f"split: {pairs_in(members)}. Remove the repeats; or, if these are different parts before a fixed camera, "
+            "build with --near strict, which joins images only where their grain agrees too, or with a --group-rule "
+            "that finds the part in the file name."
         )
 
 
