@@ -19,7 +19,7 @@ import pytest
 
 from hf_inspect.data import build
 from hf_inspect.data import packaged as wheels
-from hf_inspect.data.archives import opened, unpack
+from hf_inspect.data.raw.archives import opened, unpack
 from hf_inspect.errors import DataError
 from tests import raw
 from tests.archived import KINDS, found_in, harmed, member, packed, tar_of, zip_of

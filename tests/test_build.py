@@ -23,7 +23,7 @@ from hf_inspect.data import build, described, load_split, options_from, read_man
 from hf_inspect.data import licence as gate
 from hf_inspect.data.build import shards
 from hf_inspect.data.licence import Licence
-from hf_inspect.data.sources import keys_by_rule
+from hf_inspect.data.raw.sources import keys_by_rule
 from hf_inspect.errors import DataError
 from tests import raw
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from hf_inspect import images
 from hf_inspect.data import build, examine
-from hf_inspect.data.archives import unpack
+from hf_inspect.data.raw.archives import unpack
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Sample
 from tests import accounted, raw

@@ -33,7 +33,7 @@ from hf_inspect.data.near import (
     known_records,
     repeats,
 )
-from hf_inspect.data.sources import keys_by_rule
+from hf_inspect.data.raw.sources import keys_by_rule
 from hf_inspect.errors import DataError
 from hf_inspect.images import Reading
 from tests.conftest import jpeg, picture, png

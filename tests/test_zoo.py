@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_inspect.data import Rules, described, options_from
-from hf_inspect.data.accounting import account
+from hf_inspect.data.raw.accounting import account
 from hf_inspect.errors import DataError
 from tests import raw
 from tests.accounted import building, classes_of, left_out

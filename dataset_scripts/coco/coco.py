@@ -11,12 +11,8 @@ from typing import Any
 
 import datasets
 
-from hf_inspect.data import accounting
 from hf_inspect.data.builder import InspectionBuilder
-from hf_inspect.data.coco import ANNOTATIONS, ENTRIES, Key, Listed, Listing, read_coco, whole
 from hf_inspect.data.examine import Examined
-from hf_inspect.data.goods import USUAL, check_good, good_of
-from hf_inspect.data.objects import TURNED, Found, Frame, frame_of, object_of
 from hf_inspect.data.partition import Placement
 from hf_inspect.data.published import (
     GivenSplit,
@@ -25,7 +21,11 @@ from hf_inspect.data.published import (
     given_or_dealt,
     told_of_splits,
 )
-from hf_inspect.data.sources import Raw, relative
+from hf_inspect.data.raw import accounting
+from hf_inspect.data.raw.coco import ANNOTATIONS, ENTRIES, Key, Listed, Listing, read_coco, whole
+from hf_inspect.data.raw.goods import USUAL, check_good, good_of
+from hf_inspect.data.raw.objects import TURNED, Found, Frame, frame_of, object_of
+from hf_inspect.data.raw.sources import Raw, relative
 from hf_inspect.errors import DataError
 from hf_inspect.schema import DEFECT, GOOD
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import datasets
 
-from hf_inspect.data.accounting import first_of
 from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
-from hf_inspect.data.exports import tool_of
-from hf_inspect.data.goods import USUAL, check_good, good_of, same_but_for_case
-from hf_inspect.data.layouts import Layout, read_layout
 from hf_inspect.data.partition import Placement
 from hf_inspect.data.published import GivenSplit, across_published_split, check_splits, given_or_dealt, told_of_splits
-from hf_inspect.data.sources import Inventory, Raw, relative, walk
+from hf_inspect.data.raw.accounting import first_of
+from hf_inspect.data.raw.exports import tool_of
+from hf_inspect.data.raw.goods import USUAL, check_good, good_of, same_but_for_case
+from hf_inspect.data.raw.layouts import Layout, read_layout
+from hf_inspect.data.raw.sources import Inventory, Raw, relative, walk
 from hf_inspect.errors import DataError
 from hf_inspect.schema import TaskSpec
 

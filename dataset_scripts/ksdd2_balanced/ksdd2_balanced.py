@@ -13,8 +13,8 @@ from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import Placement, partition, row_of
 from hf_inspect.data.published import across_published_split
+from hf_inspect.data.raw.sources import Inventory, Raw, relative, walk
 from hf_inspect.data.shares import parse_shares
-from hf_inspect.data.sources import Inventory, Raw, relative, walk
 from hf_inspect.errors import DataError
 from hf_inspect.schema import DEFECT, GOOD, Sample
 

@@ -18,7 +18,7 @@ from hf_inspect.data.published import (
     read_mvtec,
     what_is_missing,
 )
-from hf_inspect.data.sources import Raw
+from hf_inspect.data.raw.sources import Raw
 
 
 @dataclass(frozen=True)

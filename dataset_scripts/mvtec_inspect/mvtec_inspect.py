@@ -13,7 +13,7 @@ from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.partition import Placement, row_of, stratified_group_split
 from hf_inspect.data.published import MVTEC_LICENCE, mvtec_columns, read_mvtec, what_is_missing
-from hf_inspect.data.sources import Raw
+from hf_inspect.data.raw.sources import Raw
 from hf_inspect.errors import DataError
 from hf_inspect.schema import DEFECT, GOOD
 

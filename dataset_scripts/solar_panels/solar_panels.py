@@ -12,8 +12,8 @@ from hf_inspect.data.builder import InspectionBuilder
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import Placement, partition
+from hf_inspect.data.raw.sources import Raw, relative, walk
 from hf_inspect.data.shares import parse_shares
-from hf_inspect.data.sources import Raw, relative, walk
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Sample, TaskSpec
 

@@ -22,8 +22,8 @@ from hf_inspect.data.load import (
 from hf_inspect.data.near import duplicates, group
 from hf_inspect.data.packaged import cache_folder, lite0_weights, packaged_folder, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of, stratified_group_split
+from hf_inspect.data.raw.sources import Raw, relative, walk
 from hf_inspect.data.rules import Rules
-from hf_inspect.data.sources import Raw, relative, walk
 
 __all__ = [
     "SPLITS", "TRAINED_ON", "Examined", "Licence", "Placement", "Questions", "Raw", "Rejected", "Row", "Rules",

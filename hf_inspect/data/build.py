@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
 from hf_inspect.console import plain
-from hf_inspect.data import accounting, unchanged
-from hf_inspect.data.archives import opened
+from hf_inspect.data import unchanged
 from hf_inspect.data.card import absences, data_card, read_as, write_sheet
 from hf_inspect.data.conflicts import settled
 from hf_inspect.data.examine import Examined, Rejected, depth_notes, examine, notes_of, reading_of
-from hf_inspect.data.goods import united
 from hf_inspect.data.joining import join
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
 from hf_inspect.data.partition import DEFAULT, Placement, Row, absent
+from hf_inspect.data.raw import accounting
+from hf_inspect.data.raw.archives import opened
+from hf_inspect.data.raw.goods import united
+from hf_inspect.data.raw.sources import Raw
 from hf_inspect.data.rules import Rules
-from hf_inspect.data.sources import Raw
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.schema import Progress, TaskSpec, no_progress
 

@@ -11,9 +11,9 @@ import datasets
 from hf_inspect.data.classes import CLASS_NAME, LABEL, class_column
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
-from hf_inspect.data.masks import upright
 from hf_inspect.data.partition import DEFAULT, Placement, Row
-from hf_inspect.data.sources import Raw, keys_by_rule
+from hf_inspect.data.raw.masks import upright
+from hf_inspect.data.raw.sources import Raw, keys_by_rule
 from hf_inspect.errors import DataError
 from hf_inspect.prefetch import prefetched
 from hf_inspect.schema import BINARY, DEFECT, GOOD, Sample, TaskSpec

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_inspect.data import accounting
 from hf_inspect.data.joining import FOUND, LOOKS
 from hf_inspect.data.partition import DEFAULT, SPLITS, Row
+from hf_inspect.data.raw import accounting
 from hf_inspect.data.rules import Rules
 from hf_inspect.data.sheet import of_images
 from hf_inspect.reading import MAX_PIXELS, Reading

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_inspect import images, pixels
-from hf_inspect.data import masks
 from hf_inspect.data.hashing import Signature, signature_of
-from hf_inspect.data.masks import Mask
+from hf_inspect.data.raw import masks
+from hf_inspect.data.raw.masks import Mask
 from hf_inspect.data.rules import Rules
 from hf_inspect.errors import DataError
 from hf_inspect.images import Reading, turned_points, turned_size

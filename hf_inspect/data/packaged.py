@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from hf_inspect import files
-from hf_inspect.data.archives import unpack
+from hf_inspect.data.raw.archives import unpack
 from hf_inspect.errors import DataError
 
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from hf_inspect.data.examine import Examined
 from hf_inspect.data.licence import Licence
 from hf_inspect.data.partition import SPLITS, Row, partition, row_of
+from hf_inspect.data.raw.sources import Raw, relative, walk
 from hf_inspect.data.shares import parse_shares
-from hf_inspect.data.sources import Raw, relative, walk
 from hf_inspect.errors import DataError
 from hf_inspect.schema import DEFECT, GOOD, Sample
 

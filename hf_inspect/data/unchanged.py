@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_inspect import files
 from hf_inspect.data.examine import Examined, Rejected
-from hf_inspect.data.sources import Raw
+from hf_inspect.data.raw.sources import Raw
 
 NOTE = f"{files.MARKER}.sources"
 _TICK = 2 * 10**9  # ns; the coarsest clock of a file system, FAT's: within a tick a file may change and keep its time

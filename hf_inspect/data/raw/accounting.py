@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hf_inspect.data.sources import Raw, is_image
+from hf_inspect.data.raw.sources import Raw, is_image
 from hf_inspect.images import header
 
 REJECTED = "images that cannot be used"  # `rejected` in the manifest says why, one by one

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_inspect.data.accounting import first_of
-from hf_inspect.data.exports import COCO_LISTS, is_coco, kind_of_json, tool_of
-from hf_inspect.data.layouts import split_named
-from hf_inspect.data.sources import Inventory, relative, walk
+from hf_inspect.data.raw.accounting import first_of
+from hf_inspect.data.raw.exports import COCO_LISTS, is_coco, kind_of_json, tool_of
+from hf_inspect.data.raw.layouts import split_named
+from hf_inspect.data.raw.sources import Inventory, relative, walk
 from hf_inspect.errors import DataError
 
 ENTRIES, ANNOTATIONS = "image entries", "annotations"  # what manifests account for, besides files

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from hf_inspect import images, pixels
-from hf_inspect.data.accounting import first_of
-from hf_inspect.data.sources import Inventory
+from hf_inspect.data.raw.accounting import first_of
+from hf_inspect.data.raw.sources import Inventory
 from hf_inspect.errors import DataError
 from hf_inspect.reading import Reading
 

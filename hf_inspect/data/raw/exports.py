@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_inspect.data.sources import Inventory, relative
+from hf_inspect.data.raw.sources import Inventory, relative
 
 COCO_FILE = "is a COCO file; build it with `coco`"
 COCO_LISTS = ("images", "annotations", "categories")

@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 
-from hf_inspect.data.accounting import first_of
+from hf_inspect.data.raw.accounting import first_of
 from hf_inspect.errors import DataError
 
 USUAL = "good,ok,clean,normal"  # what is looked for where nothing is said
