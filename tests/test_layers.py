@@ -20,8 +20,9 @@ BUILDER = (
     "data/builder.py"  # a base class of `datasets`' own: data sets' scripts import it, and nothing else at its top
 )
 YOLO = "students/yolo.py"  # a `PreTrainedModel`, which transformers must know as soon as hf_inspect.students does
+TRAINER = "vlm/trainer.py"  # a subclass of TRL's own: the recipe imports it, and nothing else
 HEAVY = {"torch", "transformers", "datasets", "timm", "peft", "trl", "accelerate", "optimum", "nncf", "ultralytics"}
-AT_TOP = {BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}}
+AT_TOP = {BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, TRAINER: {"trl"}}
 
 
 def imports_of(path: Path) -> list[tuple[str, bool]]:

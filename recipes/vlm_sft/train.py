@@ -13,7 +13,7 @@ import torch
 from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from transformers import EarlyStoppingCallback, set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from hf_inspect import files, training
 from hf_inspect.data import questions_of, read_head, read_reading, record_history, write_history
@@ -22,6 +22,7 @@ from hf_inspect.reports import write_card
 from hf_inspect.vlm import VLM, Asking, parity
 from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.model import fast_dtype
+from hf_inspect.vlm.trainer import AdapterTrainer
 
 
 @dataclass
@@ -53,36 +54,6 @@ class AdapterArguments:
     bfloat16: bool = field(default=True, metadata={"help": "autocast, where the machine multiplies bfloat16 fast"})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better score"})
     max_rows: int | None = field(default=None, metadata={"help": "so many rows of each split alone"})
-
-
-class AdapterTrainer(SFTTrainer):
-    """SFTTrainer with learning rates by group, and scores of the validation split by ranking beside its loss."""
-
-    def create_optimizer(self, model=None):
-        """One group a pattern of `learning_rates`, with and without weight decay."""
-        if self.optimizer is None:
-            decayed = self.get_decay_parameter_names(self.model)
-            groups = sft.optimizer_groups(self.model, self.learning_rates, decayed, self.args.weight_decay)
-            optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer(groups, **options)
-        return self.optimizer
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The answer's cross-entropy, without the head's work on the prompt; gradients are means over processes."""
-        tokens = None if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        return sft.answer_loss(model, inputs, tokens)
-
-    def evaluation_loop(self, *args, **kwargs):
-        """The loss, and how well ranking tells the validation images apart."""
-        found = super().evaluation_loop(*args, **kwargs)
-        with self.accelerator.autocast():
-            p = sft.rank_together(self.ranker, self.validation, self.accelerator)
-        scores = sft.validation_scores(self.ranker.task, self.validation[sft.CLASS_ID], p)
-        found.metrics.update({f"eval_{k}": v for k, v in scores.items()})
-        return found
-
-    def create_model_card(self, *args, **kwargs):
-        """TRL's card calls every model text-generation; ours is made from results.json."""
 
 
 def load(arguments, dtype):

@@ -1,0 +1,19 @@
+"""The frozen values that cross module borders, checked once at construction."""
+
+from collections.abc import Callable
+
+from hf_inspect.schema.answers import DecidedBy, Decision, Prediction, Predictor, Verdict
+from hf_inspect.schema.history import HISTORY_FORMAT, RECORD_FIELDS, History, Source
+from hf_inspect.schema.pieces import Part, Sample
+from hf_inspect.schema.task import BINARY, DEFECT, GOOD, KINDS, Disposition, TaskSpec
+
+__all__ = [
+    "BINARY", "DEFECT", "GOOD", "HISTORY_FORMAT", "KINDS", "RECORD_FIELDS", "DecidedBy", "Decision", "Disposition",
+    "History", "Part", "Prediction", "Predictor", "Progress", "Sample", "Source", "TaskSpec", "Verdict", "no_progress",
+]  # fmt: skip
+
+Progress = Callable[[str, int, int], None]  # what is under way, how many are done, how many there are
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Show nothing."""

@@ -1,0 +1,139 @@
+"""What a model answers: its classes and what each of them means, as one value that travels with every artefact."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_inspect.errors import DataError
+
+Disposition = Literal["good", "defect"]
+GOOD: Disposition = "good"
+DEFECT: Disposition = "defect"
+KINDS = ("classification",)  # a kind is a row of `tasks.TASKS`
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What a model answers: the classes, in the order of its outputs, and whether each is `good` or `defect`.
+
+    Travels with every artefact. Two specs are of one task when they name the same classes with the same dispositions;
+    the order is the model's own, and `order_in` translates it.
+    """
+
+    classes: tuple[str, ...]
+    dispositions: tuple[Disposition, ...]
+    kind: str = "classification"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"A task of kind {self.kind!r} came; this version knows {', '.join(KINDS)}.")
+        if not self.classes or len(self.classes) != len(self.dispositions):
+            raise DataError(
+                f"A task has {len(self.classes)} classes, {len(self.dispositions)} dispositions; give both."
+            )
+        if wrong := [name for name in self.classes if not isinstance(name, str) or not name.strip()]:
+            raise DataError(f"A class is called {wrong[0]!r}; give every class a name.")
+        if len(set(self.classes)) != len(self.classes):
+            raise DataError(f"A task names a class twice: {', '.join(self.classes)}.")
+        if unknown := [one for one in self.dispositions if one not in (GOOD, DEFECT)]:
+            raise DataError(f"A class is {unknown[0]!r}; it is {GOOD!r} or {DEFECT!r}.")
+
+    @classmethod
+    def of(cls, names: Iterable[str], good: Iterable[str]) -> "TaskSpec":
+        """A classification into `names`, of which those in `good` are good and all others defects.
+
+        DataError when `good` names a class that is not there.
+        """
+        classes, fine = tuple(names), set(good)
+        if strange := sorted(fine - set(classes)):
+            raise DataError(f"{', '.join(strange)} is said to be good, but the classes are {', '.join(classes)}.")
+        return cls(classes, tuple(GOOD if name in fine else DEFECT for name in classes))
+
+    @classmethod
+    def from_dict(cls, value: Any, where: str | Path) -> "TaskSpec":
+        """The spec that `to_dict` wrote into the record `where`; DataError names what is missing or wrong."""
+        try:
+            classes = [(one["name"], one["disposition"]) for one in value["classes"]]
+            return cls(tuple(name for name, _ in classes), tuple(one for _, one in classes), value["kind"])
+        except (KeyError, TypeError):
+            raise DataError(
+                f"{where} does not say which classes there are and which of them are good (it holds the task "
+                f"{value!r}); it was made by an older version: make it again."
+            ) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain JSON values."""
+        pairs = zip(self.classes, self.dispositions, strict=True)
+        return {"kind": self.kind, "classes": [{"name": name, "disposition": one} for name, one in pairs]}
+
+    @property
+    def good(self) -> tuple[str, ...]:
+        """The classes that may ship."""
+        return tuple(name for name, one in zip(self.classes, self.dispositions, strict=True) if one == GOOD)
+
+    @property
+    def defects(self) -> tuple[str, ...]:
+        """The classes that must not ship."""
+        return tuple(name for name in self.classes if name not in self.good)
+
+    @property
+    def is_defect(self) -> NDArray[np.bool_]:
+        """Whether each class is a defect -> (k,)."""
+        return np.array([one == DEFECT for one in self.dispositions])
+
+    def disposition(self, name: str) -> Disposition:
+        """Whether a class is good or a defect; DataError for one that is not of the task."""
+        return self.dispositions[self.index(name)]
+
+    def index(self, name: str) -> int:
+        """The place of a class among the outputs; DataError for one that is not of the task."""
+        if name not in self.classes:
+            raise DataError(f"{name!r} is no class of {self}.")
+        return self.classes.index(name)
+
+    def same_as(self, other: "TaskSpec") -> bool:
+        """Whether both are of one task, in whatever order of the classes."""
+        return self.kind == other.kind and dict(self._pairs()) == dict(other._pairs())
+
+    def order_in(self, other: "TaskSpec") -> list[int]:
+        """Where each class of this spec stands in `other`: `p[:, self.order_in(other)]` is in this spec's order."""
+        return [other.index(name) for name in self.classes]
+
+    def refuse_other(self, other: "TaskSpec", own: str, others: str) -> None:
+        """DataError, with both printed, unless the two are of one task; `own` and `others` say whose they are."""
+        if not self.same_as(other):
+            raise DataError(f"{own} and {others} answer different questions.\n  {own}: {self}\n  {others}: {other}")
+
+    def refuse_one_sided(self, what: str) -> None:
+        """DataError unless there is a good and a defect class: a model of one side alone decides nothing."""
+        if not self.good or not self.defects:
+            side = GOOD if self.good else DEFECT
+            raise DataError(f"{what} needs a good and a defect class; {self} has {side} ones alone.")
+
+    @property
+    def by_name(self) -> list[int]:
+        """Positions of the classes in the order of their names: what is summed or compared in it is of no order."""
+        return sorted(range(len(self.classes)), key=self.classes.__getitem__)
+
+    def severity(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Class probabilities (n, k) in this order -> summed probability of the defect classes (n,) in [0, 1]."""
+        defects = [i for i in self.by_name if self.dispositions[i] == DEFECT]
+        return np.asarray(probabilities[:, defects].sum(1).clip(0.0, 1.0))
+
+    def likeliest(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Class probabilities (n, k) in this order -> position of each row's largest (n,); of equal ones, by name."""
+        order = np.array(self.by_name)
+        return np.asarray(order[probabilities[:, order].argmax(1)])
+
+    def _pairs(self) -> Iterable[tuple[str, Disposition]]:
+        return zip(self.classes, self.dispositions, strict=True)
+
+    def __str__(self) -> str:
+        return f"{self.kind} into " + ", ".join(f"{name} ({one})" for name, one in self._pairs())
+
+
+BINARY = TaskSpec((GOOD, DEFECT), (GOOD, DEFECT))  # sets that say of a part no more than that
