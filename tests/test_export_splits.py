@@ -14,9 +14,9 @@ class Stopped(Exception):
 def test_ranges_are_of_training_images_and_the_gate_is_of_validation(tmp_path, monkeypatch):
     taken, write, compare = [], student.write_int8, student.compare
 
-    def noted(source, folder, rows):
+    def noted(source, folder, rows, reading):
         taken.extend(image["path"] for image in rows["image"])
-        write(source, folder, rows)
+        write(source, folder, rows, reading)
 
     def compared(engine, source, data, split, limits):
         assert split == "validation"

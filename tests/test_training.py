@@ -301,17 +301,21 @@ def test_kill_9_at_random_moments_of_a_resume_loses_nothing_and_changes_nothing(
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.test_training"])
     wanted, killed = tmp_path / "undisturbed", tmp_path / "killed"
+
+    def begun(folder):
+        """A run of its own process, as all are: what other tests left in this one is no part of it."""
+        child = processes.Process(target=train_to_the_end, args=(str(folder),))
+        child.start()
+        return child
+
     for _ in range(2):  # the first also starts the fork server
         shutil.rmtree(wanted, ignore_errors=True)
         began = time.monotonic()
-        child = processes.Process(target=train_to_the_end, args=(str(wanted),))
-        child.start()
-        child.join()
+        begun(wanted).join()
         whole = time.monotonic() - began
     rng, reached = random.Random(0), []
     for kill in range(KILLS):
-        child = processes.Process(target=train_to_the_end, args=(str(killed),))
-        child.start()
+        child = begun(killed)
         if kill % 2:  # at any moment of a run
             child.join(rng.uniform(0, whole))
         else:  # at any moment of a step, wherever this machine's clock has it
@@ -323,13 +327,13 @@ def test_kill_9_at_random_moments_of_a_resume_loses_nothing_and_changes_nothing(
         child.join()
         reached.append(int((newest_whole_checkpoint(killed) or "-0").rpartition("-")[2]))
         if (killed / "training_log.json").exists():  # it came to its end: from the beginning again
-            assert same_end(wanted, killed)
+            assert_same_end(wanted, killed)
             shutil.rmtree(killed)
             reached.append(0)
         elif len(reached) > 1:
             assert reached[-1] >= reached[-2], "a kill cost a whole checkpoint"
-    train_to_the_end(killed)
-    assert same_end(wanted, killed)
+    begun(killed).join()
+    assert_same_end(wanted, killed)
     assert any(0 < step < MANY["max_steps"] for step in reached), reached
 
 
@@ -338,11 +342,14 @@ def furthest(folder):
     return max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*[0-9]")), default=0)
 
 
-def same_end(one, other):
-    """Whether two finished runs have the same newest weights and logs."""
+def assert_same_end(one, other):
+    """Two finished runs have the same newest weights and logs."""
+    logs = [json.loads((folder / "training_log.json").read_text()) for folder in (one, other)]
+    assert logs[0] == logs[1]
+    last = [torch.load(folder / "checkpoint-24" / "optimizer.pt", weights_only=True) for folder in (one, other)]
+    assert str(last[0]) == str(last[1])
     last = [(folder / "checkpoint-24" / "model.safetensors").read_bytes() for folder in (one, other)]
-    logs = [(folder / "training_log.json").read_text() for folder in (one, other)]
-    return last[0] == last[1] and logs[0] == logs[1]
+    assert last[0] == last[1]
 
 
 # What the record says.
