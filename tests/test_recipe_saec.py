@@ -17,7 +17,7 @@ ROWS = ("edge", "vlm", "vlm_zero_shot", "baseline")
 
 def run(data, out, cache, *given):
     command = ["recipes/saec/run.py", "--config", "recipes/saec/tiny.yaml", "--data", data, "--output_dir", out]
-    return launch.script([*command, *given], {"HF_INSPECT_CACHE": str(cache)}, timeout=580)
+    return launch.script([*command, *given], {"HF_INSPECT_CACHE": str(cache)}, timeout=1200)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def commands(said):
     return [line.split()[2:4] for line in said.splitlines() if line.startswith("$")]
 
 
+@pytest.mark.timeout(1500)  # ten commands, each of which imports everything: eight minutes where the disk is slow
 def test_one_command_makes_the_table_and_only_what_changed_anew(parts, cache, tmp_path):
     """The parts of a run in the order of their days: they share its folder."""
     edge, out = tmp_path / "edge.yaml", tmp_path / "out"
