@@ -217,6 +217,7 @@ BAD = [
     (note(7, 1, bbox=[4, 4, -3, 5]), "a box without area inside the image", 0),
     (note(7, 1, bbox=[float("nan"), 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
     (note(7, 1, bbox=["4", 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
+    (note(7, 1, bbox=[True, 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
     (note(7, 1, bbox=[10**400, 4, 3, 5], segmentation=[]), "neither a box of four numbers nor a polygon", 0),
     (note(7, 1, category_id=9), "no category that the JSON lists", 0),
     (note(7, 1, category_id=[1]), "no category that the JSON lists", 0),

@@ -113,4 +113,7 @@ def _around(polygons: Sequence[Sequence[float]]) -> Box | None:
 
 
 def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(v, int | float) and abs(v) < FAR for v in values)
+    """Whether a value is a list of numbers that lie in some image; `true`, which Python takes for 1, is none."""
+    if not isinstance(values, list):
+        return False
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < FAR for v in values)
