@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hf_inspect.cli import app
 from hf_inspect.data import Rules, audit, build, read_history, record_history, refuse_seen, sign, write_history
 from hf_inspect.data.examine import Examined
-from hf_inspect.data.joining import join
+from hf_inspect.data.joining import FOUND, join
 from hf_inspect.data.near import MAX_GRAIN_DISTANCE, grouped
 from hf_inspect.data.rules import evidence
 from hf_inspect.errors import DataError, LeakageError
@@ -166,3 +166,17 @@ def test_the_command_takes_the_rule_and_refuses_another(tmp_path):
     assert CliRunner().invoke(app, [*asked, "off"]).exit_code == 0
     refused = CliRunner().invoke(app, [*asked, "loose"]).exception
     assert str(refused) == "--near loose is not known; use one of normal, strict, off."
+
+
+def test_the_card_says_what_the_measured_table_says():
+    """Of `normal`, cells, photos and parts: the worst of what is found, the best of what moves; of `strict`, JPEG."""
+    text = (Path(__file__).parents[1] / "dataset_scripts/README.md").read_text()
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    measured = [row for row in table if len(row) == 13 and row[1].replace(".", "").isdigit() and row[0][0] != "*"]
+    found = {row[0]: list(map(float, row[1:])) for row in measured}
+    normal = {name: [values[at] for at in (1, 4, 7)] for name, values in found.items()}
+    moved = normal.pop("4 pixels off")
+    assert normal.pop("2.5 % cropped off each side, 3 degrees") == [0, 0, 0]
+    assert f"{min(map(min, normal.values()))} % and more are found" in FOUND
+    assert f"moved by 4 pixels {min(moved):g} to {max(moved)} %" in FOUND
+    assert f"{found['JPEG 75'][2]} % of the cells' copies as JPEG 75" in FOUND
