@@ -1,31 +1,31 @@
 """Edge + VLM + a built data set -> a cascade folder: cascade.json (parts, policies, risk) and calibration.jsonl."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from hf_inspect import files, hub
 from hf_inspect.cascade import (
     CALIBRATION,
     CASCADE,
-    Calibrated,
     CalibrationScores,
-    Saec,
-    edge_alone,
-    fit_calibrated,
+    Certified,
+    Promise,
+    WhatIf,
+    fit_composite,
     fit_saec,
+    what_if,
 )
 from hf_inspect.data import absences, read_head
 from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
-from hf_inspect.schema import Predictor, Progress, no_progress
+from hf_inspect.schema import Predictor, Progress, TaskSpec, no_progress
 from hf_inspect.scoring import Scores, run, write_rows
 
 VALIDATION, SAMPLED = "validation", "calibration"
 SPLITS = (VALIDATION, SAMPLED)
+CLASSES = "It is of good against the rest: which class a defect is called is measured, not promised."
 
 
 def calibrate(
@@ -41,14 +41,17 @@ def calibrate(
 ) -> dict[str, Any]:
     """Fit both policies and write the cascade folder; returns what cascade.json holds.
 
+    `escape`, `overkill` and `confidence` are the promise of the policy `certified`, for the whole system.
+
     `edge` is an exported student, `vlm` a base (also `demo-base`) and its adapter, or None for a base that was
     fine-tuned whole; each a folder or a repository. Folders are copied into the cascade's; a repository (`org/name`,
-    `org/name@revision`) is named with its commit; `demo-base` by its name. The calibration split sets the thresholds of
-    `calibrated` and nothing else; the validation split fits the complexity limit of `saec`. The VLM's scores are kept
-    for what-if plots. DataError when data set, edge and VLM do not answer one question.
+    `org/name@revision`) is named with its commit; `demo-base` by its name. The validation split fits the composite
+    of `certified` and the complexity limit of `saec`; the calibration split sets the two limits of `certified` and
+    nothing else. All answers are kept. DataError when data set, edge and VLM do not answer one question.
 
     Scores lie beside `out` until it is written: a run that was killed goes on.
     """
+    promise = Promise(escape, overkill, confidence)
     given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), vlm or (), strict=False) if part}
     kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
     found = _found(given)
@@ -61,15 +64,15 @@ def calibrate(
             for split, path in kept.items()
         }
         write_rows(stage / CALIBRATION, _rows(scores))
-        calibrated, saec = _policies(scores, escape, overkill, confidence, lacks)
-        rival = edge_alone(CalibrationScores.from_rows(_rows(scores)), calibrated)
+        certified, second_look = _certified(predictors["edge"].task, scores, promise, lacks)
+        saec = fit_saec(scores[VALIDATION].complexity)
         stated = {
             "version": hub.CASCADE_VERSION,
             "task": predictors["edge"].task.to_dict(),
-            "policy": calibrated.name,
+            "policy": certified.name,
             **hub.stated_parts(parts),
-            "policies": {policy.name: policy.to_dict() for policy in (calibrated, saec)},
-            **({"edge_alone": asdict(rival) | {"statement": rival.sentence()}} if vlm else {}),
+            "policies": {policy.name: policy.to_dict() for policy in (certified, saec)},
+            "second_look": second_look,
             "calibration": _provenance(data, scores) | {"scores": CALIBRATION},
             "files": {CALIBRATION: files.sha256(stage / CALIBRATION)} | hub.file_hashes(places),
         }
@@ -113,19 +116,41 @@ def _rows(scores: Mapping[str, Scores]) -> Iterator[dict[str, Any]]:
     return ({"split": split, **row} for split, one in scores.items() for row in one.rows())
 
 
-def _policies(
-    scores: Mapping[str, Scores], escape: float, overkill: float, confidence: float, lacks: Sequence[str]
-) -> tuple[Calibrated, Saec]:
-    """Both policies; the statement of risk ends with what the calibration split lacks.
+def _certified(
+    task: TaskSpec, scores: Mapping[str, Scores], promise: Promise, lacks: Sequence[str]
+) -> tuple[Certified, str]:
+    """The policy `certified`, and a sentence on what the second look did on the calibration parts.
 
-    Images at which the edge failed set no threshold: of such parts it says neither good nor defect.
+    Of the calibration split's severities nothing is known when the composite is fitted, of its labels the counts. The
+    statement ends with what the promise is not about, and with what the calibration split lacks.
     """
-    sampled, validation = scores["calibration"], scores["validation"]
-    severity = sampled.answers["edge"].severity
-    own = ~np.isnan(severity)
-    calibrated = fit_calibrated(severity[own], sampled.labels[own], sampled.groups[own], escape, overkill, confidence)
-    calibrated = replace(calibrated, statement=" ".join([calibrated.statement, *lacks]))
-    return calibrated, fit_saec(validation.complexity)
+    rows = [*_rows(scores)]
+    fitting, sampled = (CalibrationScores.from_rows(rows, split) for split in SPLITS)
+    composite = fit_composite(
+        fitting.edge,
+        fitting.cloud,
+        fitting.labels,
+        fitting.groups,
+        promise,
+        sampled.sizes,
+        "odds" if task.kind == "classification" else "plain",
+    )
+    fitted = sampled.certified(composite, promise)
+    named = [CLASSES] if len(task.classes) > 2 else []
+    fitted = replace(fitted, statement=" ".join([fitted.statement, *named, *lacks]))
+    return fitted, _second_look(what_if(sampled, composite, promise))
+
+
+def _second_look(found: WhatIf) -> str:
+    """What each leaves undecided at the same promise, on the parts that set the limits."""
+    models = found.undecided_alone.items()
+    said = ", ".join(f"the {name} alone {one['value']:.1%}" for name, one in models)
+    begin = f"At this promise undecided stay, on the calibration parts themselves: {said}"
+    if found.policy.composite.vlm is not None:
+        asked, both = found.asked["value"], found.undecided["value"]
+        return f"{begin}, both together {both:.1%}; the VLM is asked about {asked:.1%}."
+    why = ", for on validation it settled nothing more" if len(models) > 1 else ""
+    return f"{begin}. No VLM is asked{why}."
 
 
 def _provenance(data: Path, scores: Mapping[str, Scores]) -> dict[str, Any]:

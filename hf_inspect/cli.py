@@ -142,11 +142,11 @@ def calibrate(
     out: Out,
     base: Annotated[str | None, typer.Option(help="VLM base, as for `eval vlm`; none: an edge-only cascade.")] = None,
     adapter: Annotated[str | None, typer.Option(help="Its adapter; none: a base that was fine-tuned whole.")] = None,
-    escape: Annotated[float, typer.Option(help="Most defects the edge may pass, as a share.")] = 0.05,
-    overkill: Annotated[float, typer.Option(help="Most good parts the edge may reject, as a share.")] = 0.10,
+    escape: Annotated[float, typer.Option(help="Most defects the system may pass, as a share.")] = 0.05,
+    overkill: Annotated[float, typer.Option(help="Most good parts the system may reject, as a share.")] = 0.10,
     confidence: float = 0.95,
 ) -> None:
-    """Set the cascade's thresholds on the calibration split, with their risk stated."""
+    """Certify a cascade: fit its score on validation, set its limits on calibration, with their risk stated."""
     from hf_inspect.calibrate import calibrate as run
 
     if adapter and not base:
@@ -156,9 +156,8 @@ def calibrate(
         stated = run(
             edge, vlm, data, out, escape=escape, overkill=overkill, confidence=confidence, progress=bar.of_many
         )
-    print(stated["policies"]["calibrated"]["statement"])
-    if "edge_alone" in stated:
-        print(stated["edge_alone"]["statement"])
+    print(stated["policies"]["certified"]["statement"])
+    print(stated["second_look"])
 
 
 @app.command()

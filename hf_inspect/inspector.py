@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hf_inspect import hub, images
-from hf_inspect.cascade import CASCADE, IS_DEFECT, IS_GOOD, Policy, complexity, policy_from_dict
+from hf_inspect.cascade import ASK, CASCADE, IS_DEFECT, IS_GOOD, Policy, complexity, policy_from_dict
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
 from hf_inspect.errors import DataError
 from hf_inspect.faults import each, reason
@@ -22,7 +22,7 @@ from hf_inspect.runtime import Engine
 from hf_inspect.schema import DEFECT, GOOD, DecidedBy, Prediction, Predictor, TaskSpec, Verdict
 
 AT_ONCE = 16  # images a batch: what keeps both models busy and memory small
-_RULES = 3  # of how an image becomes a verdict, `images.load` included: one more with each change that alters verdicts
+_RULES = 4  # of how an image becomes a verdict, `images.load` included: one more with each change that alters verdicts
 _LABELS = {IS_GOOD: GOOD, IS_DEFECT: DEFECT}
 
 
@@ -147,11 +147,9 @@ class Inspector:
         return [one if isinstance(one, Verdict) else next(judged) for one in given]
 
     def _judge(self, loaded: Sequence[images.Loaded]) -> list[Verdict]:
-        """Edge, then policy, then the VLM on what was escalated."""
-        verdicts = each(self._from_edge, loaded, self._no_edge)
-        waiting = [
-            i for i, verdict in enumerate(verdicts) if verdict.label == "undecided" and verdict.decided_by == "edge"
-        ]
+        """Edge, then the policy's first step, then VLM and second step on what is left."""
+        first = each(self._from_edge, loaded, self._no_edge)
+        verdicts, waiting = [verdict for verdict, _ in first], [i for i, (_, asks) in enumerate(first) if asks]
         pixels = [loaded[i].rgb for i in waiting]
         if self.vlm is None:
             for i in waiting:
@@ -161,28 +159,30 @@ class Inspector:
                 verdicts[i] = self._from_vlm(verdicts[i], found, ms)
         return verdicts
 
-    def _from_edge(self, loaded: Sequence[images.Loaded]) -> list[Verdict]:
+    def _from_edge(self, loaded: Sequence[images.Loaded]) -> list[tuple[Verdict, bool]]:
+        """What the edge's step says of each image, and whether the VLM is to be asked."""
         begin = perf_counter()
         found = self.edge.predict([image.rgb for image in loaded])
         ms = {"edge": (perf_counter() - begin) * 1000 / len(loaded)}
         begin = perf_counter()
         gate = [complexity(image.rgb) for image in loaded] if self.policy.needs_complexity else None
         severity = np.array([one.severity for one in found], np.float64)
-        routes = self.policy.route_batch(severity, np.array([one.probabilities for one in found]), gate)
+        routes = self.policy.first(severity, np.array([one.probabilities for one in found]), gate)
         spent = {**ms, "policy": (perf_counter() - begin) * 1000 / len(loaded)}
+        verdicts = [
+            Verdict("undecided", "edge", str(reason), evidence={"edge": one}, notes=image.notes, ms=spent)
+            for image, one, reason in zip(loaded, found, routes.reasons, strict=True)
+        ]
         return [
-            self._said(
-                Verdict("undecided", "edge", str(reason), evidence={"edge": one}, notes=image.notes, ms=spent),
-                int(code), "edge", one,
-            )
-            for image, one, code, reason in zip(loaded, found, routes.codes, routes.reasons, strict=True)
-        ]  # fmt: skip
+            (verdict if code == ASK else self._said(verdict, int(code), "edge", one, one.severity), bool(code == ASK))
+            for verdict, one, code in zip(verdicts, found, routes.codes, strict=True)
+        ]
 
-    def _no_edge(self, image: images.Loaded, error: Exception) -> Verdict:
+    def _no_edge(self, image: images.Loaded, error: Exception) -> tuple[Verdict, bool]:
         """The verdict of an image at which the edge failed: the VLM is for what the edge is not sure of."""
         found, _ = _failed(image.rgb, error)
         verdict = Verdict("undecided", "edge", "the edge gave no answer", evidence={"edge": found}, notes=image.notes)
-        return self._by_rule(verdict, str(found.unreadable))
+        return self._by_rule(verdict, str(found.unreadable)), False
 
     def _ask_vlm(self, pixels: Sequence[images.Rgb]) -> list[tuple[Prediction, float]]:
         assert self.vlm is not None
@@ -193,26 +193,29 @@ class Inspector:
 
     def _from_vlm(self, verdict: Verdict, found: Prediction, ms: float) -> Verdict:
         asked = replace(verdict, evidence={**verdict.evidence, "vlm": found}, ms={**verdict.ms, "vlm": ms})
-        if found.severity is None:
+        own = verdict.severity_of("edge")
+        if found.severity is None or own is None:
             return self._by_rule(asked, f"the VLM's answer could not be read: {found.unreadable}")
-        code = IS_DEFECT if found.severity >= self.policy.cloud_threshold else IS_GOOD
-        return self._said(asked, code, "vlm", found)
+        routes, severity = self.policy.second([own], [found.severity]), self.policy.severity([own], [found.severity])
+        told = replace(asked, reason=f"{verdict.reason}; {routes.reasons[0]}")
+        return self._said(told, int(routes.codes[0]), self.policy.decider, found, float(severity[0]))
 
-    def _said(self, verdict: Verdict, code: int, by: DecidedBy, found: Prediction) -> Verdict:
-        """The verdict once `by` has decided on `found`, with the likeliest class of that side; undecided as it is."""
+    def _said(self, verdict: Verdict, code: int, by: DecidedBy, found: Prediction, severity: float | None) -> Verdict:
+        """The verdict once `by` has decided, with the class that `found` names of that side; else the rule's."""
         if code not in _LABELS:
-            return verdict
+            return self._by_rule(replace(verdict, severity=severity))
         task = self.task if by == "edge" or self.vlm is None else self.vlm.task
         name, p = found.likeliest(task, _LABELS[code]) or (None, None)
-        return replace(verdict, label=_LABELS[code], decided_by=by, severity=found.severity, class_name=name, p_class=p)
+        return replace(verdict, label=_LABELS[code], decided_by=by, severity=severity, class_name=name, p_class=p)
 
-    def _by_rule(self, verdict: Verdict, why: str) -> Verdict:
-        """What becomes of an escalated part that no VLM decided."""
-        reason = f"{verdict.reason}; {why}"
+    def _by_rule(self, verdict: Verdict, why: str = "") -> Verdict:
+        """What becomes of a part that nobody may decide."""
+        reason = f"{verdict.reason}; {why}" if why else verdict.reason
+        severity = verdict.severity if verdict.severity is not None else verdict.severity_of("edge")
         if self.fallback == "hold":
             return replace(verdict, decided_by="rule", reason=reason)
         label, reason = _LABELS[FALLBACK_CODES[self.fallback]], f"{reason}; fallback {self.fallback}"
-        return replace(verdict, label=label, decided_by="rule", reason=reason, severity=verdict.severity_of("edge"))
+        return replace(verdict, label=label, decided_by="rule", reason=reason, severity=severity)
 
 
 def _failed(image: images.Rgb, error: Exception) -> tuple[Prediction, float]:

@@ -1,38 +1,53 @@
-"""Edge and VLM scores -> one verdict a part, by a policy with a stated risk (`calibrated`) or SAEC's (`saec`)."""
+"""Edge and VLM scores -> one verdict a part, by a policy with a promise (`certified`) or SAEC's without (`saec`)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hf_inspect.cascade.calibrated import Calibrated, fit_calibrated
+from hf_inspect.cascade.bounds import Limits, Promise, parts_needed
+from hf_inspect.cascade.certified import Certified, alone, fit_certified
 from hf_inspect.cascade.complexity import complexity, complexity_terms
+from hf_inspect.cascade.composite import Composite, fit_composite
+from hf_inspect.cascade.plan import Needs, Outcome, Redrawn, needs, outcome, redrawn
 from hf_inspect.cascade.replay import EscalationCurve, Policy, Replay, escalation_curve, replay
-from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED, Routes
+from hf_inspect.cascade.routes import ASK, IS_DEFECT, IS_GOOD, UNDECIDED, Routes
 from hf_inspect.cascade.saec import Saec, fit_saec
-from hf_inspect.cascade.whatif import CalibrationScores, EdgeAlone, WhatIf, edge_alone, what_if
+from hf_inspect.cascade.whatif import CalibrationScores, WhatIf, edge_alone_threshold, what_if
 from hf_inspect.errors import DataError
 
 __all__ = [
+    "ASK",
     "CALIBRATION",
     "CASCADE",
     "IS_DEFECT",
     "IS_GOOD",
     "UNDECIDED",
-    "Calibrated",
     "CalibrationScores",
-    "EdgeAlone",
+    "Certified",
+    "Composite",
     "EscalationCurve",
+    "Limits",
+    "Needs",
+    "Outcome",
     "Policy",
+    "Promise",
+    "Redrawn",
     "Replay",
     "Routes",
     "Saec",
     "WhatIf",
+    "alone",
     "complexity",
     "complexity_terms",
-    "edge_alone",
+    "edge_alone_threshold",
     "escalation_curve",
-    "fit_calibrated",
+    "fit_certified",
+    "fit_composite",
     "fit_saec",
+    "needs",
+    "outcome",
+    "parts_needed",
     "policy_from_dict",
+    "redrawn",
     "replay",
     "what_if",
 ]
@@ -43,8 +58,8 @@ CASCADE, CALIBRATION = "cascade.json", "calibration.jsonl"  # the files of a cas
 def policy_from_dict(values: Mapping[str, Any]) -> Policy:
     """The policy a `to_dict` wrote, chosen by its key `policy`."""
     readers: dict[Any, Callable[[Mapping[str, Any]], Policy]]
-    readers = {Calibrated.name: Calibrated.from_dict, Saec.name: Saec.from_dict}
+    readers = {Certified.name: Certified.from_dict, Saec.name: Saec.from_dict}
     name = values.get("policy")
     if name not in readers:
-        raise DataError(f"Policy {name!r} was asked for; {sorted(readers)} are known. Check cascade.json.")
+        raise DataError(f"Policy {name!r} was asked for; {sorted(readers)} are known. Calibrate the cascade again.")
     return readers[name](values)

@@ -10,24 +10,26 @@ from numpy.typing import NDArray
 
 from hf_inspect.errors import DataError
 
-IS_GOOD, IS_DEFECT, UNDECIDED = 0, 1, -1  # UNDECIDED: the edge hands the part on, or nobody could decide
+IS_GOOD, IS_DEFECT, UNDECIDED, ASK = 0, 1, -1, -2  # UNDECIDED: nobody may decide; ASK: the VLM is asked
 
 
 class Routes(NamedTuple):
-    """What the edge says of many parts: codes (n,) of IS_GOOD, IS_DEFECT, UNDECIDED, and reasons (n,) of str."""
+    """What is said of many parts: codes (n,) of IS_GOOD, IS_DEFECT, UNDECIDED or ASK, and reasons (n,) of str."""
 
     codes: NDArray[np.int64]
     reasons: NDArray[np.str_]
 
 
-def settings(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of dataclass `cls` out of a cascade.json section; missing or unknown keys raise DataError."""
+def settings(cls: Any, owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of dataclass `cls` out of a section of cascade.json; missing or unknown keys raise DataError."""
+    if not isinstance(values, Mapping):
+        raise DataError(f"{owner}: {values!r} came, a table of settings is wanted; calibrate anew.")
     wanted = {f.name for f in fields(cls)}
     given = {key: value for key, value in values.items() if key != "policy"}
     unknown, missing = sorted(set(given) - wanted), sorted(wanted - set(given))
     if unknown or missing:
         raise DataError(
-            f"Policy {cls.name!r}: unknown keys {unknown}, missing keys {missing}; the keys are {sorted(wanted)}. "
+            f"{owner}: unknown keys {unknown}, missing keys {missing}; the keys are {sorted(wanted)}. "
             "Write the file again with 'hf-inspect calibrate'."
         )
     return given

@@ -6,12 +6,12 @@ edge may say `defect` as well as `good`.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED, Routes, check_number, settings
+from hf_inspect.cascade.routes import ASK, IS_DEFECT, IS_GOOD, Routes, check_number, settings
 from hf_inspect.errors import DataError
 from hf_inspect.metrics.inputs import as_scores, as_severities
 
@@ -38,15 +38,16 @@ class Saec:
 
     name: ClassVar[str] = "saec"
     needs_complexity: ClassVar[bool] = True
+    decider: ClassVar[Literal["vlm"]] = "vlm"  # whose verdict a part's is that the VLM was asked about
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
             check_number("Policy 'saec'", key, value, high=float("inf") if key == "fitted_on" else 1.0)
 
-    def route_batch(
+    def first(
         self, severity: ArrayLike, probabilities: ArrayLike | None = None, complexity: ArrayLike | None = None
     ) -> Routes:
-        """Routes of the edge's severities (n,) and class probabilities (n, k), and complexities (n,).
+        """What the edge's severities (n,), class probabilities (n, k) and complexities (n,) settle; ASK for the rest.
 
         The first gate that fails gives the reason; an edge that is sure says defect where its severity is 0.5 or more.
         """
@@ -65,8 +66,18 @@ class Saec:
         }
         failed, good = list(gates.values()), found < SURE
         sure = np.where(good, "simple image, edge sure of good", "simple image, edge sure of defect")
-        codes = np.select(failed, [UNDECIDED] * len(gates), np.where(good, IS_GOOD, IS_DEFECT))
+        codes = np.select(failed, [ASK] * len(gates), np.where(good, IS_GOOD, IS_DEFECT))
         return Routes(codes, np.select(failed, list(gates), sure))
+
+    def second(self, severity: ArrayLike, vlm: ArrayLike) -> Routes:
+        """What the VLM's severities (n,) say of the parts it was asked about: at `cloud_threshold` a defect begins."""
+        defect = np.asarray(vlm, np.float64) >= self.cloud_threshold
+        said = np.where(defect, "not below the VLM's threshold", "below the VLM's threshold")
+        return Routes(np.where(defect, IS_DEFECT, IS_GOOD), said)
+
+    def severity(self, edge: ArrayLike, vlm: ArrayLike) -> NDArray[np.float64]:
+        """The severities (n,) that the second verdicts rest on: the VLM's own."""
+        return np.asarray(vlm, np.float64)
 
     def to_dict(self) -> dict[str, Any]:
         """The policy as plain JSON values, `policy` naming it."""
@@ -75,7 +86,7 @@ class Saec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Saec":
         """The inverse of `to_dict`; unknown or missing keys raise DataError."""
-        return cls(**settings(cls, values))
+        return cls(**settings(cls, "Policy 'saec'", values))
 
 
 def fit_saec(complexity: ArrayLike, init_q_ratio: float = 0.30, cloud_threshold: float = 0.26) -> Saec:

@@ -1,6 +1,6 @@
-"""Stored calibration scores + the risks somebody asks for -> the thresholds, and what they do on those same scores.
+"""Stored calibration scores + a promise somebody asks for -> its limits, and what they do on those same scores.
 
-In-sample: the scores that set the thresholds are those counted here, so nothing is promised for other parts.
+In-sample: the scores that set the limits are those counted here, so nothing is measured for other parts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect.cascade.calibrated import Calibrated, fit_calibrated, one_per_group
+from hf_inspect.cascade.bounds import Limits, Promise, one_per_group
+from hf_inspect.cascade.certified import Certified, alone, fit_certified
+from hf_inspect.cascade.composite import Composite, Floats
 from hf_inspect.cascade.replay import Policy, Replay, replay, threshold_at_overkill
 from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.errors import DataError
-from hf_inspect.metrics import Figure, Rate, paired_difference, rate, rate_of
+from hf_inspect.metrics import Rate, rate, rate_of
 from hf_inspect.metrics.inputs import as_labels, as_severities
 from hf_inspect.schema import DEFECT
 
@@ -23,24 +25,24 @@ SPLIT = "calibration"
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CalibrationScores:
-    """The calibration split's parts, arrays of (n,): label (1: a defect), group id, severities (NaN: no answer).
+    """A split's parts, arrays of (n,): label (1: a defect), group id, severities (NaN: no answer).
 
     Of the edge also class probabilities (n, k), and of each image its complexity (n,), where they are stored.
     """
 
     labels: NDArray[np.int64]
     groups: NDArray[np.str_]
-    edge: NDArray[np.float64]
-    vlm: NDArray[np.float64]
-    probabilities: NDArray[np.float64] | None = None
-    complexity: NDArray[np.float64] | None = None
+    edge: Floats
+    vlm: Floats
+    probabilities: Floats | None = None
+    complexity: Floats | None = None
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "CalibrationScores":
-        """Out of calibration.jsonl's rows, those of the calibration split; DataError when there is none."""
-        own = [_stored(row) for row in rows if row["split"] == SPLIT and "severity" in row.get("edge", {})]
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]], split: str = SPLIT) -> "CalibrationScores":
+        """Out of calibration.jsonl's rows, those of a split; DataError when there is none."""
+        own = [_stored(row) for row in rows if row["split"] == split and "severity" in row.get("edge", {})]
         if not own:
-            raise DataError(f"None of the stored scores is of the {SPLIT} split; calibrate the cascade.")
+            raise DataError(f"None of the stored scores is of the {split} split; calibrate the cascade.")
         labels, groups, edge, vlm, p, complexity = zip(*own, strict=True)
         return cls(
             labels=as_labels(labels),
@@ -51,102 +53,74 @@ class CalibrationScores:
             complexity=None if None in complexity else np.array(complexity, np.float64),
         )
 
+    @property
+    def cloud(self) -> Floats | None:
+        """The VLM's severities (n,), None where it answered for no part."""
+        return None if np.isnan(self.vlm).all() else self.vlm
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many defects and good parts set limits: of a group one of each class."""
+        names = [np.unique(self.groups[self.labels == label]) for label in (1, 0)]
+        return len(names[0]), len(names[1])
+
     def played(self, policy: Policy) -> Replay:
         """What the cascade does with these parts under a policy."""
         return replay(policy, self.edge, self.vlm, probabilities=self.probabilities, complexity=self.complexity)
 
+    def certified(self, composite: Composite, promise: Promise) -> Certified:
+        """The policy `certified` whose limits these parts set."""
+        return fit_certified(composite, self.edge, self.cloud, self.labels, self.groups, promise)
 
-@dataclass(frozen=True, slots=True)
-class EdgeAlone:
-    """The edge alone at one threshold (a severity >= it is a defect) with the overkill of a whole cascade.
-
-    Both as measured on the calibration parts: `escapes` and `cascade_escapes` of the defects, `overkill` and
-    `cascade_overkill` of the good parts, and `difference`, the cascade's share of escapes minus the edge's.
-    """
-
-    threshold: float
-    escapes: Rate
-    cascade_escapes: Rate
-    overkill: Rate
-    cascade_overkill: Rate
-    difference: Figure
-
-    @property
-    def second_look_pays(self) -> bool:
-        """Whether the whole interval of `difference` lies below 0."""
-        return self.difference["high"] is not None and self.difference["high"] < 0
-
-    def sentence(self) -> str:
-        """What a second look buys at this overkill, in words."""
-        ours, alone, of = self.cascade_escapes["k"], self.escapes["k"], self.escapes["n"]
-        verdict = "The second look pays" if self.second_look_pays else "It is not shown that the second look pays"
-        low, high = self.difference["low"], self.difference["high"]
-        spread = "" if low is None or high is None else f", a difference of {low:+.1%} to {high:+.1%}"
-        return (
-            f"{verdict}: on the {SPLIT} split the cascade passes {ours} of {of} defects, and the edge alone, at one "
-            f"threshold ({self.threshold:.4g}) with the cascade's overkill, {alone}{spread}."
-        )
+    def limits_alone(self, promise: Promise) -> dict[str, Limits]:
+        """The limits of each model by itself at the same promise: `edge`, and `vlm` where one answered."""
+        models = {"edge": self.edge} | ({} if self.cloud is None else {"vlm": self.cloud})
+        return {name: alone(found, self.labels, self.groups, promise) for name, found in models.items()}
 
 
-def edge_alone(scores: CalibrationScores, policy: Policy) -> EdgeAlone:
-    """The rival that every cascade is to be held against: one threshold of its own edge, at no more overkill."""
-    codes, defects = scores.played(policy).codes, scores.labels == 1
-    passed, rejected = codes == IS_GOOD, codes == IS_DEFECT
-    threshold = threshold_at_overkill(scores.labels, scores.edge, int(rejected[~defects].sum()))
-    says, groups = scores.edge >= threshold, scores.groups
-    return EdgeAlone(
-        threshold=threshold,
-        escapes=rate_of(~says[defects], groups[defects]),
-        cascade_escapes=rate_of(passed[defects], groups[defects]),
-        overkill=rate_of(says[~defects], groups[~defects]),
-        cascade_overkill=rate_of(rejected[~defects], groups[~defects]),
-        difference=paired_difference(passed[defects], ~says[defects], groups[defects]),
-    )
+def edge_alone_threshold(scores: CalibrationScores, policy: Policy) -> float:
+    """The rival of a policy without a promise: one threshold of its own edge, at no more overkill on these parts."""
+    rejected = scores.played(policy).codes == IS_DEFECT
+    return threshold_at_overkill(scores.labels, scores.edge, int(rejected[scores.labels == 0].sum()))
 
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """Thresholds for other risks, and their outcome on the parts that set them (of a group one of each class).
+    """Another promise's limits, and their outcome on the parts that set them (of a group one of each class).
 
-    `escalated` and `undecided` are of all parts. `escapes` (of the defects) and `overkill` (of the good parts) are
-    the whole cascade's, `edge_escapes` and `edge_overkill` the edge's share in them.
+    `asked` and `undecided` are of all parts, `undecided_alone` of each model by itself at the same promise; `escapes`
+    of the defects and `overkill` of the good parts.
     """
 
-    policy: Calibrated
-    escalated: Rate
+    policy: Certified
+    asked: Rate
     undecided: Rate
+    undecided_alone: Mapping[str, Rate]
     escapes: Rate
     overkill: Rate
-    edge_escapes: Rate
-    edge_overkill: Rate
 
 
-def what_if(
-    scores: CalibrationScores, escape: float, overkill: float, confidence: float, cloud_threshold: float = 0.5
-) -> WhatIf:
-    """The `calibrated` policy fitted anew for these risks, replayed on the parts it was fitted on.
-
-    Without a VLM's score an escalated part stays undecided: neither escape nor overkill.
-    """
-    policy = fit_calibrated(
-        scores.edge, scores.labels, scores.groups, escape, overkill, confidence, cloud_threshold=cloud_threshold
-    )
+def what_if(scores: CalibrationScores, composite: Composite, promise: Promise) -> WhatIf:
+    """The policy `certified` fitted anew for a promise, replayed on the parts it was fitted on."""
+    policy = scores.certified(composite, promise)
     kept = one_per_group(scores.edge, scores.labels, scores.groups, policy.seed)
-    y = scores.labels[kept]
+    y, groups = scores.labels[kept], scores.groups[kept]
     played = replay(policy, scores.edge[kept], scores.vlm[kept])
-    passed, rejected, by_edge = played.codes == IS_GOOD, played.codes == IS_DEFECT, ~played.escalated
+    models = {"edge": scores.edge, "vlm": scores.vlm}
 
-    def of(label: int, chosen: NDArray[np.bool_]) -> Rate:
-        return rate(int((chosen & (y == label)).sum()), int((y == label).sum()))
+    def of(label: int, said: int) -> Rate:
+        return rate(int(((played.codes == said) & (y == label)).sum()), int((y == label).sum()))
 
     return WhatIf(
         policy=policy,
-        escalated=rate_of(played.escalated, scores.groups[kept]),
-        undecided=rate_of(played.codes == UNDECIDED, scores.groups[kept]),
-        escapes=of(1, passed),
-        overkill=of(0, rejected),
-        edge_escapes=of(1, passed & by_edge),
-        edge_overkill=of(0, rejected & by_edge),
+        asked=rate_of(played.escalated, groups),
+        undecided=rate_of(played.codes == UNDECIDED, groups),
+        undecided_alone={
+            name: rate_of(limits.codes(models[name][kept]) == UNDECIDED, groups)
+            for name, limits in scores.limits_alone(promise).items()
+        },
+        escapes=of(1, IS_GOOD),
+        overkill=of(0, IS_DEFECT),
     )
 
 

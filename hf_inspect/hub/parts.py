@@ -17,7 +17,7 @@ from hf_inspect.hub.kinds import ROLES, deciding_files, own_files
 from hf_inspect.hub.pull import Repository, pinned, pull, pull_part, reference, report_move
 from hf_inspect.schema import Part, TaskSpec
 
-CASCADE_VERSION = 2  # of cascade.json; a reader refuses another
+CASCADE_VERSION = 3  # of cascade.json; a reader refuses another
 _KEYS = ("task", "policy", "policies", "edge", "vlm", "files")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = (".safetensors", ".bin")

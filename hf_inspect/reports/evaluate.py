@@ -21,15 +21,17 @@ from hf_inspect.cascade import (
     IS_GOOD,
     UNDECIDED,
     CalibrationScores,
+    Certified,
     Policy,
     Replay,
-    edge_alone,
+    edge_alone_threshold,
     replay,
 )
 from hf_inspect.data import place_of, questions_of, read_head, read_reading
 from hf_inspect.errors import DataError
 from hf_inspect.inspector import Inspector, load_policies
 from hf_inspect.reports import timing
+from hf_inspect.reports.undecided import undecided_report
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Predictor, Progress, TaskSpec, no_progress
 from hf_inspect.scoring import Scores, read_rows, run
@@ -108,6 +110,7 @@ def evaluate_cascade(
         for name, model in models.items()
     }
     figures["cascade"] = cascade_reports(inspector, at, answered, data, split)
+    figures |= promise_report(at, answered)
     figures["inputs"] = {"models": hub.weights_of(hub.read_cascade(at))}
     return results_of(data, split, str(folder), figures, answered)
 
@@ -136,18 +139,27 @@ def cascade_reports(
 ) -> dict[str, dict[str, Any]]:
     """Of every policy of a cascade's folder: its `cascade_report`, its rival, and how fast it runs.
 
-    The rival, `edge_alone`, is the edge at one threshold, which has the cascade's overkill on the calibration split;
-    speed is measured on images of which as large a share is escalated as of the split.
+    The rivals of `certified` are its models alone at the same promise (`promise_report`); that of a policy without one
+    is `edge_alone`, the edge at one threshold that has the cascade's overkill on the calibration split. Speed is
+    measured on images of which as large a share is handed to the VLM as of the split.
     """
     stored, reports = CalibrationScores.from_rows(read_rows(folder / CALIBRATION)), {}
     for name, policy in load_policies(folder).items():
         rows = scores.numbers[timing.chosen(played(scores, policy).escalated)]
         running = replace(inspector, policy=policy, max_pixels=read_reading(data).max_pixels)
         reports[name] = cascade_report(scores, policy) | {
-            "edge_alone": edge_report(scores, edge_alone(stored, policy).threshold),
-            "speed": timing.speed(running.inspect, timing.contents(data, split, rows.tolist())),
+            "speed": timing.speed(running.inspect, timing.contents(data, split, rows.tolist()))
         }
+        if not isinstance(policy, Certified):
+            reports[name]["edge_alone"] = edge_report(scores, edge_alone_threshold(stored, policy))
     return reports
+
+
+def promise_report(folder: Path, scores: Scores) -> dict[str, Any]:
+    """What edge, VLM and cascade leave undecided at the promise of a cascade's folder (`undecided_report`)."""
+    certified = load_policies(folder)[Certified.name]
+    assert isinstance(certified, Certified)
+    return undecided_report(scores, certified, CalibrationScores.from_rows(read_rows(folder / CALIBRATION)))
 
 
 def edge_report(scores: Scores, threshold: float) -> dict[str, Any]:
@@ -182,17 +194,15 @@ def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
     right = named_classes(scores, outcome) == scores.classes
     edge_right = (scores.task.likeliest(edge.probabilities) == scores.classes) & ~np.isnan(edge.severity)
     report = metrics.decision_report(labels, outcome.codes, scores.groups)
-    report["accuracy"] = metrics.rate_of(right, scores.groups)
     report |= {
-        "edge_promise": _edge_promise(scores, outcome.codes, ~sent),
-        "share_escalated": outcome.share_escalated(scores.groups),
-        "vlm_calls": outcome.vlm_calls,
-        "cloud_threshold": policy.cloud_threshold,
+        "accuracy": metrics.rate_of(right, scores.groups),
+        "vlm_calls": metrics.rate_of(sent, scores.groups),
+        "asked_because": outcome.asked(scores.groups),
         "minus_edge_only": metrics.paired_difference(right, edge_right, scores.groups),
     }
     if vlm is None:
         return report
-    says = {"vlm": vlm.severity >= policy.cloud_threshold, "edge": edge.severity >= THRESHOLD}
+    says = {"vlm": vlm.severity >= THRESHOLD, "edge": edge.severity >= THRESHOLD}
     return report | {
         "escalated": {
             name: metrics.rate_of((said == labels)[sent], scores.groups[sent]) for name, said in says.items()
@@ -203,7 +213,7 @@ def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
 def named_classes(scores: Scores, outcome: Replay) -> NDArray[np.int64]:
     """The class that a verdict names (n,): the decider's likeliest one of the side decided; -1 where nobody decided."""
     edge, vlm = scores.answers["edge"].probabilities, scores.answers.get("vlm")
-    by_vlm = outcome.decided_by == "vlm"
+    by_vlm = np.isin(outcome.decided_by, ["vlm", "both"])
     p = edge if vlm is None else np.where(by_vlm[:, None], vlm.probabilities, edge)
     return _named(scores.task, p, outcome.codes)
 
@@ -295,15 +305,6 @@ def _calibration(found: Scores, fitted: Scores | None, why: str | None) -> dict[
 
 def _calibration_error(task: TaskSpec, p: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
     return metrics.reliability(task.likeliest(p) == classes, p.max(1).clip(0, 1))["calibration_error"]
-
-
-def _edge_promise(scores: Scores, codes: NDArray[np.int64], by_edge: NDArray[np.bool_]) -> dict[str, Mapping[str, Any]]:
-    """What the stated risk is about: defects the edge itself passed, goods it itself rejected."""
-    of, defect = scores.groups, scores.labels == 1
-    return {
-        "edge_good_given_defect": metrics.rate_of((by_edge & (codes == IS_GOOD))[defect], of[defect]),
-        "edge_defect_given_good": metrics.rate_of((by_edge & (codes == IS_DEFECT))[~defect], of[~defect]),
-    }
 
 
 def _commit() -> str | None:

@@ -14,7 +14,7 @@ from hf_inspect.schema.history import History
 from hf_inspect.schema.task import DEFECT, GOOD, TaskSpec
 
 Decision = Literal["good", "defect", "undecided", "unreadable"]
-DecidedBy = Literal["edge", "vlm", "rule"]
+DecidedBy = Literal["edge", "vlm", "both", "rule"]  # rule: what becomes of parts that nobody may decide
 _SUM = 1e-3  # by which rounded class probabilities may miss 1
 
 
