@@ -133,7 +133,7 @@ def _certified(
         fitting.groups,
         promise,
         sampled.sizes,
-        "odds" if task.kind == "classification" else "plain",
+        fitting.scale,
     )
     fitted = sampled.certified(composite, promise)
     named = [CLASSES] if len(task.classes) > 2 else []

@@ -161,6 +161,24 @@ def calibrate(
 
 
 @app.command()
+def plan(
+    escape: Annotated[float, typer.Option(help="Most defects the system may pass, as a share.")] = 0.05,
+    overkill: Annotated[float, typer.Option(help="Most good parts the system may reject, as a share.")] = 0.10,
+    confidence: float = 0.95,
+    scores: Annotated[Path | None, typer.Option(help="A cascade's calibration.jsonl: what stays undecided.")] = None,
+    prevalence: Annotated[float | None, typer.Option(help="Share of defects among the parts made.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of it to write.", callback=_picture)] = None,
+) -> None:
+    """Say how many labelled parts a promise takes, what stays undecided, and what it comes to in 10,000 parts."""
+    from hf_inspect.cascade import Promise
+    from hf_inspect.plan import run
+
+    if plot and not scores:
+        raise typer.BadParameter("the picture is of scores: give --scores, a cascade's calibration.jsonl.")
+    print(run(Promise(escape, overkill, confidence), scores, prevalence, plot))
+
+
+@app.command()
 def predict(
     cascade: Annotated[str, typer.Argument(help="Cascade: folder, or repository org/name.")],
     paths: list[Path],

@@ -9,14 +9,13 @@ import numpy as np
 
 from hf_inspect import files
 from hf_inspect.calibrate import calibrate
-from hf_inspect.cascade import escalation_curve
 from hf_inspect.console import Steps
 from hf_inspect.data import build
 from hf_inspect.errors import DataError
 from hf_inspect.export import export_student
 from hf_inspect.inspector import Inspector
 from hf_inspect.reports import data_section, environment, model_report, plots, results_table
-from hf_inspect.reports.evaluate import cascade_reports, count_evaluation, model_speed
+from hf_inspect.reports.evaluate import cascade_reports, count_evaluation, model_speed, promise_report
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import DEFECT, Progress, no_progress
 from hf_inspect.scoring import Scores, read_rows, write_rows
@@ -62,12 +61,12 @@ def run(
     with steps.step("export: the edge student to OpenVINO, held against the student itself") as came:
         gate = export_student(models / "edge", out / "edge", data=data, int8=False)
         came(f"{gate['flips']['k']} of {gate['flips']['n']} answers differ -> {out / 'edge'}")
-    with steps.step("calibrate: ask edge (INT8) and VLM about validation and calibration, set the thresholds") as came:
+    with steps.step("calibrate: ask edge (INT8) and VLM about validation and calibration, certify") as came:
         stated = calibrate(
             models / "edge_int8", (BASE, models / "adapter"), data, out / "cascade", **RISK, progress=progress
         )
-        came(stated["policies"]["calibrated"]["statement"])
-        came(stated["edge_alone"]["statement"])
+        came(stated["policies"]["certified"]["statement"])
+        came(stated["second_look"])
         came(f"-> {out / 'cascade'}")
     with steps.step("measure: everything on the test split, which nothing was fitted on") as came:
         results, scores = measure(out / "cascade", out / "edge", data, out, progress)
@@ -112,6 +111,7 @@ def measure(
         "edge_int8": model_report(scores, "edge", inspector.edge),
         "vlm": model_report(scores, "vlm", inspector.vlm),
         "cascade": cascade_reports(inspector, cascade, scores, data, "test"),
+        **promise_report(cascade, scores),
     }
     for name, model in (("edge", fp32), ("edge_int8", inspector.edge), ("vlm", inspector.vlm)):
         results[name]["speed"] = model_speed(model, scores, data, "test")
@@ -119,12 +119,10 @@ def measure(
 
 
 def write_plots(results: dict[str, Any], rows: list[dict[str, Any]], out: Path) -> None:
-    """roc.png, escalation.png and reliability.png from results.json's content and the test split's scores."""
+    """undecided.png, roc.png and reliability.png from results.json's content and the test split's scores."""
     labels = np.array([row["label"] == DEFECT for row in rows])
     edge, vlm = (np.array([row[name]["severity"] for row in rows]) for name in ("edge", "vlm"))
-    threshold = results["cascade"]["calibrated"]["cloud_threshold"]
     plots.roc_plot(out / "roc.png", labels, {"edge, INT8": edge, "VLM": vlm}, [row["group"] for row in rows])
-    curve = escalation_curve(labels, edge, vlm, threshold)
-    plots.escalation_curve_plot(out / "escalation.png", curve, results["cascade"])
+    plots.undecided_plot(out / "undecided.png", results)
     reliabilities = {"edge, INT8": results["edge_int8"]["reliability"], "VLM": results["vlm"]["reliability"]}
     plots.reliability_plot(out / "reliability.png", reliabilities)

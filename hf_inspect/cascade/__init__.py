@@ -8,7 +8,7 @@ from hf_inspect.cascade.certified import Certified, alone, fit_certified
 from hf_inspect.cascade.complexity import complexity, complexity_terms
 from hf_inspect.cascade.composite import Composite, fit_composite
 from hf_inspect.cascade.plan import Needs, Outcome, Redrawn, needs, outcome, redrawn
-from hf_inspect.cascade.replay import EscalationCurve, Policy, Replay, escalation_curve, replay
+from hf_inspect.cascade.replay import Policy, Replay, replay
 from hf_inspect.cascade.routes import ASK, IS_DEFECT, IS_GOOD, UNDECIDED, Routes
 from hf_inspect.cascade.saec import Saec, fit_saec
 from hf_inspect.cascade.whatif import CalibrationScores, WhatIf, edge_alone_threshold, what_if
@@ -24,7 +24,6 @@ __all__ = [
     "CalibrationScores",
     "Certified",
     "Composite",
-    "EscalationCurve",
     "Limits",
     "Needs",
     "Outcome",
@@ -39,7 +38,6 @@ __all__ = [
     "complexity",
     "complexity_terms",
     "edge_alone_threshold",
-    "escalation_curve",
     "fit_certified",
     "fit_composite",
     "fit_saec",

@@ -28,12 +28,13 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Redrawn:
-    """Shares of (mean, 5 % quantile, 95 % quantile) over draws of so many calibration parts.
+    """Shares (mean, 5 % quantile, 95 % quantile) over draws of so many calibration parts, `times` those that there are.
 
     `undecided` of all parts by `edge`, `vlm` and `cascade`, each at the same promise; `shipped` of the good parts that
     the cascade, or the edge without a VLM, calls good.
     """
 
+    times: float
     defects: int
     goods: int
     undecided: dict[str, tuple[float, float, float]]
@@ -118,7 +119,7 @@ def _redraw(
             undecided[name].append(float((codes == UNDECIDED).mean()))
             if name == last:
                 shipped.append(float((codes[y == 0] == IS_GOOD).mean()))
-    return Redrawn(sizes[1], sizes[0], {name: _spread(of) for name, of in undecided.items()}, _spread(shipped))
+    return Redrawn(factor, sizes[1], sizes[0], {name: _spread(of) for name, of in undecided.items()}, _spread(shipped))
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float, float]:

@@ -81,38 +81,6 @@ def replay(
     )
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class EscalationCurve:
-    """Arrays (m,) over rising `share` escalated: accuracy, and escapes (defects passed, of all defects)."""
-
-    share: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    escapes: NDArray[np.float64]
-
-
-def escalation_curve(
-    labels: ArrayLike, edge: ArrayLike, vlm: ArrayLike, cloud_threshold: float = 0.5, edge_threshold: float = 0.5
-) -> EscalationCurve:
-    """What a band around `edge_threshold` gives as it widens from nothing (edge only) to everything (VLM only).
-
-    Parts enter the band in order of |severity - edge_threshold|, parts at equal distance together; all inputs (n,).
-    """
-    y = as_labels(labels)
-    own, cloud = (
-        as_severities(edge, "the edge's severities", len(y)),
-        as_severities(vlm, "the VLM's severities", len(y)),
-    )
-    if not y.any():
-        raise DataError(f"An escalation curve of {len(y)} parts without a defect was asked for; escapes need one.")
-    distance = np.abs(own - edge_threshold)
-    order = np.argsort(distance, kind="stable")
-    cuts = np.append(0, np.append(np.flatnonzero(np.diff(distance[order])), len(y) - 1) + 1)
-    y, by_edge, by_cloud = y[order], own[order] >= edge_threshold, cloud[order] >= cloud_threshold
-    correct = _switch(by_edge == y, by_cloud == y)[cuts]
-    escaped = _switch(~by_edge & (y == 1), ~by_cloud & (y == 1))[cuts]
-    return EscalationCurve(cuts / len(y), correct / len(y), escaped / int(y.sum()))
-
-
 def threshold_at_overkill(labels: ArrayLike, severity: ArrayLike, rejected: int) -> float:
     """The lowest threshold that rejects at most `rejected` of the good parts, a severity >= it being a defect.
 
@@ -123,8 +91,3 @@ def threshold_at_overkill(labels: ArrayLike, severity: ArrayLike, rejected: int)
     if rejected >= len(goods):
         return float(found.min())
     return float(np.nextafter(goods[rejected], np.inf))
-
-
-def _switch(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Totals (n+1,) after the first 0, 1, ... n entries have changed from `before` to `after`."""
-    return int(before.sum()) + np.append(0, np.cumsum(after.astype(np.int64) - before.astype(np.int64)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hf_inspect.cascade.bounds import Limits, Promise, one_per_group
 from hf_inspect.cascade.certified import Certified, alone, fit_certified
-from hf_inspect.cascade.composite import Composite, Floats
+from hf_inspect.cascade.composite import Composite, Floats, Scale
 from hf_inspect.cascade.replay import Policy, Replay, replay, threshold_at_overkill
 from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.errors import DataError
@@ -57,6 +57,12 @@ class CalibrationScores:
     def cloud(self) -> Floats | None:
         """The VLM's severities (n,), None where it answered for no part."""
         return None if np.isnan(self.vlm).all() else self.vlm
+
+    @property
+    def scale(self) -> Scale:
+        """How severities are taken: shares in [0, 1] as log-odds, other numbers as they are."""
+        known = self.edge[~np.isnan(self.edge)]
+        return "odds" if known.min() >= 0 and known.max() <= 1 else "plain"
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -21,9 +21,9 @@ from hf_inspect.training import LOG
 
 _PLOTS = {
     "confusion.png": "What each class (row) was taken for (column)",
-    "escalation.png": "Accuracy and escapes against the share that goes to the vision-language model",
     "reliability.png": "How often a stated probability of a defect comes true",
     "roc.png": "Caught defects against false alarms",
+    "undecided.png": "What stays undecided against the promised escape: edge alone, VLM alone, and both",
 }
 _LICENCE_LINKS = {"agpl-3.0": "https://ultralytics.com/license"}
 _NOTES = "\x00"  # what the notes take the place of: they stand in a card to the letter
@@ -118,7 +118,7 @@ def _of_cascade(folder: Path) -> dict[str, Any]:
     given = {"library": "hf-inspect", "cascade": stated, "seeds": _read(folder / "seeds.json"), "roles": parts}
     given |= {"base": str(parts["base"]) if "base" in set(parts) - set(places) else None}
     given["bases"] = [part.name for part in parts.values() if part.kind == "hub"]
-    tags = ["cascade", *(["conformal"] if "calibrated" in stated["policies"] else [])]
+    tags = ["cascade", *(["conformal"] if "certified" in stated["policies"] else [])]
     title = "Inspection cascade" if "base" in parts else "Edge-only cascade"
     seen = {"parts": {"": folder} | places, "history": _united(parts, places)}
     return given | seen | {"title": title, "tags": tags}

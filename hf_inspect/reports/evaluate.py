@@ -150,7 +150,9 @@ def cascade_reports(
         reports[name] = cascade_report(scores, policy) | {
             "speed": timing.speed(running.inspect, timing.contents(data, split, rows.tolist()))
         }
-        if not isinstance(policy, Certified):
+        if isinstance(policy, Certified):
+            reports[name] |= _ordered(scores, policy)
+        else:
             reports[name]["edge_alone"] = edge_report(scores, edge_alone_threshold(stored, policy))
     return reports
 
@@ -160,6 +162,14 @@ def promise_report(folder: Path, scores: Scores) -> dict[str, Any]:
     certified = load_policies(folder)[Certified.name]
     assert isinstance(certified, Certified)
     return undecided_report(scores, certified, CalibrationScores.from_rows(read_rows(folder / CALIBRATION)))
+
+
+def _ordered(scores: Scores, policy: Certified) -> dict[str, Any]:
+    """`auroc` of the composite, of the parts that have one."""
+    vlm = scores.answers["vlm"].severity if "vlm" in scores.answers else None
+    found = policy.composite.scores(scores.answers["edge"].severity, vlm)
+    own = ~np.isnan(found)
+    return {"auroc": metrics.auroc(scores.labels[own], found[own], scores.groups[own])}
 
 
 def edge_report(scores: Scores, threshold: float) -> dict[str, Any]:

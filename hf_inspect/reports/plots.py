@@ -1,9 +1,9 @@
-"""Scores and results -> PNG files: ROC, what escalating buys, reliability, classes, what-if.
+"""Scores and results -> PNG files: ROC, what stays undecided, reliability, classes, what-if.
 
 Figures are drawn on their own Agg canvas, so nothing of matplotlib's global state is read from a display or changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_inspect import files, metrics
-from hf_inspect.cascade import CalibrationScores, EscalationCurve, WhatIf
+from hf_inspect.cascade import CalibrationScores, Promise, Redrawn, WhatIf
 from hf_inspect.errors import DataError
 from hf_inspect.reports.table import vlm_title
 from hf_inspect.tasks.canvas import as_text, new_figure, png_of
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: told apart by colour-blind eyes too
 MARKERS = ("o", "s", "^", "D", "v")
 GUIDE = "#888888"
+UNDECIDED_BY = {"edge": "edge alone", "vlm": "VLM alone", "cascade": "cascade, edge and VLM fused"}
 GOOD, BETWEEN, DEFECT = "#D6E6F2", "#EEEEEE", "#F8DDCB"  # what the edge says, behind the scores
 LOWEST = 0.001  # P(defect) at the ends of an axis of log-odds
 
@@ -45,24 +46,47 @@ def roc_plot(out: Path, labels: ArrayLike, scores: Mapping[str, ArrayLike], grou
     _write(figure, out)
 
 
-def escalation_curve_plot(out: Path, curve: EscalationCurve, policies: Mapping[str, Mapping[str, Any]]) -> None:
-    """Accuracy and escapes over the share escalated, each policy marked with its 95 % intervals, to `out` (PNG).
+def undecided_plot(out: Path, results: Mapping[str, Any]) -> None:
+    """Share undecided over the promised escape, by edge, VLM and cascade, with 95 % intervals, to `out` (PNG).
 
-    `policies` maps a name to its section of results.json: `share_escalated` with `total`, `accuracy`, `escapes`.
+    `results` holds `promise` and `undecided_curve` of results.json.
     """
-    figure = new_figure(6.4, 6.4)
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, key, values in ((upper, "accuracy", curve.accuracy), (lower, "escapes", curve.escapes)):
-        axes.plot(curve.share, values, color="#333333", linewidth=1.6, label="the edge's least sure parts escalated")
-        for style, (name, report) in zip(_styles(policies), policies.items(), strict=True):
-            _mark(axes, report["share_escalated"]["total"]["value"], report[key], name, style)
-    _percent(upper, "", "Accuracy", "What escalating to the VLM buys", limits=None)
-    _percent(
-        lower, "Share of parts escalated (0: edge alone, 100 %: VLM alone)", "Escapes: defects passed", limits=None
-    )
-    lower.set_xlim(-0.02, 1.02)
-    lower.set_ylim(bottom=0)
-    upper.legend(loc="best", frameon=False, fontsize=9)
+    promise, points = results["promise"], results["undecided_curve"]
+    figure = new_figure(6.4, 4.8)
+    axes = figure.add_subplot()
+    x = [point["escape"] for point in points]
+    names = [name for name in ("edge", "vlm", "cascade") if name in points[0]]
+    for (colour, marker), name in zip(_styles(dict.fromkeys(names)), names, strict=True):
+        rates = [point[name] for point in points]
+        axes.fill_between(x, [one["low"] for one in rates], [one["high"] for one in rates], color=colour, alpha=0.12)
+        axes.plot(
+            x, [one["value"] for one in rates], color=colour, marker=marker, markersize=4, label=UNDECIDED_BY[name]
+        )
+    axes.axvline(promise["escape"], color=GUIDE, linestyle=":", linewidth=1.2)
+    signed = f"overkill <= {promise['overkill']:.0%}, confidence {promise['confidence']:.0%}"
+    said = f"{signed}, n = {points[0]['cascade']['n']}"
+    _percent(axes, f"Promised escape of the whole system ({said})", "Undecided: a person looks", limits=None)
+    axes.set(xlim=(0, max(x) * 1.03), ylim=(0, 1.02))
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
+    _write(figure, out)
+
+
+def sizes_plot(out: Path, sizes: Sequence[Redrawn], promise: Promise) -> None:
+    """Share undecided over the number of calibration defects, mean and 5 % to 95 % of the draws, to `out` (PNG)."""
+    figure = new_figure(6.4, 4.8)
+    axes = figure.add_subplot()
+    x = [one.defects for one in sizes]
+    names = list(sizes[0].undecided)
+    for (colour, marker), name in zip(_styles(dict.fromkeys(names)), names, strict=True):
+        mean, low, high = zip(*(one.undecided[name] for one in sizes), strict=True)
+        axes.fill_between(x, low, high, color=colour, alpha=0.12)
+        axes.plot(x, mean, color=colour, marker=marker, markersize=4, label=UNDECIDED_BY[name])
+    risks = f"escapes <= {promise.escape:.1%}, overkill <= {promise.overkill:.1%}, {promise.confidence:.0%}"
+    _percent(axes, "", "Undecided: a person looks", f"At the promise: {risks}", limits=None)
+    axes.set(xscale="log", xlabel="Calibration defects (and good parts in proportion)", ylim=(0, 1.02))
+    axes.set_xticks(x, [str(n) for n in x])
+    axes.minorticks_off()
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
     _write(figure, out)
 
 

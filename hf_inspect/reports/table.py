@@ -5,23 +5,58 @@ from typing import Any
 
 from hf_inspect.data.card import cell
 
-_COLUMNS = ("", "n", "accuracy", "AUROC", "escapes", "overkill", "escalated", "ms an image", "one at a time")
+_COLUMNS = (
+    "", "n", "accuracy", "AUROC", "escapes", "overkill", "undecided", "VLM asked", "ms an image", "one at a time",
+)  # fmt: skip
+_AT_PROMISE = ("at the promise", "undecided", "the cascade decides more by", "escapes", "overkill", "VLM asked")
 NAMES = {
     "edge": "edge",
     "edge_int8": "edge, INT8 (shipped)",
     "vlm": "VLM with adapter",
     "vlm_zero_shot": "VLM zero-shot",
     "baseline": "another VLM, zero-shot",
-    "calibrated": "cascade `calibrated`",
+    "certified": "cascade `certified`",
     "saec": "cascade `saec`",
 }
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """A row a model and policy, each figure with its 95 % interval; escapes are of defects, overkill of good parts."""
-    lines = [_line(_COLUMNS), _line("---" for _ in _COLUMNS)]
+    """A row a model and policy, each figure with its 95 % interval; escapes are of defects, overkill of good parts.
+
+    Of a cascade `promise_table` stands before it.
+    """
+    lines = [promise_table(results), ""] if "promise" in results else []
+    lines += [_line(_COLUMNS), _line("---" for _ in _COLUMNS)]
     lines += [_line(_cells(name, report)) for name, report in _reports(results)]
     return "\n".join(lines)
+
+
+def promise_table(results: Mapping[str, Any]) -> str:
+    """What the same promise leaves undecided by the edge alone, the VLM alone, and the cascade; and what was measured.
+
+    The rates that the promise bounds are measured on the split, of its defects and of its good parts.
+    """
+    promise, certified = results["promise"], results["cascade"]["certified"]
+    head = [_AT_PROMISE[0] + _promised(promise), *_AT_PROMISE[1:]]
+    lines = [_line(head), _line("---" for _ in head)]
+    for name, report in results["alone"].items():
+        cells = [f"{_WHOSE[name]} alone", _percent(results["undecided"][name])]
+        cells += [
+            _percent(results["fewer_undecided"][name]),
+            *(_percent(report[key]) for key in ("escapes", "overkill")),
+        ]
+        lines.append(_line([*cells, "100.0%" if name == "vlm" else "-"]))
+    cells = ["cascade", _percent(results["undecided"]["cascade"]), "-"]
+    cells += [_percent(certified[key]) for key in ("escapes", "overkill", "vlm_calls")]
+    return "\n".join([*lines, _line(cells)])
+
+
+_WHOSE = {"edge": "edge", "vlm": "VLM"}
+
+
+def _promised(promise: Mapping[str, float]) -> str:
+    """The promise as a head of a table says it."""
+    return f": escapes <= {promise['escape']:.1%}, overkill <= {promise['overkill']:.1%}, {promise['confidence']:.0%}"
 
 
 def classes_table(report: Mapping[str, Any]) -> str:
@@ -87,15 +122,15 @@ def _reports(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
     yield from ((names[name], results[name]) for name in names if name in results)
     for name, report in results.get("cascade", {}).items():
         yield names[name], report
-        yield f"edge alone, overkill of `{name}`", report["edge_alone"]
+        if "edge_alone" in report:
+            yield f"edge alone, overkill of `{name}`", report["edge_alone"]
 
 
 def _cells(name: str, report: Mapping[str, Any]) -> Iterator[str]:
     yield name
     yield str(report["n"])
-    for figure in ("accuracy", "auroc", "escapes", "overkill"):
+    for figure in ("accuracy", "auroc", "escapes", "overkill", "undecided", "vlm_calls"):
         yield _percent(report[figure]) if figure in report else "-"
-    yield _percent(report["share_escalated"]["total"]) if "share_escalated" in report else "-"
     yield from _milliseconds(report.get("speed"))
 
 

@@ -15,20 +15,26 @@ ESCAPES = tuple(round(0.01 * i, 2) for i in range(1, 16))  # promised ones, alon
 
 
 def undecided_report(scores: Scores, policy: Certified, stored: CalibrationScores) -> dict[str, Any]:
-    """`promise`, `undecided` (edge, vlm, cascade: each at that promise), `fewer_undecided`, `undecided_curve`.
+    """`promise`, `undecided` (edge, vlm, cascade: each at that promise), `fewer_undecided`, `alone`, `undecided_curve`.
 
     `stored` are the calibration split's scores, which set the models' own limits. `fewer_undecided` is the share that
-    the cascade decides minus the share that a model alone does, paired by part. The curve runs over promised escapes at
-    the same overkill and confidence.
+    the cascade decides minus the share that a model alone does, paired by part; `alone` holds each model's own figures
+    at the promise. The curve runs over promised escapes at the same overkill and confidence.
     """
-    held = _held(scores, policy, stored.limits_alone(policy.promise))
-    alone = [name for name in held if name != "cascade"]
+    limits = stored.limits_alone(policy.promise)
+    held = _held(scores, policy, limits)
+    alone = {
+        name: metrics.decision_report(scores.labels, limits[name].codes(scores.answers[name].severity), scores.groups)
+        for name in held
+        if name != "cascade"
+    }
     return {
         "promise": asdict(policy.promise),
         "undecided": {name: metrics.rate_of(one, scores.groups) for name, one in held.items()},
         "fewer_undecided": {
             name: metrics.paired_difference(~held["cascade"], ~held[name], scores.groups) for name in alone
         },
+        "alone": alone,
         "undecided_curve": undecided_curve(scores, policy, stored),
     }
 
