@@ -21,15 +21,9 @@ from hf_inspect.metrics.inputs import as_labels, as_severities
 OWNER = "The composite"
 Scale = Literal["odds", "plain"]  # of severities: shares in [0, 1], taken as log-odds, or any finite numbers
 TINY = 1e-7  # shares nearer to 0 or 1 count as these
-SHARES = (
-    0.5,
-    0.25,
-    0.75,
-    0.0,
-    1.0,
-)  # of the edge in the mean of both log-odds; the first of equally good ones is taken
+SHARES = (1.0, 0.5, 0.25, 0.75, 0.0)  # of the edge in the mean of both log-odds; of equally good ones the first
 TOLERANCE = 0.01  # of all parts: how many more may stay undecided for a simpler fusion, or for an early exit
-DRAWS = 200  # of calibration parts, drawn from validation
+DRAWS = 100  # of calibration parts, drawn from validation
 ENDS = tuple(np.arange(0.025, 0.525, 0.025).round(3).tolist())  # shares of the parts that may leave early at one end
 LEAST_SLOPE = 1e-3  # a model that validation shows no better than chance keeps its order: higher is worse
 
@@ -138,8 +132,9 @@ def fit_composite(
     """The composite of validation's severities (n,), labels (n,; 1 a defect) and group ids (n,); NaN: no answer.
 
     The fusion is that which leaves the fewest parts undecided at this promise, mean over draws of `sizes` (defects,
-    goods) calibration parts out of validation; the plain mean where nothing is better by a point. Early exits then save
-    as many questions to the VLM as cost at most one point more of undecided parts. DataError where a class is missing.
+    goods) calibration parts out of validation: the edge alone where nothing is better by a point, else the plain mean
+    where no other weights are. Early exits then save as many questions to the VLM as cost at most one point more of
+    undecided parts. DataError where a class is missing.
     """
     x, y = as_severities(edge, "the edge's severities", allow_nan=True), as_labels(labels)
     cloud = None if vlm is None else as_severities(vlm, "the VLM's severities", len(x), allow_nan=True)
