@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from hf_inspect import files
-from hf_inspect.cascade import fit_calibrated, fit_saec
+from hf_inspect.cascade import Composite, Promise, fit_certified, fit_saec
+from hf_inspect.cascade.composite import Platt
 from hf_inspect.hub import CASCADE_VERSION
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON
 from hf_inspect.schema import BINARY, History, Part, Source, TaskSpec
 from hf_inspect.scoring import write_rows
 
 SLOPE = 8.0  # logit of the severity = SLOPE * (mean brightness - 0.5)
-
+AS_IT_IS = Platt("odds", 1.0, 0.0)  # a severity is taken for P(defect)
+EDGE_ALONE = Composite(AS_IT_IS)
+BOTH = Composite(AS_IT_IS, AS_IT_IS, Platt("plain", 1.0, 0.0), 0.5, early_good=0.35, early_defect=0.65)
 
 HISTORY = History((Source("none", "none", "CC0-1.0", 0),))
 
@@ -51,29 +54,44 @@ def brightness_engine(folder: Path, side: int = 16, task: TaskSpec = BINARY) -> 
     return folder
 
 
-def brightness_cascade(folder: Path, task: TaskSpec = BINARY) -> Path:
-    """Write a cascade folder without a VLM over a brightness engine: sure below 0.35 and above 0.65 or so."""
+def brightness_cascade(folder: Path, task: TaskSpec = BINARY, *, with_vlm: bool = False) -> Path:
+    """Write a cascade folder without a VLM over a brightness engine: good below 0.42, defect above 0.58 or so.
+
+    With `with_vlm` its policy asks a VLM, which a test brings (`Inspector.vlm`): the edge alone says good below 0.35
+    and defect above 0.65, and the stored VLM's severities settle most between. Then the mean of both log-odds says
+    good below, and defect above, one half or so.
+    """
     brightness_engine(folder / "edge", task=task)
     rng = np.random.default_rng(0)
-    goods, defects = rng.uniform(0.05, 0.6, 300), rng.uniform(0.4, 0.95, 300)
-    severity, labels = np.concatenate([goods, defects]), np.repeat([0, 1], 300)
-    calibrated = fit_calibrated(severity, labels, np.arange(600))
-    policies = {policy.name: policy.to_dict() for policy in (calibrated, fit_saec(rng.uniform(0, 1, 100)))}
+    severity, labels = _overlapping(rng), np.repeat([0, 1], 300)
+    vlm = _overlapping(rng) if with_vlm else None
+    certified = fit_certified(BOTH if with_vlm else EDGE_ALONE, severity, vlm, labels, np.arange(600), Promise())
+    policies = {policy.name: policy.to_dict() for policy in (certified, fit_saec(rng.uniform(0, 1, 100)))}
     names = {0: ("good", task.good[0]), 1: ("defect", task.defects[0])}
     rows = [
         {"split": "calibration", "source": f"{i}.png", "class": names[y][1], "label": names[y][0], "group": i,
-         "complexity": 0.5, "edge": {"severity": x, "probabilities": _shared(task, x)}}
+         "complexity": 0.5, "edge": _answer(task, x)} | ({} if vlm is None else {"vlm": _answer(task, float(vlm[i]))})
         for i, (y, x) in enumerate(zip(labels.tolist(), severity.tolist(), strict=True))
     ]  # fmt: skip
     write_rows(folder / "calibration.jsonl", rows)
     deciding = [folder / "calibration.jsonl", *sorted((folder / "edge").iterdir())]
     stated = {
-        "version": CASCADE_VERSION, "task": task.to_dict(), "policy": "calibrated",
+        "version": CASCADE_VERSION, "task": task.to_dict(), "policy": certified.name,
         "edge": Part("folder", "edge").to_dict(), "vlm": None, "policies": policies,
         "files": {path.relative_to(folder).as_posix(): files.sha256(path) for path in deciding},
     }  # fmt: skip
     files.write_json(folder / "cascade.json", stated)
     return folder
+
+
+def _overlapping(rng: np.random.Generator) -> np.ndarray:
+    """Severities (600,) of 300 good parts and 300 defects, which overlap between 0.4 and 0.6."""
+    return np.concatenate([rng.uniform(0.05, 0.6, 300), rng.uniform(0.4, 0.95, 300)])
+
+
+def _answer(task: TaskSpec, severity: float) -> dict:
+    """A model's answer as calibration.jsonl has it."""
+    return {"severity": severity, "probabilities": _shared(task, severity)}
 
 
 def _shared(task: TaskSpec, severity: float) -> list[float]:

@@ -10,15 +10,26 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import hub, images
-from hf_inspect.cascade import CALIBRATION, IS_DEFECT, IS_GOOD, Calibrated, CalibrationScores, WhatIf
+from hf_inspect.cascade import (
+    ASK,
+    CALIBRATION,
+    IS_DEFECT,
+    IS_GOOD,
+    CalibrationScores,
+    Certified,
+    Composite,
+    Limits,
+    WhatIf,
+)
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.inspector import Inspector
 from hf_inspect.metrics import Rate
-from hf_inspect.reports.plots import what_if_plot
+from hf_inspect.reports.plots import MODELS, what_if_plot
 from hf_inspect.schema import Verdict
 from hf_inspect.scoring import read_rows
 
@@ -31,6 +42,13 @@ LIMITS = (
     f"{MAX_PIXELS_AT_ONCE // 10**6} million pixels together."
 )
 NO_VLM = "the VLM could not be loaded here"
+DECIDED = {
+    "edge": "decided by the edge model",
+    "vlm": "decided by the VLM",
+    "both": "decided by edge model and VLM together",
+    "rule": "nobody may decide: a person looks",
+}
+MOST = "only what the edge alone is surest of"  # more than may be were lost to its early verdicts
 COLUMNS = (
     "file", "verdict", "class", "P(class)", "P(defect)", "decided by", "reason", "P edge", "P VLM", "ms", "notes",
 )  # fmt: skip
@@ -39,16 +57,17 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "
 
 
 def open_cascade(cascade: str | Path) -> tuple[Inspector, CalibrationScores]:
-    """The cascade of a folder or a repository under its `calibrated` policy, and what its thresholds were set on.
+    """The cascade of a folder or a repository under its `certified` policy, and the scores that set its limits.
 
-    Where its VLM cannot be loaded the edge decides alone; why is printed, and every verdict that lacks it says so.
+    Where its VLM cannot be loaded, what the edge alone does not settle is undecided; why is printed, and every verdict
+    that lacks an answer says so.
     """
     folder = hub.cascade_folder(cascade)
     scores = CalibrationScores.from_rows(read_rows(folder / CALIBRATION))
     try:
-        return Inspector.from_pretrained(folder, policy=Calibrated.name, max_pixels=MAX_PIXELS), scores
+        return Inspector.from_pretrained(folder, policy=Certified.name, max_pixels=MAX_PIXELS), scores
     except (InspectError, ImportError, OSError) as error:
-        alone = Inspector.from_pretrained(folder, policy=Calibrated.name, max_pixels=MAX_PIXELS, use_vlm=False)
+        alone = Inspector.from_pretrained(folder, policy=Certified.name, max_pixels=MAX_PIXELS, use_vlm=False)
         print(f"{NO_VLM}: {error}", file=sys.stderr)
         return replace(alone, no_vlm=NO_VLM), scores
 
@@ -80,36 +99,36 @@ def inspect_uploads(inspector: Inspector, contents: Sequence[bytes]) -> list[Ver
     return [Verdict("unreadable", "rule", refused[i]) if i in refused else next(judged) for i in range(len(contents))]
 
 
-def verdict_html(verdict: Verdict, policy: Calibrated) -> str:
-    """One part's way through the cascade: the final verdict, then each step with its P(defect) and milliseconds."""
-    steps = {"Edge model": _edge_says(verdict, policy), "VLM": _vlm_says(verdict, policy)}
+def verdict_html(verdict: Verdict, policy: Certified) -> str:
+    """One part's way through the cascade: the final verdict, then what edge, VLM and both together say."""
     if verdict.label == "unreadable":
         steps = {"The file": verdict.reason}
-    elif verdict.notes:
-        steps["The file"] = "; ".join(verdict.notes)
+    else:
+        steps = _steps(verdict, policy) | ({"The file": "; ".join(verdict.notes)} if verdict.notes else {})
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in steps.items())
     return f'<div class="verdict {verdict.label}" role="status"><p>{_final(verdict)}</p><dl>{listed}</dl></div>'
 
 
-def what_if_html(found: WhatIf, scores: CalibrationScores, severity: float | None) -> tuple[str, str]:
-    """What other thresholds do, as sentences with a table and as a plot; `severity` is the edge's of this part."""
+def what_if_html(found: WhatIf, scores: CalibrationScores, verdict: Verdict | None) -> tuple[str, str]:
+    """What another promise does, as sentences with a table and as a plot; `verdict` is that of this image."""
+    alone = found.undecided_alone
     rows = [
-        ("Handed to the VLM", found.escalated, "of all parts"),
-        ("Escapes", found.escapes, "of the defects are passed as good"),
-        ("Escapes, the edge alone", found.edge_escapes, "of the defects"),
-        ("Overkill", found.overkill, "of the good parts are rejected"),
-        ("Overkill, the edge alone", found.edge_overkill, "of the good parts"),
+        ("Undecided", found.undecided, "of all parts: a person looks"),
+        *((f"Undecided by the {MODELS[name]} alone", one, "of all parts, same promise") for name, one in alone.items()),
+        ("Asked of the VLM", found.asked, "of all parts"),
+        ("Escapes", found.escapes, "of the defects are called good"),
+        ("Overkill", found.overkill, "of the good parts are called defects"),
     ]
-    if found.undecided["k"]:
-        rows.append(("Undecided", found.undecided, "of all parts: nobody could say"))
     body = "".join(f"<tr><th scope='row'>{name}</th><td>{_rate(one)}</td><td>{of}</td></tr>" for name, one, of in rows)
-    table = f"<table><caption>On the calibration parts that set the thresholds</caption>{body}</table>"
-    said = f"With these risks the edge model says: {_limits(found.policy)}. {_placed(found, severity)}"
-    return f"<p>{said}</p>{table}", _image(what_if_plot(scores, found, severity), said)
+    table = f"<table><caption>On the calibration parts that set the limits</caption>{body}</table>"
+    answers = _answers(verdict)
+    said = f"{_wanted(found.policy)} {_placed(found.policy, answers)}".strip()
+    plot = what_if_plot(scores, found, None if answers is None else _score(found.policy.composite, answers))
+    return f"<p>{said}</p>{table}", _image(plot, said)
 
 
 def table_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> list[list[Any]]:
-    """One row of COLUMNS a file."""
+    """One row of COLUMNS a file; P(defect) is that of whoever decided, P edge and P VLM are each model's own."""
     return [
         [
             name, verdict.label, verdict.class_name or "", _round(verdict.p_class), _round(verdict.severity),
@@ -152,44 +171,101 @@ def _mega(n: int) -> int:
 
 
 def _final(verdict: Verdict) -> str:
-    by = {"edge": "decided by the edge model", "vlm": "decided by the VLM", "rule": "nobody could decide"}
     p = "" if verdict.severity is None else f", P(defect) {verdict.severity:.3f}"
-    decided = "not an image this page can read" if verdict.label == "unreadable" else by[verdict.decided_by]
+    decided = "not an image this page can read" if verdict.label == "unreadable" else DECIDED[verdict.decided_by]
     named = "" if verdict.class_name in (None, verdict.label) else f": {escape(str(verdict.class_name))}"
     sure = f", {verdict.p_class:.2f}" if named and verdict.p_class is not None else ""
     return f"<strong>{verdict.label}</strong>{named}{sure}{p}, {decided}"
 
 
-def _edge_says(verdict: Verdict, policy: Calibrated) -> str:
-    severity = verdict.severity_of("edge")
-    if severity is None:
-        return "not asked"
-    reason = "" if verdict.decided_by == "rule" else f", {verdict.reason}"  # a rule's reason stands at the VLM
-    then = "decided here" if verdict.decided_by == "edge" else "not decided here"
-    return f"P(defect) {severity:.3f}{reason} ({_limits(policy)}): {then}, {verdict.ms['edge']:.1f} ms"
+def _answers(verdict: Verdict | None) -> tuple[float, float] | None:
+    """Severities of edge and VLM, NaN where the VLM was not asked or gave no answer; None without the edge's."""
+    edge, vlm = (None, None) if verdict is None else map(verdict.severity_of, ("edge", "vlm"))
+    return None if edge is None else (edge, nan if vlm is None else vlm)
 
 
-def _vlm_says(verdict: Verdict, policy: Calibrated) -> str:
-    severity = verdict.severity_of("vlm")
-    if severity is None:
-        return f"not asked: {verdict.reason}" if verdict.decided_by == "rule" else "not asked"
-    side = "below" if severity < policy.cloud_threshold else "not below"
-    threshold = f"{side} {policy.cloud_threshold:g}: {verdict.label}"
-    return f"P(defect) {severity:.3f}, {threshold}, {verdict.ms['vlm']:.1f} ms"
+def _steps(verdict: Verdict, policy: Certified) -> dict[str, str]:
+    """What each step said, in their order."""
+    answers = _answers(verdict)
+    if answers is None:
+        return {"Edge model": verdict.reason}
+    edge, vlm = answers
+    first = policy.first([edge])
+    why, own = str(first.reasons[0]), f"P(defect) {edge:.3f}"
+    took = f"{verdict.ms['edge']:.1f} ms"
+    if policy.composite.vlm is None:
+        against = _against(policy, answers, why, verdict.label)
+        return {"Edge model": f"{own}, {took}", "VLM": "not asked by this cascade", "Against the limits": against}
+    steps = {"Edge model": f"{own}, {why} ({_early(policy.composite)}), {took}"}
+    if first.codes[0] != ASK:
+        return steps | {"VLM": "not asked"}
+    if isnan(vlm):
+        return steps | {"VLM": f"no answer: {verdict.reason.removeprefix(f'{why}; ')}"}
+    said = str(policy.second([edge], [vlm]).reasons[0])
+    return steps | {
+        "VLM": f"P(defect) {vlm:.3f}, {verdict.ms['vlm']:.1f} ms",
+        "Both together": _against(policy, answers, said, verdict.label),
+    }
 
 
-def _limits(policy: Calibrated) -> str:
-    good = "never says good" if policy.low is None else f"good below {policy.low:.3f}"
-    return f"{good}, {'never says defect' if policy.high is None else f'defect above {policy.high:.3f}'}"
+def _against(policy: Certified, answers: tuple[float, float], why: str, label: str) -> str:
+    """Where the composite's score of a part lies."""
+    score = _score(policy.composite, answers)
+    return f"P(defect) {score:.3f}, {why} ({_limits(policy.limits)}): {label}"
 
 
-def _placed(found: WhatIf, severity: float | None) -> str:
+def _score(composite: Composite, answers: tuple[float, float]) -> float:
+    """The composite's score of one part's answers; NaN where it wants one that lacks."""
+    edge, vlm = answers
+    return float(composite.scores([edge], [vlm])[0])
+
+
+def _early(composite: Composite) -> str:
+    """Where the edge decides without the VLM."""
+    limits = {"of good below": composite.early_good, "of a defect above": composite.early_defect}
+    sure = [f"{where} {limit:.3f}" for where, limit in limits.items() if limit is not None]
+    return f"alone it is sure {' and '.join(sure)}" if sure else "the VLM is always asked"
+
+
+def _limits(limits: Limits) -> str:
+    """What the system says where, in the scale of the composite's score."""
+    low, high = limits.low, limits.high
+    good = f"never, as {limits.defects} calibration defects are too few"
+    if low is not None:
+        good = _beyond("below", low) if low >= 0 else MOST
+    defect = f"never, as {limits.goods} good calibration parts are too few"
+    if high is not None:
+        defect = _beyond("above", high) if high <= 1 else MOST
+    return f"good: {good}; defect: {defect}; undecided: the rest"
+
+
+def _beyond(where: str, limit: float) -> str:
+    """Beyond a limit; one at the other end leaves the fused parts, in (0, 1), all on its side."""
+    return f"{where} {limit:.3f}" if 0 <= limit <= 1 else "all but what the edge alone is surest of"
+
+
+def _wanted(policy: Certified) -> str:
+    """What a promise would ask for, and the limits that it takes."""
+    promise, both = policy.promise, policy.composite.vlm is not None
+    return (
+        f"For at most {promise.escape:.1%} of the defects called good and {promise.overkill:.1%} of the good parts "
+        f"called defects, whoever decides, with confidence {promise.confidence:.0%}, P(defect) by "
+        f"{'both together' if both else 'the edge model'} would say {_limits(policy.limits)}."
+    )
+
+
+def _placed(policy: Certified, answers: tuple[float, float] | None) -> str:
     """What would become of the visitor's part."""
-    if severity is None:
+    if answers is None:
         return ""
-    code = int(found.policy.route_batch([severity]).codes[0])
+    edge, vlm = answers
+    code = int(policy.first([edge]).codes[0])
+    if code == ASK and isnan(vlm):
+        return "It would ask the VLM about this image."
+    if code == ASK:
+        code = int(policy.second([edge], [vlm]).codes[0])
     said = {IS_GOOD: "call this image good", IS_DEFECT: "call this image a defect"}
-    return f"It would {said.get(code, 'hand this image to the VLM')}."
+    return f"It would {said.get(code, 'leave this image undecided')}."
 
 
 def _image(png: bytes, alt: str) -> str:

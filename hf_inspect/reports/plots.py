@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_inspect import files, metrics
-from hf_inspect.cascade import CalibrationScores, Promise, Redrawn, WhatIf
+from hf_inspect.cascade import CalibrationScores, Composite, Limits, Promise, Redrawn, WhatIf
 from hf_inspect.errors import DataError
 from hf_inspect.reports.table import vlm_title
 from hf_inspect.tasks.canvas import as_text, new_figure, png_of
@@ -25,8 +25,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and I
 MARKERS = ("o", "s", "^", "D", "v")
 GUIDE = "#888888"
 UNDECIDED_BY = {"edge": "edge alone", "vlm": "VLM alone", "cascade": "cascade, edge and VLM fused"}
-GOOD, BETWEEN, DEFECT = "#D6E6F2", "#EEEEEE", "#F8DDCB"  # what the edge says, behind the scores
+GOOD, BETWEEN, DEFECT = "#D6E6F2", "#EEEEEE", "#F8DDCB"  # what the system says, behind the scores
 LOWEST = 0.001  # P(defect) at the ends of an axis of log-odds
+BINS, NARROW = 32, 0.2  # bars over such an axis; how wide that of the early verdicts is drawn beside it
+MODELS = {"edge": "edge", "vlm": "VLM"}
 
 
 def roc_plot(out: Path, labels: ArrayLike, scores: Mapping[str, ArrayLike], groups: ArrayLike | None = None) -> None:
@@ -156,55 +158,77 @@ def write_comparison(out: Path, results: Mapping[str, Any], beside: Path | None 
     classes_plot(out, {title: one["vlm"] for title, one in zip(titles, both, strict=True)})
 
 
-def what_if_plot(scores: CalibrationScores, found: WhatIf, severity: float | None = None) -> bytes:
-    """The calibration scores by class with other thresholds behind them, and what follows, as a PNG.
+def what_if_plot(scores: CalibrationScores, found: WhatIf, score: float | None = None) -> bytes:
+    """The calibration parts' composite scores by class before another promise's limits, and what follows, as a PNG.
 
-    `severity` is where one more part lies, marked with a line.
+    What the edge settles early stands apart at the ends. `score` is where one more part lies, marked with a line.
     """
-    figure = new_figure(5.4, 5.4)
-    upper, lower = figure.subplots(2, 1, height_ratios=[3, 2])
-    _draw_scores(upper, scores)
-    _draw_zones(upper, found.policy.low, found.policy.high)
-    if severity is not None:
-        upper.axvline(_log_odds(severity), color="black", linewidth=2, label="this image")
-    upper.legend(loc="upper right", bbox_to_anchor=(0.96, 1), framealpha=0.9, fontsize=9)
-    rates = {"sent to the VLM": found.escalated, "escapes": found.escapes, "overkill": found.overkill}
-    for i, one in enumerate(rates.values()):
-        _mark_across(lower, one, len(rates) - 1 - i, COLOURS[i])
+    figure = new_figure(5.4, 5.8)
+    upper, lower = figure.subplots(2, 1, height_ratios=[3, 2.4])
+    _draw_scores(upper, scores, found.policy.composite)
+    _draw_zones(upper, found.policy.limits)
+    if score is not None:
+        upper.axvline(_place(score), color="black", linewidth=2, label="this image")
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    alone = {f"undecided, {MODELS[name]} alone": (one, COLOURS[0]) for name, one in found.undecided_alone.items()}
+    rates = {
+        "undecided": (found.undecided, "black"),
+        **alone,
+        "asked of the VLM": (found.asked, COLOURS[3]),
+        "escapes": (found.escapes, COLOURS[1]),
+        "overkill": (found.overkill, COLOURS[2]),
+    }
+    for i, (one, colour) in enumerate(rates.values()):
+        _mark_across(lower, one, len(rates) - 1 - i, colour)
     lower.set_yticks(range(len(rates)), reversed(rates), fontsize=10)
     lower.set(xlim=(-0.01, 1.01), ylim=(-0.6, len(rates) - 0.4))
-    lower.set_title("On these same parts, edge and VLM together", fontsize=10)
+    lower.set_title("On these same parts, each at this promise", fontsize=10)
     lower.grid(color="#DDDDDD", linewidth=0.6, axis="x")
     lower.spines[["top", "right"]].set_visible(False)
     _percents(lower.xaxis)
     return png_of(figure)
 
 
-def _draw_scores(axes: "Axes", scores: CalibrationScores) -> None:
-    """How many parts of each class the edge gave which P(defect), on an axis of log-odds."""
-    ends = _log_odds(LOWEST), _log_odds(1 - LOWEST)
+def _draw_scores(axes: "Axes", scores: CalibrationScores, composite: Composite) -> None:
+    """How many parts of each class have which score, on an axis of log-odds; what has none is not drawn."""
+    found = composite.scores(scores.edge, scores.vlm)
+    low, high = _log_odds(LOWEST), _log_odds(1 - LOWEST)
+    left = low if composite.early_good is None else _place(-1.0)
+    right = high if composite.early_defect is None else _place(2.0)
+    bins = np.linspace(left, right, round((right - left) / (high - low) * BINS) + 1).tolist()
     for label, name, colour in ((0, "good parts", COLOURS[0]), (1, "defects", COLOURS[1])):
-        axes.hist(
-            _log_odds(scores.edge[scores.labels == label]), bins=32, range=ends, color=colour, alpha=0.65, label=name
-        )
-    ticks = [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]
-    axes.set_xticks([_log_odds(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
-    axes.set(xlim=ends, xlabel="P(defect) of the edge model", ylabel="calibration parts")
+        own = found[(scores.labels == label) & ~np.isnan(found)]
+        axes.hist(_place(own), bins=bins, color=colour, alpha=0.65, label=name)
+    ticks = {_log_odds(p): f"{p:g}" for p in (0.01, 0.1, 0.5, 0.9, 0.99)}
+    ticks |= {(end + fused) / 2: "edge\nsure" for end, fused in ((left, low), (right, high)) if end != fused}
+    axes.set_xticks([*ticks], [*ticks.values()])
+    by = "the edge model" if composite.vlm is None else "edge and VLM together"
+    axes.set(xlim=(left, right), xlabel=f"P(defect) by {by}", ylabel="calibration parts")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_zones(axes: "Axes", low: float | None, high: float | None) -> None:
-    """What the edge says left of `low`, between, and right of `high`, as the background; None: it never says it."""
+def _draw_zones(axes: "Axes", limits: Limits) -> None:
+    """What the system says left of the lower limit, between, and right of the upper; None: it never says it."""
     left, right = axes.get_xlim()
-    at_low = left if low is None else _log_odds(low)
-    at_high = right if high is None else _log_odds(high)
-    zones = [(left, at_low, GOOD, "good"), (at_low, at_high, BETWEEN, "to the VLM"), (at_high, right, DEFECT, "defect")]
+    at_low = left if limits.low is None else _place(limits.low)
+    at_high = right if limits.high is None else _place(limits.high)
+    zones = [(left, at_low, GOOD, "good"), (at_low, at_high, BETWEEN, "undecided"), (at_high, right, DEFECT, "defect")]
     for begin, end, colour, name in zones:
         axes.axvspan(begin, end, color=colour, zorder=0)
         if end - begin > 0.12 * (right - left):
             axes.text((begin + end) / 2, 1.02, name, transform=axes.get_xaxis_transform(), ha="center", fontsize=10)
-    for threshold in (at_low, at_high):
-        axes.axvline(threshold, color=GUIDE, linestyle="--", linewidth=1)
+    for limit in (at_low, at_high):
+        axes.axvline(limit, color=GUIDE, linestyle="--", linewidth=1)
+
+
+def _place(score: Any) -> Any:
+    """Where composite scores lie on the axis: log-odds; those of early verdicts beside them, narrower."""
+    beside = (1 + NARROW) * _log_odds(1 - LOWEST)
+    return np.select(
+        [np.less(score, 0), np.greater(score, 1)],
+        [NARROW * _log_odds(np.add(score, 1)) - beside, NARROW * _log_odds(np.subtract(score, 1)) + beside],
+        _log_odds(score),
+    )
 
 
 def _log_odds(p: Any) -> Any:
