@@ -212,10 +212,10 @@ class Inspector:
         """What becomes of a part that nobody may decide."""
         reason = f"{verdict.reason}; {why}" if why else verdict.reason
         severity = verdict.severity if verdict.severity is not None else verdict.severity_of("edge")
+        held = replace(verdict, decided_by="rule", reason=reason, severity=severity)
         if self.fallback == "hold":
-            return replace(verdict, decided_by="rule", reason=reason)
-        label, reason = _LABELS[FALLBACK_CODES[self.fallback]], f"{reason}; fallback {self.fallback}"
-        return replace(verdict, label=label, decided_by="rule", reason=reason, severity=severity)
+            return held
+        return replace(held, label=_LABELS[FALLBACK_CODES[self.fallback]], reason=f"{reason}; fallback {self.fallback}")
 
 
 def _failed(image: images.Rgb, error: Exception) -> tuple[Prediction, float]:

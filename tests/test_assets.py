@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from hf_inspect import Inspector, demo, files
-from hf_inspect.cascade import policy_from_dict
+from hf_inspect.cascade import ASK, CalibrationScores, fit_composite, policy_from_dict, replay
 from hf_inspect.data import load_split
 from hf_inspect.inspector import load_policies
 from hf_inspect.reports import cascade_report, model_report, results_table
+from hf_inspect.reports.evaluate import promise_report
 from hf_inspect.schema import TaskSpec
 from hf_inspect.scoring import Answers, Scores, read_rows
 from hf_inspect.vlm import ScriptedVLM
@@ -30,7 +31,7 @@ def test_it_is_small_and_whole():
         "LICENSE", "README.md", "adapter/README.md", "adapter/adapter_model.safetensors", "adapter/prompt.json",
         "adapter/trained_on.json", "adapter/training_log.json", "calibration.jsonl", "cascade.json", "edge/README.md",
         "edge/model.safetensors", "edge/training_log.json", "edge_int8/inspect.json", "manifest.json",
-        "plots/escalation.png", "plots/reliability.png", "plots/roc.png", "results.json", "seeds.json",
+        "plots/reliability.png", "plots/roc.png", "plots/undecided.png", "results.json", "seeds.json",
     } <= names  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_readme_shows_what_results_json_says():
 
 def test_the_pictures_are_drawn_from_the_results(tmp_path):
     demo.write_plots(RESULTS, read_rows(ASSETS / demo.TEST_SCORES), tmp_path)
-    for name in ("escalation.png", "roc.png", "reliability.png"):
+    for name in ("undecided.png", "roc.png", "reliability.png"):
         kept, drawn = (np.asarray(Image.open(p / name).convert("L"), float) for p in (ASSETS / "plots", tmp_path))
         assert kept.shape == drawn.shape
         assert np.abs(kept - drawn).mean() < 1.0  # of 255: another matplotlib may set letters otherwise
@@ -82,9 +83,14 @@ def test_the_scores_give_the_results_again():
     edge, vlm = (np.array([row[name]["severity"] for row in rows]) for name in ("edge", "vlm"))
     assert RESULTS["edge_int8"]["accuracy"]["k"] == int(((edge >= 0.5) == labels).sum())
     assert RESULTS["vlm"]["accuracy"]["k"] == int(((vlm >= 0.5) == labels).sum())
-    stated = files.read_json(ASSETS / "cascade.json")["policies"]["calibrated"]
-    routes = policy_from_dict(stated).route_batch(edge)
-    assert RESULTS["cascade"]["calibrated"]["vlm_calls"] == int((routes.codes == -1).sum())
+    policy = policy_from_dict(files.read_json(ASSETS / "cascade.json")["policies"]["certified"])
+    assert RESULTS["cascade"]["certified"]["vlm_calls"]["k"] == int((policy.first(edge).codes == ASK).sum())
+    rows = read_rows(ASSETS / "calibration.jsonl")
+    fitting, stored = (CalibrationScores.from_rows(rows, split) for split in ("validation", "calibration"))
+    composite = fit_composite(
+        fitting.edge, fitting.vlm, fitting.labels, fitting.groups, policy.promise, stored.sizes, fitting.scale
+    )
+    assert stored.certified(composite, policy.promise).limits == policy.limits
 
 
 def figures(report, at=""):
@@ -115,10 +121,12 @@ def test_the_scores_give_every_figure_and_its_limits_again():
         "edge_int8": model_report(scores, "edge", ScriptedVLM([0.5], task)),
         "vlm": model_report(scores, "vlm", ScriptedVLM([0.5], task)),
         "cascade": {name: cascade_report(scores, policy) for name, policy in load_policies(ASSETS).items()},
+        **promise_report(ASSETS, scores),
     }
+    found["promise"] = {}
     stated = dict(figures({name: RESULTS[name] for name in found}))
     again = dict(figures(found))
-    own = {at: figure for at, figure in stated.items() if "/edge_alone/" not in at}
+    own = {at: figure for at, figure in stated.items() if "/edge_alone/" not in at and at != "/cascade/certified/auroc"}
     assert len(own) > 70
     for at, figure in own.items():
         assert figure["method"] == again[at]["method"], at
@@ -143,18 +151,21 @@ def test_the_shipped_edge_gives_its_scores_again(elpv):
     wanted = np.array([kept_severities("edge")[row["path"]] for row in rows])
     assert np.abs(logit(found) - logit(wanted)).max() < 0.25
     assert np.abs(logit(found) - logit(wanted)).mean() < 0.02
-    routes = [inspector.policy.route_batch(severity).codes for severity in (found, wanted)]
+    routes = [inspector.policy.first(severity).codes for severity in (found, wanted)]
     assert (routes[0] != routes[1]).sum() <= 1
 
 
-def test_the_whole_cascade_gives_its_scores_again_and_decides_every_readable_cell(elpv):
+def test_the_whole_cascade_gives_its_scores_and_its_verdicts_again(elpv):
     inspector = Inspector.from_pretrained(ASSETS)
     rows = load_split(elpv, "test")["image"][:24]
     verdicts = list(inspector.inspect([row["bytes"] for row in rows]))
-    assert {v.label for v in verdicts} <= {"good", "defect"}
-    assert {v.decided_by for v in verdicts} == {"edge", "vlm"}
-    asked = [i for i, verdict in enumerate(verdicts) if verdict.decided_by == "vlm"]
-    found = logit([verdicts[i].severity for i in asked])
+    sources = [row["path"] for row in rows]
+    kept = replay(inspector.policy, *([kept_severities(name)[at] for at in sources] for name in ("edge", "vlm")))
+    said = {"good": 0, "defect": 1, "undecided": -1}
+    assert sum(said[v.label] != code for v, code in zip(verdicts, kept.codes, strict=True)) <= 1
+    assert {"both", "rule"} <= {v.decided_by for v in verdicts} <= {"edge", "both", "rule"}
+    asked = [i for i, verdict in enumerate(verdicts) if verdict.severity_of("vlm") is not None]
+    found = logit([verdicts[i].severity_of("vlm") for i in asked])
     wanted = logit([kept_severities("vlm")[rows[i]["path"]] for i in asked])
     assert np.abs(found - wanted).max() < 0.25
     assert np.ptp(wanted) > 1  # they tell the cells apart: another cell's score would be seen

@@ -1,5 +1,7 @@
 """What is fitted, on a small data set: which split sets what, whose answers are kept, what nobody may have seen."""
 
+import dataclasses
+import functools
 import random
 import shutil
 
@@ -8,7 +10,7 @@ import pytest
 
 from hf_inspect import files, images, metrics
 from hf_inspect.calibrate import calibrate
-from hf_inspect.cascade import complexity, fit_calibrated, fit_saec
+from hf_inspect.cascade import CalibrationScores, Promise, complexity, fit_certified, fit_composite, fit_saec
 from hf_inspect.data import build, count, load_split, read_manifest, read_task, record_history, write_history
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.prompts import Question
@@ -102,13 +104,37 @@ def test_each_split_sets_its_own_policy_and_every_answer_is_kept(data, edge, wit
         assert [row["edge"]["severity"] for row in kept] == pytest.approx(severity, abs=1e-6)
         assert [row["vlm"]["severity"] for row in kept] == list(map(vlm.severity, rgbs))
         assert [row["complexity"] for row in kept] == list(map(complexity, rgbs))
-        found[split] = ([row["edge"]["severity"] for row in kept], rows["label"], rows["group"])
-    assert len(set(found["calibration"][2])) < len(found["calibration"][2]), "no group is of two parts"
+        answers = ([row[name]["severity"] for row in kept] for name in ("edge", "vlm"))
+        found[split] = (*answers, [int(label) for label in rows["label"]], [str(group) for group in rows["group"]])
+    assert len(set(found["calibration"][3])) < len(found["calibration"][3]), "no group is of two parts"
+    own, of = ([np.array(column) for column in found[split]] for split in SPLITS)
+    sizes = tuple(len(set(of[3][of[2] == label])) for label in (1, 0))
+    composite = fit_composite(*own, Promise(*RISK.values()), sizes)
     assert stated["policies"] == {
-        "calibrated": fit_calibrated(*found["calibration"], *RISK.values()).to_dict(),
+        "certified": fit_certified(composite, *of, Promise(*RISK.values())).to_dict(),
         "saec": fit_saec([row["complexity"] for row in rows_of(tmp_path / "cascade", "validation")]).to_dict(),
     }
-    assert stated["policies"]["calibrated"] != fit_calibrated(*found["validation"], *RISK.values()).to_dict()
+    assert stated["policies"]["certified"] != fit_certified(composite, *own, Promise(*RISK.values())).to_dict()
+
+
+def test_the_composite_does_not_know_the_calibration_answers(data, with_vlm, tmp_path, monkeypatch):
+    """Another VLM on the calibration split alone: the same composite, other limits."""
+    composites, limits, given = [], [], CalibrationScores.from_rows
+    for turn in (False, True):
+        monkeypatch.setattr(CalibrationScores, "from_rows", functools.partial(turned, given, turn))
+        fitted = with_vlm()["policies"]["certified"]
+        composites.append(fitted["composite"])
+        limits.append(fitted["limits"])
+        shutil.rmtree(tmp_path / "cascade")
+    assert composites[0] == composites[1]
+    assert limits[0] != limits[1]
+
+
+def turned(given, turn, rows, split):
+    scores = given(rows, split)
+    return (
+        dataclasses.replace(scores, edge=1 - scores.edge, vlm=1 - scores.vlm) if turn and split == SPLITS[1] else scores
+    )
 
 
 def test_it_states_its_data_task_parts_and_files(data, edge, base, with_vlm, tmp_path):
@@ -117,7 +143,7 @@ def test_it_states_its_data_task_parts_and_files(data, edge, base, with_vlm, tmp
         "data": read_manifest(data)["fingerprint"], "scores": "calibration.jsonl", "not_scored": [],
         "images": {split: count(data, split) for split in SPLITS},
     }  # fmt: skip
-    assert (stated["version"], stated["policy"], stated["task"]) == (2, "calibrated", read_task(data).to_dict())
+    assert (stated["version"], stated["policy"], stated["task"]) == (3, "certified", read_task(data).to_dict())
     assert (stated["edge"], stated["vlm"]) == ({"folder": "edge"}, {"base": {"folder": "base"}, "adapter": None})
     assert stated["files"]["base/model.safetensors"] == files.sha256(base / "model.safetensors")
     assert stated["files"]["calibration.jsonl"] == files.sha256(tmp_path / "cascade" / "calibration.jsonl")
@@ -129,8 +155,8 @@ def test_kinds_that_are_not_calibrated_on_are_named_in_the_statement(data, edge,
     manifest = read_manifest(data)
     assert manifest["absent"]["calibration"] == []
     files.write_json(lacking / "manifest.json", manifest | {"absent": {"calibration": ["bent", "torn"], "test": ["x"]}})
-    fitted = calibrate(edge, None, lacking, tmp_path / "cascade")["policies"]["calibrated"]
-    whole = calibrate(edge, None, data, tmp_path / "whole")["policies"]["calibrated"]
+    fitted = calibrate(edge, None, lacking, tmp_path / "cascade")["policies"]["certified"]
+    whole = calibrate(edge, None, data, tmp_path / "whole")["policies"]["certified"]
     sentence = (
         "calibration has no image of bent, torn: what is promised of thresholds set on it is not promised of them."
     )
@@ -142,13 +168,13 @@ def test_kinds_that_are_not_calibrated_on_are_named_in_the_statement(data, edge,
 
 def test_the_risks_asked_for_are_those_stated(with_vlm):
     asked = {"escape": 0.25, "overkill": 0.35, "confidence": 0.7}
-    fitted = with_vlm(**asked)["policies"]["calibrated"]
-    assert {name: fitted[name] for name in asked} == asked
+    fitted = with_vlm(**asked)["policies"]["certified"]
+    assert fitted["promise"] == asked
 
 
 def test_the_risks_are_the_documented_ones_where_none_is_asked_for(data, edge, tmp_path):
-    fitted = calibrate(edge, None, data, tmp_path / "cascade")["policies"]["calibrated"]
-    assert (fitted["escape"], fitted["overkill"], fitted["confidence"]) == (0.05, 0.10, 0.95)
+    fitted = calibrate(edge, None, data, tmp_path / "cascade")["policies"]["certified"]
+    assert fitted["promise"] == {"escape": 0.05, "overkill": 0.10, "confidence": 0.95}
 
 
 @pytest.mark.parametrize("split", ["calibration", "validation", "test"])

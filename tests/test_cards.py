@@ -230,7 +230,7 @@ MISSING = [
     ("adapter", "vlm", "overkill"),
     ("vlm", "vlm", "accuracy", "n"),
     ("cascade", "cascade", "saec"),
-    ("cascade", "cascade", "calibrated", "edge_promise"),
+    ("cascade", "cascade", "certified", "vlm_calls"),
     ("cascade", "data", "evaluations_of_this_split"),
     ("cascade", "environment", "processor"),
 ]
@@ -321,7 +321,7 @@ def test_a_cascade_must_be_measured_one_without_a_vlm_too(own, data, tmp_path):
     assert "has no vision-language model" in text
     assert "the share of all parts that is left undecided" in text
     stated = ModelCard(text).data.eval_results
-    assert stated[0].metric_value == results["cascade"]["calibrated"]["accuracy"]["value"]
+    assert stated[0].metric_value == results["cascade"]["certified"]["accuracy"]["value"]
 
 
 def test_a_cascade_of_pinned_parts_is_measured_by_what_they_hold(hub, data, tmp_path):
@@ -536,4 +536,4 @@ def test_a_cascade_of_many_classes_tells_of_each_what_its_models_do(of_four, tmp
     assert len([line for line in text.splitlines() if re.match(r"\| .* \| \d+\.\d% .* of \d+", line)]) == len(ODD)
     names = {one.metric_name for one in ModelCard(text).data.eval_results}
     assert names == {f"{name}, policy {policy}" for name in ("accuracy", "escape rate", "overkill rate")
-                     for policy in ("calibrated", "saec")}  # fmt: skip
+                     for policy in ("certified", "saec")}  # fmt: skip

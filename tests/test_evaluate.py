@@ -12,12 +12,26 @@ from hypothesis import strategies as st
 
 from hf_inspect import Inspector, files
 from hf_inspect.calibrate import calibrate
-from hf_inspect.cascade import Calibrated, CalibrationScores, edge_alone, fit_calibrated, replay
+from hf_inspect.cascade import (
+    UNDECIDED,
+    CalibrationScores,
+    Composite,
+    Promise,
+    alone,
+    edge_alone_threshold,
+    fit_certified,
+    fit_composite,
+    fit_saec,
+    policy_from_dict,
+    replay,
+)
+from hf_inspect.cascade.composite import Platt
 from hf_inspect.cascade.replay import threshold_at_overkill
 from hf_inspect.data import load_split, read_manifest, record_history, write_history
 from hf_inspect.errors import LeakageError
 from hf_inspect.reports import cascade_report, evaluate_cascade, evaluate_edge, model_report, results_table, timing
 from hf_inspect.reports.evaluate import LEDGER, edge_report, named_classes
+from hf_inspect.reports.undecided import undecided_report
 from hf_inspect.runtime import INSPECT, TRAINED_ON, Engine
 from hf_inspect.schema import BINARY, TaskSpec
 from hf_inspect.scoring import Answers, Scores, read_rows, run
@@ -54,14 +68,11 @@ def test_calibration_writes_what_it_used(cascade, edge, elpv):
     stated = files.read_json(cascade / "cascade.json")
     rows = read_rows(cascade / stated["calibration"]["scores"])
     assert {(row["split"], row.get("vlm")) for row in rows} == {("validation", None), ("calibration", None)}
-    sampled = [row for row in rows if row["split"] == "calibration"]
-    assert len(sampled) == sum(read_manifest(elpv)["counts"]["default"]["calibration"].values())
-    again = fit_calibrated(
-        [row["edge"]["severity"] for row in sampled],
-        [row["label"] == "defect" for row in sampled],
-        [row["group"] for row in sampled],
-    )
-    assert again == Calibrated.from_dict(stated["policies"]["calibrated"])
+    fitting, sampled = (CalibrationScores.from_rows(rows, split) for split in ("validation", "calibration"))
+    assert len(sampled.edge) == sum(read_manifest(elpv)["counts"]["default"]["calibration"].values())
+    composite = fit_composite(fitting.edge, None, fitting.labels, fitting.groups, Promise(), sampled.sizes)
+    again = fit_certified(composite, sampled.edge, None, sampled.labels, sampled.groups, Promise())
+    assert again == policy_from_dict(stated["policies"]["certified"])
     assert stated["calibration"]["data"] == read_manifest(elpv)["fingerprint"]
     assert (stated["edge"], stated["task"]) == ({"folder": "edge"}, BINARY.to_dict())
     assert (cascade / "edge" / INSPECT).read_bytes() == (edge / INSPECT).read_bytes()
@@ -133,16 +144,24 @@ def test_evaluations_of_a_split_are_counted(edge, elpv, tmp_path):
     assert first["inputs"] == {"models": {weights.name: files.sha256(weights)}}
 
 
-def test_an_edge_only_cascade_is_measured_by_its_own_thresholds(cascade, elpv, tmp_path):
+def test_an_edge_only_cascade_is_measured_by_its_own_limits(cascade, elpv, tmp_path):
     results = evaluate_cascade(cascade, elpv, "test", tmp_path / "scores.jsonl")
-    report = results["cascade"]["calibrated"]
+    report = results["cascade"]["certified"]
     assert "vlm" not in results
-    assert report["undecided"]["k"] == report["share_escalated"]["total"]["k"] > 0
-    assert report["escapes"]["k"] == report["edge_promise"]["edge_good_given_defect"]["k"]
-    assert report["vlm_calls"] == 0
+    assert report["vlm_calls"]["k"] == 0
+    assert report["undecided"] == results["undecided"]["edge"] == results["undecided"]["cascade"]
+    assert report["undecided"]["k"] > 0
+    assert results["promise"] == {"escape": 0.05, "overkill": 0.10, "confidence": 0.95}
+    assert results["fewer_undecided"]["edge"]["value"] == 0
+    assert set(results["alone"]) == {"edge"}
+    points = results["undecided_curve"]
+    assert next(one for one in points if one["escape"] == 0.05)["cascade"] == report["undecided"]
+    shares = [one["cascade"]["k"] for one in points]
+    assert shares == sorted(shares, reverse=True)
     table = results_table(results).splitlines()
-    at = next(i for i, line in enumerate(table) if line.startswith("| cascade `calibrated` |"))
-    assert table[at + 1].startswith("| edge alone, overkill of `calibrated` |")
+    assert table[0].startswith("| at the promise: escapes <= 5.0%, overkill <= 10.0%, 95% |")
+    at = next(i for i, line in enumerate(table) if line.startswith("| cascade `saec` |"))
+    assert table[at + 1].startswith("| edge alone, overkill of `saec` |")
 
 
 def test_the_edge_alone_is_held_to_the_cascade_s_overkill(cascade, elpv, tmp_path):
@@ -150,12 +169,14 @@ def test_the_edge_alone_is_held_to_the_cascade_s_overkill(cascade, elpv, tmp_pat
     kept = [row for row in read_rows(cascade / "calibration.jsonl") if row["split"] == "calibration"]
     severity = np.array([row["edge"]["severity"] for row in kept])
     good = np.array([row["label"] == "good" for row in kept])
-    policy = Calibrated.from_dict(files.read_json(cascade / "cascade.json")["policies"]["calibrated"])
-    rejected = int((severity[good] > policy.high).sum())  # without a VLM the cascade rejects what the edge rejects
+    policy = policy_from_dict(files.read_json(cascade / "cascade.json")["policies"]["saec"])
+    gate = np.array([row["complexity"] for row in kept])
+    codes = policy.first(severity, [row["edge"]["probabilities"] for row in kept], gate).codes
+    rejected = int((codes[good] == 1).sum())  # without a VLM the cascade rejects what the edge rejects
     just_above = np.nextafter(severity, 1)
     allowed = [t for t in just_above if (severity[good] >= t).sum() <= rejected]
     results = evaluate_cascade(cascade, elpv, "test", tmp_path / "scores.jsonl")
-    report = results["cascade"]["calibrated"]["edge_alone"]
+    report = results["cascade"]["saec"]["edge_alone"]
     answered = [row for row in read_rows(tmp_path / "scores.jsonl") if "edge" in row]
     says = np.array([row["edge"]["severity"] >= min(allowed) for row in answered])
     defect = np.array([row["label"] == "defect" for row in answered])
@@ -214,20 +235,55 @@ def scores(n=400, seed=0, task=BINARY):
     return Scores(task, Path("none"), np.arange(n), sources, classes, np.arange(n), rng.random(n), answers, [], "begun")
 
 
+SAEC = fit_saec(np.linspace(0, 1, 100))
+
+
+def fit(found):
+    """The policy `certified` of these scores, which ask the VLM about the middle."""
+    edge, vlm = (found.answers[name].severity for name in ("edge", "vlm"))
+    composite = Composite(PLAIN, PLAIN, Platt("plain", 1.0, 0.0), 0.5, early_good=0.1, early_defect=0.9)
+    return fit_certified(composite, edge, vlm, found.labels, found.groups, Promise())
+
+
+PLAIN = Platt("odds", 1.0, 0.0)
+
+
 @pytest.mark.parametrize("task", [BINARY, SIX], ids=["two", "six"])
 def test_a_cascade_report_adds_up(task):
     found = scores(task=task)
-    policy = fit_calibrated(found.answers["edge"].severity, found.labels, found.groups)
+    policy = fit(found)
     report = cascade_report(found, policy)
-    sent = report["share_escalated"]["total"]
-    assert sent["k"] == report["vlm_calls"] == report["escalated"]["vlm"]["n"] == report["escalated"]["edge"]["n"]
-    by_reason = [rate["k"] for reason, rate in report["share_escalated"].items() if reason != "total"]
-    assert sum(by_reason) == sent["k"] > 0
+    sent = report["vlm_calls"]
+    assert sent["k"] == report["escalated"]["vlm"]["n"] == report["escalated"]["edge"]["n"]
+    assert sum(rate["k"] for rate in report["asked_because"].values()) == sent["k"] > 0
     edge = model_report(found, "edge", ScriptedVLM([0.5], task))
     difference = report["accuracy"]["value"] - edge["accuracy"]["value"]
     assert report["minus_edge_only"]["value"] == pytest.approx(difference)
-    assert report["edge_promise"]["edge_good_given_defect"]["k"] <= report["escapes"]["n"]
     json.dumps(report)
+
+
+def test_all_are_held_to_one_promise():
+    """By hand: each by limits of its own out of the calibration scores, and differences part by part."""
+    stored, found = scores(seed=1), scores()
+    kept = CalibrationScores(
+        stored.labels, stored.groups.astype(str), stored.answers["edge"].severity, stored.answers["vlm"].severity
+    )
+    policy = fit(stored)
+    report = undecided_report(found, policy, kept)
+    open_ = {
+        name: alone(stored.answers[name].severity, stored.labels, stored.groups, Promise()).codes(one.severity)
+        == UNDECIDED
+        for name, one in found.answers.items()
+    }
+    open_["cascade"] = replay(policy, *(one.severity for one in found.answers.values())).codes == UNDECIDED
+    assert {name: rate["k"] for name, rate in report["undecided"].items()} == {
+        name: one.sum() for name, one in open_.items()
+    }
+    for name in ("edge", "vlm"):
+        by_hand = open_[name].mean() - open_["cascade"].mean()
+        assert report["fewer_undecided"][name]["value"] == pytest.approx(by_hand)
+        assert report["alone"][name]["undecided"] == report["undecided"][name]
+    assert report["undecided"]["cascade"]["k"] < report["undecided"]["edge"]["k"]
 
 
 def with_intervals(report, at=""):
@@ -249,7 +305,7 @@ def test_every_interval_counts_parts_where_they_have_several_views(task):
         once, sources=[once.sources[i] for i in rows], classes=once.classes[rows], groups=rows,
         complexity=once.complexity[rows], answers=answers,
     )  # fmt: skip
-    policy, model = fit_calibrated(once.answers["edge"].severity, once.labels, once.groups), ScriptedVLM([0.5], task)
+    policy, model = fit(once), ScriptedVLM([0.5], task)
     for report in (lambda of: model_report(of, "vlm", model), lambda of: cascade_report(of, policy)):
         wanted, found = (dict(with_intervals(report(of))) for of in (once, several))
         assert len(found) == len(wanted) > 10
@@ -264,11 +320,14 @@ def test_every_interval_counts_parts_where_they_have_several_views(task):
 def test_right_is_who_names_the_class():
     """Of six classes, a defect called another defect is no escape and not right; by hand, part by part."""
     found = scores(task=SIX)
-    policy = fit_calibrated(found.answers["edge"].severity, found.labels, found.groups)
+    policy = fit(found)
     outcome = replay(policy, found.answers["edge"].severity, found.answers["vlm"].severity)
     named, right = named_classes(found, outcome), 0
     for i, code in enumerate(outcome.codes):
-        by = "vlm" if outcome.decided_by[i] == "vlm" else "edge"
+        if outcome.decided_by[i] == "rule":
+            assert named[i] == -1
+            continue
+        by = "vlm" if outcome.decided_by[i] == "both" else "edge"
         p = found.answers[by].probabilities[i]
         side = [j for j, name in enumerate(SIX.classes) if (SIX.disposition(name) == "defect") == (code == 1)]
         assert named[i] == max(side, key=lambda j: p[j])
@@ -279,17 +338,16 @@ def test_right_is_who_names_the_class():
 
 def test_where_the_edge_failed_nobody_is_right_and_nothing_is_asked():
     found = scores()
-    edge = found.answers["edge"]
-    policy = fit_calibrated(edge.severity, found.labels, found.groups)
+    edge, policy = found.answers["edge"], fit(found)
     severity, p = edge.severity.copy(), edge.probabilities.copy()
     severity[:40], p[:40] = np.nan, np.nan
     failed = replace(found, answers={**found.answers, "edge": Answers(severity, p)})
     report, rest = cascade_report(failed, policy), cascade_report(slice_of(found, slice(40, None)), policy)
-    assert report["undecided"]["k"] == 40
+    assert report["undecided"]["k"] == rest["undecided"]["k"] + 40
     assert report["n"] == rest["n"] + 40
     for name in ("accuracy", "escapes", "overkill"):
         assert report[name]["k"] == rest[name]["k"]
-    assert report["vlm_calls"] == rest["vlm_calls"]
+    assert report["vlm_calls"]["k"] == rest["vlm_calls"]["k"]
     assert edge_report(failed, 0.5)["undecided"]["k"] == 40
 
 
@@ -301,14 +359,17 @@ def slice_of(found, which):
 
 def test_the_table_shows_every_model_and_policy():
     found, model = scores(), ScriptedVLM([0.5])
-    policy = fit_calibrated(found.answers["edge"].severity, found.labels, found.groups)
+    policy = fit(found)
     results = {
         "edge": model_report(found, "edge", model),
         "vlm": model_report(found, "vlm", model),
-        "cascade": {"calibrated": cascade_report(found, policy) | {"edge_alone": edge_report(found, 0.5)}},
+        "cascade": {
+            "certified": cascade_report(found, policy),
+            "saec": cascade_report(found, SAEC) | {"edge_alone": edge_report(found, 0.5)},
+        },
     }
     lines = results_table(results).splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert all(line.count("|") == lines[0].count("|") for line in lines)
     accuracy = results["edge"]["accuracy"]
     assert f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})" in lines[2]
@@ -325,21 +386,14 @@ def test_a_threshold_at_an_overkill_is_the_lowest_that_keeps_it(parts, rejected)
         assert (goods >= lower.max()).sum() > rejected
 
 
-def looked_at(edge, vlm, labels):
-    return CalibrationScores(np.array(labels), np.arange(len(labels)).astype(str), np.array(edge), np.array(vlm))
-
-
-def test_a_second_look_that_sees_more_pays_and_one_that_sees_the_same_does_not():
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 300)
-    edge = np.clip(rng.normal(0.35 + 0.3 * labels, 0.15), 0.01, 0.99)
-    policy = fit_calibrated(edge, labels, np.arange(600), 0.05, 0.1)
-    seeing = edge_alone(looked_at(edge, labels * 0.8 + 0.1, labels), policy)
-    assert seeing.second_look_pays
-    assert seeing.sentence().startswith("The second look pays: on the calibration split the cascade passes")
-    assert seeing.overkill["k"] <= seeing.cascade_overkill["k"]
-    assert seeing.cascade_escapes["k"] < seeing.escapes["k"]
-    same = edge_alone(looked_at(edge, edge, labels), policy)  # the VLM says what the edge says: one threshold
-    assert not same.second_look_pays
-    assert same.sentence().startswith("It is not shown that the second look pays")
-    assert same.escapes["k"] <= same.cascade_escapes["k"]
+def test_saec_s_rival_is_its_edge_at_no_more_overkill():
+    found = scores()
+    edge, vlm = found.answers.values()
+    kept = CalibrationScores(
+        found.labels, found.groups.astype(str), edge.severity, vlm.severity, edge.probabilities, found.complexity
+    )
+    threshold = edge_alone_threshold(kept, SAEC)
+    rejected = (kept.played(SAEC).codes == 1)[found.labels == 0].sum()
+    assert (edge.severity >= threshold)[found.labels == 0].sum() <= rejected
+    lower = edge.severity[edge.severity < threshold].max()
+    assert (edge.severity >= lower)[found.labels == 0].sum() > rejected

@@ -149,7 +149,7 @@ def test_a_cascade_comes_back_with_the_same_verdicts_at_the_revision_asked_for(h
     parts = [png(grey(level)) for level in (20, 128, 240)]
     files.write_json(cascade / "cascade.json", stated)
     here = Inspector.from_pretrained(cascade)
-    for revision, policy in ((first, "calibrated"), (None, "saec"), ("main", "saec")):
+    for revision, policy in ((first, "certified"), (None, "saec"), ("main", "saec")):
         there = Inspector.from_pretrained("acme/cascade", revision=revision)
         assert there.policy.name == policy
     there = Inspector.from_pretrained("acme/cascade", revision=first)

@@ -23,7 +23,7 @@ from tests.scripted import SLOPE, brightness_cascade, grey
 
 @pytest.fixture(scope="module")
 def cascade(tmp_path_factory):
-    return brightness_cascade(tmp_path_factory.mktemp("cascade"))
+    return brightness_cascade(tmp_path_factory.mktemp("cascade"), with_vlm=True)
 
 
 class Scripted(ScriptedVLM):
@@ -53,15 +53,25 @@ def test_the_edge_decides_what_it_is_sure_of(cascade):
     assert dark.severity == pytest.approx(1 / (1 + np.exp(-SLOPE * (20 / 255 - 0.5))), abs=1e-5)
     assert (dark.class_name, dark.p_class) == ("good", pytest.approx(1 - dark.severity))
     assert (bright.class_name, bright.p_class) == ("defect", pytest.approx(bright.severity))
-    assert dark.reason == "below the good threshold"
+    assert dark.reason == "the edge is sure of good"
     assert set(dark.ms) == {"edge", "policy"}
 
 
 def test_what_is_between_is_undecided_without_a_vlm(cascade):
     verdict = Inspector.from_pretrained(cascade)(png(grey(128)))
-    assert (verdict.label, verdict.decided_by, verdict.severity) == ("undecided", "rule", None)
-    assert verdict.reason == "between the thresholds; this cascade has no VLM"
-    assert verdict.severity_of("edge") == pytest.approx(0.5, abs=0.02)
+    assert (verdict.label, verdict.decided_by) == ("undecided", "rule")
+    assert verdict.reason == "the edge alone is not sure enough; this cascade has no VLM"
+    assert verdict.severity == verdict.severity_of("edge") == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_lies_between_the_limits_of_both_is_undecided(cascade):
+    """The VLM sees the middle as the edge does: together they settle nothing, and a person looks."""
+    for fallback, label in (("hold", "undecided"), ("reject", "defect"), ("pass", "good")):
+        found = Inspector.from_pretrained(cascade, fallback=fallback)
+        verdict = dataclasses.replace(found, vlm=ScriptedVLM([0.5]))(png(grey(128)))
+        assert (verdict.label, verdict.decided_by, verdict.severity_of("vlm")) == (label, "rule", 0.5)
+        assert verdict.reason.startswith("the edge alone is not sure enough; between the limits")
+        assert verdict.severity == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(("fallback", "label"), [("reject", "defect"), ("pass", "good")])
@@ -78,12 +88,15 @@ def test_the_vlm_sees_escalated_parts_alone_and_decides_them(cascade):
     levels = [20, 128, 240, 125, 130, 122]
     verdicts = list(inspector.inspect([png(grey(level)) for level in levels]))
     assert [v.label for v in verdicts] == ["good", "defect", "defect", "good", "defect", "good"]
-    assert [v.decided_by for v in verdicts] == ["edge", "vlm", "edge", "vlm", "vlm", "vlm"]
+    assert [v.decided_by for v in verdicts] == ["edge", "both", "edge", "both", "both", "both"]
     assert sorted(inspector.vlm.seen) == [122, 125, 128, 130]
     for level, verdict in zip(levels, verdicts, strict=True):
-        if verdict.decided_by == "vlm":  # its own answer, not a neighbour's
-            assert verdict.severity == verdict.severity_of("vlm") == inspector.vlm.answer(level)
-            assert verdict.reason == "between the thresholds"
+        if verdict.decided_by == "both":  # its own answer, not a neighbour's
+            own, other = verdict.severity_of("edge"), verdict.severity_of("vlm")
+            assert other == inspector.vlm.answer(level)
+            assert verdict.severity == inspector.policy.composite.scores([own], [other])[0]
+            assert own < verdict.severity < other or other < verdict.severity < own
+            assert verdict.reason.startswith("the edge alone is not sure enough; ")
         else:
             assert verdict.severity_of("vlm") is None
 
@@ -100,7 +113,7 @@ def test_order_and_batches_do_not_change_a_verdict(cascade):
     levels = np.random.default_rng(0).integers(0, 255, 40).tolist()
     inspector = with_vlm(cascade)
     together = list(inspector.inspect([png(grey(level)) for level in levels]))
-    assert {v.decided_by for v in together} == {"edge", "vlm"}
+    assert {v.decided_by for v in together} == {"edge", "both"}
     for level, verdict in zip(levels, together, strict=True):
         alone = inspector(png(grey(level)))
         assert (alone.label, alone.decided_by, alone.severity) == (
@@ -117,7 +130,7 @@ def test_no_order_and_no_name_of_classes_changes_a_verdict(names, tmp_path):
     good = next(name for name in names if name in ("ok", "gut, sauber"))
     for at, order in enumerate(permutations(names)):
         edge = TaskSpec.of(order, [good])
-        made = brightness_cascade(tmp_path / str(at), edge)
+        made = brightness_cascade(tmp_path / str(at), edge, with_vlm=True)
         for other in permutations(names):
             inspector = with_vlm(made, task=TaskSpec.of(other, [good]))
             found = list(inspector.inspect([png(grey(level)) for level in levels]))
@@ -125,14 +138,15 @@ def test_no_order_and_no_name_of_classes_changes_a_verdict(names, tmp_path):
             for verdict in found:
                 decider = inspector.edge.task if verdict.decided_by == "edge" else inspector.vlm.task
                 assert verdict.class_name == (good if verdict.label == "good" else decider.defects[0])
-                share = 1 - verdict.severity if verdict.label == "good" else verdict.severity
+                decided = verdict.severity_of("edge" if verdict.decided_by == "edge" else "vlm")
+                share = 1 - decided if verdict.label == "good" else decided
                 assert verdict.p_class == pytest.approx(share, abs=1e-6)
     assert all(one == said[0] for one in said)
     assert {(label, by) for label, by, _ in said[0]} >= {
         ("good", "edge"),
         ("defect", "edge"),
-        ("good", "vlm"),
-        ("defect", "vlm"),
+        ("good", "both"),
+        ("defect", "both"),
     }
 
 
@@ -162,7 +176,7 @@ def test_unreadable_is_a_verdict_among_others(cascade):
 
 def test_another_policy_by_name(cascade):
     assert Inspector.from_pretrained(cascade, policy="saec")(png(grey(128))).reason.startswith("low confidence;")
-    with pytest.raises(DataError, match="no policy 'best'; it has calibrated, saec"):
+    with pytest.raises(DataError, match="no policy 'best'; it has certified, saec"):
         Inspector.from_pretrained(cascade, policy="best")
 
 
@@ -180,13 +194,13 @@ def test_a_changed_engine_is_refused(cascade, tmp_path):
 
 
 def test_a_cascade_states_its_risk(cascade):
-    stated = files.read_json(cascade / "cascade.json")["policies"]["calibrated"]["statement"]
+    stated = files.read_json(cascade / "cascade.json")["policies"]["certified"]["statement"]
     assert "at most 5.00% of defects" in stated
 
 
-def test_a_vlm_at_its_threshold_says_defect(cascade):
-    inspector = Inspector.from_pretrained(cascade)
-    for severity, label in ((inspector.policy.cloud_threshold, "defect"), (0.4999, "good")):
+def test_saec_s_vlm_decides_alone_and_at_its_threshold_says_defect(cascade):
+    inspector = Inspector.from_pretrained(cascade, policy="saec")
+    for severity, label in ((inspector.policy.cloud_threshold, "defect"), (0.2599, "good")):
         verdict = dataclasses.replace(inspector, vlm=ScriptedVLM([severity]))(png(grey(128)))
         assert (verdict.label, verdict.decided_by, verdict.severity) == (label, "vlm", severity)
 
@@ -234,12 +248,12 @@ def test_a_fault_of_the_vlm_is_its_part_s_alone(cascade, error, fallback, label)
             assert summary_of([one]) == summary_of([other])
             continue
         assert (other.label, other.decided_by) == (label, "rule")
-        assert other.severity == (None if fallback == "hold" else other.severity_of("edge"))
-        said = f"between the thresholds; the VLM's answer could not be read: {type(error).__name__}"
+        assert other.severity == other.severity_of("edge")
+        said = f"the edge alone is not sure enough; the VLM's answer could not be read: {type(error).__name__}"
         assert other.reason.startswith(said)
         assert str(error) in other.reason
         assert other.severity_of("edge") == pytest.approx(1 / (1 + np.exp(-SLOPE * (level / 255 - 0.5))), abs=1e-5)
-    assert sum(one.decided_by == "rule" for one in found) == 2
+    assert sum("could not be read" in one.reason for one in found) == 2
 
 
 def test_a_batch_that_memory_does_not_suffice_for_is_halved(cascade):
@@ -328,7 +342,7 @@ def test_a_long_complaint_is_cut(cascade):
 
 def test_a_strip_that_a_processor_refuses_is_undecided_among_its_neighbours(tmp_path):
     """Qwen's own processor refuses sides of more than 200 : 1, for the whole batch."""
-    edge = Inspector.from_pretrained(brightness_cascade(tmp_path / "cascade", tiny.QUESTION.task))
+    edge = Inspector.from_pretrained(brightness_cascade(tmp_path / "cascade", tiny.QUESTION.task, with_vlm=True))
     base = tiny.loud_base(tmp_path / "base", "tiny-qwen2_5_vl")
     vlm = VLM.from_pretrained(base, question=tiny.QUESTION, dtype=torch.float32)
     inspector = dataclasses.replace(edge, vlm=vlm)
@@ -336,15 +350,14 @@ def test_a_strip_that_a_processor_refuses_is_undecided_among_its_neighbours(tmp_
     wanted = [vlm.predict([part])[0].severity for part in parts]
     strip = np.full((20, 4200, 3), 128, np.uint8)
     found = list(inspector.inspect([*parts[:3], strip, *parts[3:]]))
-    assert [one.decided_by for one in found] == ["vlm"] * 3 + ["rule"] + ["vlm"] * 3
-    assert [one.severity for one in found if one.decided_by == "vlm"] == pytest.approx(wanted, abs=1e-4)
+    assert [one.severity_of("vlm") for one in (*found[:3], *found[4:])] == pytest.approx(wanted, abs=1e-4)
     assert found[3].label == "undecided"
     assert "aspect ratio must be smaller than 200, got 210" in found[3].reason
 
 
 def test_a_logit_that_is_no_number_is_its_part_s_alone(tmp_path, monkeypatch):
     """As half precision overflows at one image: the real VLM's whole batch was refused."""
-    edge = Inspector.from_pretrained(brightness_cascade(tmp_path / "cascade", tiny.QUESTION.task))
+    edge = Inspector.from_pretrained(brightness_cascade(tmp_path / "cascade", tiny.QUESTION.task, with_vlm=True))
     vlm = VLM.from_pretrained(tiny.loud_base(tmp_path / "base"), question=tiny.QUESTION, dtype=torch.float32)
     inspector, own = dataclasses.replace(edge, vlm=vlm), VLM.log_p
     parts = [middling(seed) for seed in range(6)]
@@ -357,8 +370,7 @@ def test_a_logit_that_is_no_number_is_its_part_s_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(VLM, "log_p", overflowing)
     found = list(inspector.inspect([*parts[:2], grey(128, 64), *parts[2:]]))
-    assert [one.decided_by for one in found] == ["vlm"] * 2 + ["rule"] + ["vlm"] * 4
-    assert [one.severity for one in found if one.decided_by == "vlm"] == pytest.approx(wanted, abs=1e-4)
+    assert [one.severity_of("vlm") for one in (*found[:2], *found[3:])] == pytest.approx(wanted, abs=1e-4)
     assert found[2].label == "undecided"
     assert "not finite" in found[2].reason
 
@@ -518,18 +530,17 @@ def middling(seed):
 
 def test_threads_may_share_one(tmp_path):
     """Edge and a VLM whose vision tower OpenVINO runs: every verdict is that of its own part."""
-    edge = Inspector.from_pretrained(brightness_cascade(tmp_path / "cascade", tiny.QUESTION.task))
+    edge = Inspector.from_pretrained(brightness_cascade(tmp_path / "cascade", tiny.QUESTION.task, with_vlm=True))
     vlm = VLM.from_pretrained(tiny.loud_base(tmp_path / "base"), question=tiny.QUESTION, dtype=torch.float32)
     shared = dataclasses.replace(edge, vlm=vlm)
     parts = [png(middling(seed)) for seed in range(12)]
     alone = [shared(part) for part in parts]
-    assert {one.decided_by for one in alone} == {"vlm"}
-    wanted = np.array([one.severity for one in alone])
+    wanted = np.array([one.severity_of("vlm") for one in alone])
     assert np.ptp(wanted) > 0.1
 
     def inspected(seed):
         order = np.random.default_rng(seed).permutation(len(parts))
-        found = [one.severity for one in shared.inspect([parts[i] for i in order])]
+        found = [one.severity_of("vlm") for one in shared.inspect([parts[i] for i in order])]
         return np.abs(np.array(found) - wanted[order]).max()
 
     with ThreadPoolExecutor(8) as pool:

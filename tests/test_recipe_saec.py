@@ -57,7 +57,7 @@ def test_one_command_makes_the_table_and_only_what_changed_anew(parts, cache, tm
     other = run(parts, out, cache, "--edge", edge, "--escape", "0.2")
     assert other.returncode == 0, other.stderr[-3000:]
     assert commands(other.stdout) == [["calibrate", "--edge"], ["eval", "cascade"]]
-    assert files.read_json(out / "cascade" / "cascade.json")["policies"]["calibrated"]["escape"] == 0.2
+    assert files.read_json(out / "cascade" / "cascade.json")["policies"]["certified"]["promise"]["escape"] == 0.2
 
     edge.write_text(edge.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
     refused = run(parts, out, cache, "--edge", edge)
@@ -72,7 +72,7 @@ def check_table(out, said):
     for report in (*(results[name] for name in ROWS), *results["cascade"].values()):
         assert report["n"] == sum(results["data"]["counts"].values())
         assert {"accuracy", "escapes", "overkill", "speed"} <= set(report)
-    assert set(results["cascade"]) == {"calibrated", "saec"}
+    assert set(results["cascade"]) == {"certified", "saec"}
     table = (out / "table.md").read_text()
     assert table in said
     assert len(table.splitlines()) == 2 + len(ROWS) + 2 * 2  # each policy, and below it its edge alone

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
 
 import matplotlib
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hf_inspect import metrics
-from hf_inspect.cascade import escalation_curve, fit_calibrated, fit_saec, replay
+from hf_inspect.cascade import CalibrationScores, Promise, redrawn
 from hf_inspect.errors import DataError
 from hf_inspect.reports import plots
 
@@ -17,22 +18,26 @@ RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1], [360, 165])
 EDGE = RNG.beta(np.where(LABELS, 5, 2), np.where(LABELS, 2, 5))
 VLM = RNG.beta(np.where(LABELS, 6, 2), np.where(LABELS, 2, 6))
-COMPLEXITY = RNG.uniform(0.3, 0.6, len(LABELS))
-
-
-def section(policy):
-    played = replay(policy, EDGE, VLM, probabilities=np.stack([1 - EDGE, EDGE], 1), complexity=COMPLEXITY)
-    return metrics.decision_report(LABELS, played.codes) | {"share_escalated": played.share_escalated()}
 
 
 def draw_roc(out):
     plots.roc_plot(out, LABELS, {"edge": EDGE, "VLM": VLM})
 
 
-def draw_escalation(out):
-    policies = {"calibrated": fit_calibrated(EDGE, LABELS, range(len(LABELS))), "saec": fit_saec(COMPLEXITY)}
-    curve = escalation_curve(LABELS, EDGE, VLM)
-    plots.escalation_curve_plot(out, curve, {name: section(policy) for name, policy in policies.items()})
+def point(escape, *shares):
+    return {"escape": escape} | {
+        name: metrics.rate(k, 525) for name, k in zip(("edge", "vlm", "cascade"), shares, strict=True)
+    }
+
+
+def draw_undecided(out):
+    points = [point(0.01 * i, 400 - 15 * i, 380 - 15 * i, 300 - 15 * i) for i in range(1, 16)]
+    plots.undecided_plot(out, {"promise": asdict(Promise()), "undecided_curve": points})
+
+
+def draw_sizes(out):
+    scores = CalibrationScores(LABELS, np.arange(len(LABELS)).astype(str), EDGE, VLM)
+    plots.sizes_plot(out, redrawn(scores, None, Promise()), Promise())
 
 
 def draw_reliability(out):
@@ -47,7 +52,7 @@ def draw_classes(out):
     plots.classes_plot(out, {name: metrics.class_report(labels, said, names) for name, said in models.items()})
 
 
-DRAW = [draw_roc, draw_escalation, draw_reliability, draw_classes]
+DRAW = [draw_roc, draw_undecided, draw_sizes, draw_reliability, draw_classes]
 
 
 @pytest.mark.parametrize("draw", DRAW)
@@ -101,10 +106,3 @@ def test_models_of_other_classes_are_not_compared(tmp_path):
     models = {"a": metrics.class_report([0], [0], ["x", "y"]), "b": metrics.class_report([0], [0], ["x", "z"])}
     with pytest.raises(DataError, match="compare like with like"):
         plots.classes_plot(tmp_path / "classes.png", models)
-
-
-def test_a_policy_without_a_rate_is_left_out(tmp_path):
-    nothing = metrics.rate(0, 0)
-    policy = {"share_escalated": {"total": metrics.rate(1, 4)}, "accuracy": metrics.rate(3, 4), "escapes": nothing}
-    plots.escalation_curve_plot(tmp_path / "curve.png", escalation_curve(LABELS, EDGE, VLM), {"calibrated": policy})
-    assert (tmp_path / "curve.png").exists()

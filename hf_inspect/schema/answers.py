@@ -91,9 +91,10 @@ class Verdict:
     """What the system says of one part.
 
     `class_name` is the likeliest class on the side that was decided and `p_class` its probability (`defect: crack,
-    0.83`); `severity` is that of whoever decided (the edge's where a rule did), None where nobody did. `evidence` holds
-    the prediction of each model that ran, by name. `reason` says why it was decided there, or why it was not; `notes`
-    what was unusual about the file (first frame of 12, rotated by EXIF). `ms` holds milliseconds by step.
+    0.83`); `severity` is that of whoever decided, or was asked last where a rule did; None where nobody answered.
+    `evidence` holds the prediction of each model that ran, by name. `reason` says why it was decided there, or why it
+    was not; `notes` what was unusual about the file (first frame of 12, rotated by EXIF). `ms` holds milliseconds by
+    step.
     """
 
     label: Decision
