@@ -1,10 +1,9 @@
-"""What the Space says: thresholds over stored scores, verdicts, tables; what it takes; and how it goes up."""
+"""What the Space takes: uploads, limits, tables; what it is made of; and how it goes up."""
 
 import asyncio
 import csv
 import importlib.util
 import io
-import shutil
 import sys
 import time
 import zipfile
@@ -14,33 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
 import hf_inspect
 from hf_inspect import Inspector, files
-from hf_inspect.cascade import CalibrationScores, what_if
+from hf_inspect.cascade import ASK
 from hf_inspect.cli import app
 from hf_inspect.errors import DataError, HubError, MissingExtraError
 from hf_inspect.hub import check, push
-from hf_inspect.inspector import load_policies
 from hf_inspect.reports import page, uploads
-from hf_inspect.reports.plots import what_if_plot
-from hf_inspect.schema import Part, Prediction, Verdict
-from hf_inspect.scoring import read_rows
+from hf_inspect.schema import Part, Verdict
 from hf_inspect.vlm.tokenizer import gguf_tokenizer
 from tests.conftest import png
 from tests.scripted import brightness_cascade, grey
 from tests.space import SPACE
 
 ASSETS = Path(hf_inspect.__file__).parent / "assets" / "elpv"  # by path: `hf_inspect.demo` brings transformers
-
-
-@pytest.fixture(scope="module")
-def shipped() -> CalibrationScores:
-    return CalibrationScores.from_rows(read_rows(ASSETS / "calibration.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -53,141 +42,9 @@ def inspector(cascade) -> Inspector:
     return page.open_cascade(cascade)[0]
 
 
-def scores(labels, edge, vlm=None, groups=None) -> CalibrationScores:
-    n = len(labels)
-    vlm = np.full(n, np.nan) if vlm is None else np.asarray(vlm)
-    groups = np.arange(n) if groups is None else np.asarray(groups)
-    return CalibrationScores(np.asarray(labels), groups.astype(str), np.asarray(edge), vlm)
-
-
-def test_the_stated_risks_give_the_cascade_its_own_thresholds(shipped):
-    stated = load_policies(ASSETS)["calibrated"]
-    found = what_if(shipped, stated.escape, stated.overkill, stated.confidence, stated.cloud_threshold)
-    assert (found.policy.low, found.policy.high) == pytest.approx((stated.low, stated.high), abs=1e-8)
-    assert found.edge_escapes["k"] == stated.k_defects
-    assert found.edge_overkill["k"] == stated.k_goods
-    assert found.escalated["n"] == stated.defects + stated.goods == 393
-
-
-def test_only_rows_of_the_calibration_split_set_thresholds():
-    rows = read_rows(ASSETS / "calibration.jsonl")
-    turned = [row | {"edge": {"severity": 1 - row["edge"]["severity"]}} for row in rows]
-    other = [two if one["split"] != "calibration" else one for one, two in zip(rows, turned, strict=True)]
-    assert {row["split"] for row in rows} == {"validation", "calibration"}
-    one, two = (what_if(CalibrationScores.from_rows(some), 0.1, 0.1, 0.9) for some in (rows, other))
-    assert one == two
-    with pytest.raises(DataError, match="None of the stored scores is of the calibration split"):
-        CalibrationScores.from_rows([rows[0] | {"split": "validation"}])
-
-
-def test_what_follows_is_counted_by_hand():
-    labels = [0] * 40 + [1] * 40
-    edge = np.concatenate([np.linspace(0.01, 0.6, 40), np.linspace(0.4, 0.99, 40)])
-    vlm = np.where(np.arange(80) % 2, 0.9, 0.1)
-    found = what_if(scores(labels, edge, vlm), 0.2, 0.2, 0.8)
-    low, high = found.policy.low, found.policy.high
-    between = (edge >= low) & (edge <= high)
-    final = np.where(between, vlm >= 0.5, edge > high)
-    y = np.array(labels) == 1
-    assert found.escalated["k"] == between.sum() > 0
-    assert found.escapes["k"] == (~final & y).sum() > (edge < low)[y].sum() == found.edge_escapes["k"]
-    assert found.overkill["k"] == (final & ~y).sum() > (edge > high)[~y].sum() == found.edge_overkill["k"]
-    assert found.undecided["k"] == 0
-
-
-def test_without_a_vlm_what_is_handed_on_is_neither_escape_nor_overkill():
-    rng = np.random.default_rng(0)
-    found = what_if(scores(np.repeat([0, 1], 60), rng.uniform(0.4, 0.6, 120)), 0.1, 0.1, 0.9)
-    assert found.undecided == found.escalated
-    assert (found.escapes, found.overkill) == (found.edge_escapes, found.edge_overkill)
-
-
-def test_one_part_of_a_group_is_counted_as_it_is_calibrated():
-    labels, p = np.repeat([0, 1], 50), np.random.default_rng(1).uniform(0, 1, 100)
-    found = what_if(scores(labels, p, groups=np.arange(100) // 2), 0.1, 0.1, 0.9)
-    assert found.escalated["n"] == found.policy.defects + found.policy.goods == 50
-
-
-parts = st.lists(
-    st.tuples(st.integers(0, 1), st.floats(0, 1), st.one_of(st.just(float("nan")), st.floats(0, 1))),
-    min_size=2,
-    max_size=120,
-)
-risk = st.floats(0.005, 0.3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(parts, risk, risk, st.floats(0.5, 0.99))
-def test_the_edge_keeps_within_the_risks_on_its_own_parts(drawn, escape, overkill, confidence):
-    labels, edge, vlm = zip(*drawn, strict=True)
-    found = what_if(scores(labels, edge, vlm), escape, overkill, confidence)
-    assert found.edge_escapes["k"] <= escape * found.edge_escapes["n"]
-    assert found.edge_overkill["k"] <= overkill * found.edge_overkill["n"]
-    assert found.edge_escapes["k"] <= found.escapes["k"]
-    assert found.edge_overkill["k"] <= found.overkill["k"]
-    assert found.undecided["k"] <= found.escalated["k"] <= found.escalated["n"] == len(drawn)
-
-
-@settings(max_examples=40, deadline=None)
-@given(parts, risk, risk, st.floats(0.5, 0.99))
-def test_accepting_more_risk_never_hands_more_on(drawn, escape, more, confidence):
-    labels, edge, vlm = zip(*drawn, strict=True)
-    some = scores(labels, edge, vlm)
-    lower, higher = sorted((escape, more))
-    strict, loose = (what_if(some, one, 0.1, confidence) for one in (lower, higher))
-    if strict.policy.low is not None:
-        assert loose.policy.low >= strict.policy.low
-    assert loose.edge_escapes["k"] >= strict.edge_escapes["k"]
-
-
-def test_the_plot_shows_thresholds_and_where_an_image_lies(shipped):
-    found, other = what_if(shipped, 0.05, 0.1, 0.95), what_if(shipped, 0.2, 0.2, 0.8)
-    drawn = [what_if_plot(shipped, *rest) for rest in ((found,), (found, 0.3), (found, 0.0), (other,))]
-    assert len(set(drawn)) == 4
-    assert drawn[1] == what_if_plot(shipped, found, 0.3)
-    with Image.open(io.BytesIO(drawn[0])) as image:
-        assert image.format == "PNG"
-    never = what_if(scores([0, 1], [0.1, 0.9]), 0.05, 0.1, 0.95)
-    assert never.policy.low is never.policy.high is None
-    assert what_if_plot(scores([0, 1], [0.1, 0.9]), never, 1.0)
-
-
-def test_a_page_says_what_would_become_of_the_image(shipped):
-    found = what_if(shipped, 0.05, 0.1, 0.95)
-    said = {p: page.what_if_html(found, shipped, p)[0] for p in (None, 0.01, 0.2, 0.9)}
-    assert "this image" not in said[None]
-    assert "It would call this image good." in said[0.01]
-    assert "It would hand this image to the VLM." in said[0.2]
-    assert "It would call this image a defect." in said[0.9]
-    assert "55.7% (50.7% to 60.7%; 219 of 393)" in said[None]
-    assert 'alt="Calibration scores by class. With these risks' in page.what_if_html(found, shipped, None)[1]
-
-
-def test_a_verdict_is_shown_step_by_step(inspector):
-    good, between, broken = page.inspect_uploads(inspector, [png(grey(20)), png(grey(128)), b"no image <b>"])
-    shown = [page.verdict_html(verdict, inspector.policy) for verdict in (good, between, broken)]
-    assert "<strong>good</strong>" in shown[0]
-    assert "decided by the edge model" in shown[0]
-    assert "<dt>VLM</dt><dd>not asked</dd>" in shown[0]
-    assert "nobody could decide" in shown[1]
-    assert "not asked: between the thresholds; this cascade has no VLM" in shown[1]
-    assert "unreadable" in shown[2]
-    assert "is not an image" in shown[2]
-    assert all("/" not in one.replace("</", "") for one in shown)
-    asked = Verdict(
-        "defect", "vlm", "between the thresholds", 0.7, "<b>Riß</b>", 0.614,
-        {"edge": Prediction(0.4), "vlm": Prediction(0.7)}, ("first frame of 2",), {"edge": 1, "vlm": 2},
-    )  # fmt: skip
-    html = page.verdict_html(asked, inspector.policy)
-    assert "P(defect) 0.400, between the thresholds" in html
-    assert "P(defect) 0.700, not below 0.5: defect, 2.0 ms" in html
-    assert "<strong>defect</strong>: &lt;b&gt;Riß&lt;/b&gt;, 0.61, P(defect) 0.700" in html
-    assert "first frame of 2" in html
-
-
-def test_what_a_file_says_of_itself_is_shown_as_text():
+def test_what_a_file_says_of_itself_is_shown_as_text(inspector):
     verdict = Verdict("unreadable", "rule", "<script>alert(1)</script>")
-    assert "<script>" not in page.verdict_html(verdict, load_policies(ASSETS)["calibrated"])
+    assert "<script>" not in page.verdict_html(verdict, inspector.policy)
 
 
 def test_uploads_beyond_the_limits_are_refused_in_a_sentence(inspector, monkeypatch):
@@ -305,16 +162,19 @@ def test_a_table_becomes_a_csv_that_runs_no_formula(inspector):
     assert read[1]["P(defect)"] == ""
 
 
-def test_a_cascade_whose_vlm_cannot_be_loaded_decides_by_its_edge_alone(cascade, tmp_path, capsys):
-    folder = Path(shutil.copytree(cascade, tmp_path / "cascade"))
+def test_a_cascade_whose_vlm_cannot_be_loaded_says_so_where_it_would_be_asked(tmp_path, capsys):
+    folder = brightness_cascade(tmp_path / "cascade", with_vlm=True)
     stated = files.read_json(folder / "cascade.json")
     vlm = {"base": Part("hub", "nowhere/at-all", "0" * 40).to_dict(), "adapter": None}
     hashes = stated["files"] | {"base/model.safetensors": "0" * 64}
     files.write_json(folder / "cascade.json", stated | {"vlm": vlm, "files": hashes})
     alone, _ = page.open_cascade(folder)
     verdict = alone(png(grey(128)))
-    assert verdict.reason == "between the thresholds; the VLM could not be loaded here"
+    assert verdict.reason == "the edge alone is not sure enough; the VLM could not be loaded here"
     assert "the VLM could not be loaded here: " in capsys.readouterr().err
+    assert "<dt>VLM</dt><dd>no answer: the VLM could not be loaded here</dd>" in page.verdict_html(
+        verdict, alone.policy
+    )
     assert alone(png(grey(20))).label == "good"
 
 
@@ -331,15 +191,19 @@ def drawing():
     return module
 
 
-def test_the_examples_are_drawn_and_the_edge_model_says_what_their_names_say():
-    edge = Inspector.from_pretrained(ASSETS, policy="calibrated", use_vlm=False)
-    labels = {"good.png": "good", "defective.png": "defect", "doubtful.png": "undecided"}
-    drawn = drawing().drawings()
-    assert set(drawn) == set(labels) == {path.name for path in (SPACE / "examples").glob("*.png")}
-    for name, image in drawn.items():
+def test_the_examples_are_drawn_and_the_edge_model_does_not_contradict_their_names():
+    edge = Inspector.from_pretrained(ASSETS, policy="certified", use_vlm=False)
+    never = {"good.png": "defect", "doubtful.png": None, "defective.png": "good"}
+    drawn, severities = drawing().drawings(), []
+    assert set(drawn) == set(never) == {path.name for path in (SPACE / "examples").glob("*.png")}
+    for name, contrary in never.items():
         committed = np.asarray(Image.open(SPACE / "examples" / name), int)
-        assert np.abs(committed - np.asarray(image, int)).max() <= 2
-        assert edge(SPACE / "examples" / name).label == labels[name]
+        assert np.abs(committed - np.asarray(drawn[name], int)).max() <= 2
+        verdict = edge(SPACE / "examples" / name)
+        assert verdict.label != contrary
+        severities.append(verdict.severity_of("edge"))
+    assert severities == sorted(severities)
+    assert edge.policy.first([severities[1]]).codes == [ASK], "the doubtful cell is one that the VLM is asked about"
 
 
 def test_the_space_pins_the_gradio_and_python_that_it_is_tested_with():

@@ -72,6 +72,16 @@ def open_cascade(cascade: str | Path) -> tuple[Inspector, CalibrationScores]:
         return replace(alone, no_vlm=NO_VLM), scores
 
 
+def how_decided(policy: Certified, no_vlm: str = "") -> str:
+    """A part's way to its verdict, in Markdown; `no_vlm` says why no VLM answers, if none does."""
+    end = "What lies between the promise's limits nobody decides: a person looks."
+    if policy.composite.vlm is None:
+        return f"A small edge model looks, and this cascade asks no other. {end}"
+    second = "Where it is not sure enough, a vision-language model (VLM) looks too, and both decide together."
+    lacks = f" **No VLM answers here ({no_vlm}): where it would be asked, the part is undecided.**" if no_vlm else ""
+    return f"A small edge model looks first. {second}{lacks} {end}"
+
+
 def read_uploads(paths: Sequence[Path]) -> list[bytes]:
     """The content of each uploaded file; DataError for more than a page takes at once, or one that was deleted."""
     if len(paths) > MAX_FILES:
@@ -123,8 +133,8 @@ def what_if_html(found: WhatIf, scores: CalibrationScores, verdict: Verdict | No
     table = f"<table><caption>On the calibration parts that set the limits</caption>{body}</table>"
     answers = _answers(verdict)
     said = f"{_wanted(found.policy)} {_placed(found.policy, answers)}".strip()
-    plot = what_if_plot(scores, found, None if answers is None else _score(found.policy.composite, answers))
-    return f"<p>{said}</p>{table}", _image(plot, said)
+    score = nan if answers is None else _score(found.policy.composite, answers)
+    return f"<p>{said}</p>{table}", _image(what_if_plot(scores, found, None if isnan(score) else score), said)
 
 
 def table_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> list[list[Any]]:

@@ -27,7 +27,7 @@ GUIDE = "#888888"
 UNDECIDED_BY = {"edge": "edge alone", "vlm": "VLM alone", "cascade": "cascade, edge and VLM fused"}
 GOOD, BETWEEN, DEFECT = "#D6E6F2", "#EEEEEE", "#F8DDCB"  # what the system says, behind the scores
 LOWEST = 0.001  # P(defect) at the ends of an axis of log-odds
-BINS, NARROW = 32, 0.2  # bars over such an axis; how wide that of the early verdicts is drawn beside it
+BINS, EARLY = 32, 6  # bars over such an axis, and over that of the early verdicts at either end, one bar away
 MODELS = {"edge": "edge", "vlm": "VLM"}
 
 
@@ -222,11 +222,12 @@ def _draw_zones(axes: "Axes", limits: Limits) -> None:
 
 
 def _place(score: Any) -> Any:
-    """Where composite scores lie on the axis: log-odds; those of early verdicts beside them, narrower."""
-    beside = (1 + NARROW) * _log_odds(1 - LOWEST)
+    """Where composite scores lie on the axis: log-odds; those of early verdicts at the ends, on a narrower one."""
+    width, narrow = 2 * _log_odds(1 - LOWEST), EARLY / BINS
+    beside = width * (0.5 + 1 / BINS + narrow / 2)
     return np.select(
         [np.less(score, 0), np.greater(score, 1)],
-        [NARROW * _log_odds(np.add(score, 1)) - beside, NARROW * _log_odds(np.subtract(score, 1)) + beside],
+        [narrow * _log_odds(np.add(score, 1)) - beside, narrow * _log_odds(np.subtract(score, 1)) + beside],
         _log_odds(score),
     )
 

@@ -1,4 +1,4 @@
-"""The cascade in a browser: one image's way through it, other thresholds on its stored scores, and a batch.
+"""The cascade in a browser: one image's way through it, other promises on its stored scores, and a batch.
 
 `HF_INSPECT_CASCADE` names the cascade, a folder or a repository; the shipped solar-cell one by default.
 """
@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.data_classes import FileData, ListFiles
 
 from hf_inspect import errors
-from hf_inspect.cascade import what_if
+from hf_inspect.cascade import Promise, what_if
 from hf_inspect.reports import page, uploads
 from hf_inspect.schema import Verdict
 
@@ -40,15 +40,15 @@ def shipped() -> Path:
 
 inspector, scores = page.open_cascade(os.environ.get("HF_INSPECT_CASCADE") or shipped())
 policy = inspector.policy
-WITHOUT = "" if inspector.vlm else f" **The edge model decides alone: {inspector.no_vlm}.**"
-INTRO = f"""# Edge model and vision-language model, with a stated risk
-A small edge model looks first. What it is not sure of goes to a vision-language model (VLM).{WITHOUT}
+promise = policy.promise
+INTRO = f"""# Edge model and vision-language model, under one promise
+{page.how_decided(policy, "" if inspector.vlm else inspector.no_vlm)}
 A demonstration, on solar cells unless it was set up for other parts, and no inspection service: what you send is
 deleted within a quarter of an hour and shown to nobody else."""
-RISK = f"""**The thresholds in use.** {policy.statement}"""
-WHAT_IF = """### What if other risks were accepted?
-The sliders set the edge model's thresholds anew on the cascade's stored calibration scores. What follows is counted
-on those same scores: it is no promise for other parts, and the verdict above stays as it is."""
+RISK = f"""**The promise in use.** {policy.statement}"""
+WHAT_IF = """### What if another promise were wanted?
+The sliders move the promise for the whole system. Its limits are set anew on the cascade's stored calibration scores,
+and what follows is counted on those same scores: it is no promise for other parts, and the verdict above stays."""
 
 
 def inspect(content: bytes | None) -> tuple[str, Verdict | None]:
@@ -60,9 +60,9 @@ def inspect(content: bytes | None) -> tuple[str, Verdict | None]:
 
 
 def explore(escape: float, overkill: float, confidence: float, verdict: Verdict | None) -> tuple[str, str]:
-    """Other risks, in percent: thresholds and rates, and their plot."""
-    found = what_if(scores, escape / 100, overkill / 100, confidence / 100, policy.cloud_threshold)
-    return page.what_if_html(found, scores, verdict and verdict.severity_of("edge"))
+    """Another promise, in percent: limits and rates, and their plot."""
+    found = what_if(scores, policy.composite, Promise(escape / 100, overkill / 100, confidence / 100))
+    return page.what_if_html(found, scores, verdict)
 
 
 def inspect_batch(images: list[tuple[str, bytes]] | None) -> tuple[list[list], str]:
@@ -113,15 +113,15 @@ def build() -> gr.Blocks:
             with gr.Row():
                 with gr.Column():
                     risks = [
-                        gr.Slider(0.5, 30, policy.escape * 100, step=0.5, label="What if: escape risk, percent"),
-                        gr.Slider(0.5, 30, policy.overkill * 100, step=0.5, label="What if: overkill risk, percent"),
-                        gr.Slider(50, 99, policy.confidence * 100, step=1, label="What if: confidence, percent"),
+                        gr.Slider(0.5, 30, promise.escape * 100, step=0.5, label="What if: escapes, percent"),
+                        gr.Slider(0.5, 30, promise.overkill * 100, step=0.5, label="What if: overkill, percent"),
+                        gr.Slider(50, 99, promise.confidence * 100, step=1, label="What if: confidence, percent"),
                     ]
                     rates = gr.HTML(elem_id="rates", elem_classes="what-if")
                 with gr.Column():
                     plot = gr.HTML(elem_id="plot", elem_classes="what-if")
         with gr.Tab("Batch"):
-            gr.Markdown(page.LIMITS)
+            gr.Markdown(f"{page.LIMITS} P(defect) is that of whoever decided.")
             files = gr.File(label="Images", file_count="multiple", file_types=["image"])
             csv = gr.HTML(elem_id="csv")
             table = gr.Dataframe(headers=list(page.COLUMNS), label="Verdicts", interactive=False, wrap=True)
