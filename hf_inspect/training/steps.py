@@ -108,9 +108,10 @@ def _script_of(command: list[str]) -> list[str] | None:
     """
     if command[:2] != LAUNCH:
         return command if command[0] == INSPECT else None
-    from accelerate.commands.config.config_args import default_config_file
+    from huggingface_hub.constants import HF_HOME
 
-    return None if Path(default_config_file).exists() or command[2].startswith("-") else command[2:]
+    settings = list(Path(HF_HOME, "accelerate").glob("default_config.*"))  # of `accelerate config`
+    return None if settings or command[2].startswith("-") else command[2:]
 
 
 def _may_fork() -> bool:
