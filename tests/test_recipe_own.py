@@ -1,12 +1,7 @@
 """A folder of photos -> a cascade and its report by one command, as a user runs it, with tiny models."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +11,6 @@ from hf_inspect import files
 from hf_inspect.training import newest_whole_checkpoint
 from tests import launch
 
-ROOT = Path(__file__).parent.parent
 SCRIPT = "recipes/own_parts/run.py"
 TINY = ["--edge", "random:test_efficientnet.r160_in1k", "--vlm", "tiny-base", "--side", "64", "--steps", "24"]
 TINTS = {"ok": (60, 255, 60), "crack": (255, 60, 60), "dent": (60, 60, 255)}
@@ -74,16 +68,13 @@ EVERY = ["edge_classifier", "export", "vlm_sft", "calibrate --edge", "eval casca
 def first(place, environment):
     """The documented command, killed within its first training, then given again."""
     out = place / "out"
-    command = [sys.executable, SCRIPT, place / "photos", "--good", "ok", *TINY, "--out", out]
-    killed = subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    while killed.poll() is None and not newest_whole_checkpoint(out / "student"):
-        time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    assert newest_whole_checkpoint(out / "student"), killed.stdout.read()
+    said = [place / name for name in ("killed.out", "killed.err")]
+    killed = launch.started([SCRIPT, place / "photos", "--good", "ok", *TINY, "--out", out], environment, *said)
+    while killed.is_alive() and not newest_whole_checkpoint(out / "student"):
+        time.sleep(0.1)
+    killed.kill()
+    killed.join()
+    assert newest_whole_checkpoint(out / "student"), said[0].read_text() + said[1].read_text()
     assert not (out / "student" / "training_log.json").exists(), "it was killed too late to show anything"
     done = run(place, environment, "--out", out)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

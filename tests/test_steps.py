@@ -2,6 +2,9 @@
 
 import dataclasses
 import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -110,20 +113,53 @@ def test_only_commands_of_ours_are_forks(monkeypatch, tmp_path):
     assert steps._script_of([*LAUNCH, "train.py"]) is None, "the user's settings of accelerate are passed over"
 
 
-@pytest.mark.parametrize("forks", [True, False])
-def test_a_command_does_the_same_either_way(monkeypatch, capfd, tmp_path, forks):
-    monkeypatch.setattr(steps, "_may_fork", lambda: forks)
+@pytest.fixture
+def ours(tmp_path, monkeypatch):
+    """What makes a script that takes the place of this environment's own command."""
+    path = tmp_path / "ours"
     monkeypatch.setattr(steps, "_ONCE", ("numpy", "no_such_module"))
-    monkeypatch.setattr(steps, "INSPECT", str(tmp_path / "ours"))
-    monkeypatch.setattr(steps, "BESIDE", tmp_path)
-    ours = tmp_path / "ours"
-    ours.write_text(
-        f"#!{sys.executable}\nimport sys\nprint(__name__, sys.argv[1:])\n"
-        "sys.exit('told why' if 'fail' in sys.argv else 0)\n"
-    )
-    ours.chmod(0o755)
-    assert perform([str(ours), "a b"]) == 0
-    assert perform([str(ours), "fail"]) == 1
+    monkeypatch.setattr(steps, "INSPECT", str(path))
+
+    def write(text):
+        path.write_text(f"#!{sys.executable}\nimport os, sys, time\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_command_does_the_same_either_way(monkeypatch, capfd, ours, forks):
+    monkeypatch.setattr(steps, "_may_fork", lambda: forks)
+    command = ours("print(__name__, sys.argv[1:])\nsys.exit('told why' if 'fail' in sys.argv else 0)")
+    assert perform([command, "a b"]) == 0
+    assert perform([command, "fail"]) == 1
     out, err = capfd.readouterr()
-    assert out.splitlines() == [f"$ {ours} 'a b'", "__main__ ['a b']", f"$ {ours} fail", "__main__ ['fail']"]
+    assert out.splitlines() == [f"$ {command} 'a b'", "__main__ ['a b']", f"$ {command} fail", "__main__ ['fail']"]
     assert "told why" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="steps are forks on Linux alone")
+def test_a_step_ends_with_its_run(monkeypatch, tmp_path, ours):
+    monkeypatch.setattr(steps, "_may_fork", lambda: True)
+    said = tmp_path / "pid"
+    command = ours(f"print(os.getpid(), file=open({str(said)!r}, 'w'), flush=True)\ntime.sleep(60)")
+    run = get_context("fork").Process(target=perform, args=([command],))
+    run.start()
+    pid = awaited(lambda: said.exists() and said.read_text().strip())
+    run.kill()
+    run.join()
+    assert awaited(lambda: not is_running(pid)), "a second run would write the same files beside it"
+
+
+def awaited(found):
+    for _ in range(200):
+        if value := found():
+            return value
+        time.sleep(0.1)
+    return None
+
+
+def is_running(pid):
+    stat = Path("/proc", pid, "stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"

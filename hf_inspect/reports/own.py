@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_inspect import data as sets
 from hf_inspect import files, hub
@@ -24,6 +24,9 @@ from hf_inspect.reports.timing import contents
 from hf_inspect.runtime import INSPECT
 from hf_inspect.schema import DEFECT
 from hf_inspect.scoring import read_rows
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATE = "report.html.j2"
 SHOWN = {"escapes": 16, "overkill": 16, "undecided": 8}  # pictures of each at most
@@ -72,27 +75,31 @@ def report_html(cascade: Path, data: Path) -> str:
     parts = sorted_out(cascade / _scores_name(cascade), policy)
     pictures = {name: _pictures(parts[name][:most], data, results["data"]["split"]) for name, most in SHOWN.items()}
     edge = files.read_json(hub.part_of(cascade, stated, "edge") / INSPECT)
-    return _render(
-        {
-            "results": results,
-            "task": manifest["task"]["classes"],
-            "counts": manifest["counts"]["default"],
-            "told": told_of(manifest),
-            "rejected": manifest["rejected"],
-            "licence": manifest["licence"],
-            "statement": policy.statement,
-            "promise": policy.promise,
-            "second_look": stated["second_look"],
-            "shortfall": shortfall(policy, calibration_share(manifest)),
-            "needs": needs(policy.promise),
-            "kept": against_promise(results),
-            "undecided": {WHOSE[name]: rate for name, rate in results["undecided"].items()},
-            "certified": results["cascade"][Certified.name],
-            "edge": edge,
-            "titles": _TITLES,
-            "pictures": pictures,
-            "of": {name: len(found) for name, found in parts.items()},
-        }
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            {
+                "results": results,
+                "task": manifest["task"]["classes"],
+                "counts": manifest["counts"]["default"],
+                "told": told_of(manifest),
+                "rejected": manifest["rejected"],
+                "licence": manifest["licence"],
+                "statement": policy.statement,
+                "promise": policy.promise,
+                "second_look": stated["second_look"],
+                "shortfall": shortfall(policy, calibration_share(manifest)),
+                "needs": needs(policy.promise),
+                "kept": against_promise(results),
+                "undecided": {WHOSE[name]: rate for name, rate in results["undecided"].items()},
+                "certified": results["cascade"][Certified.name],
+                "edge": edge,
+                "titles": _TITLES,
+                "pictures": pictures,
+                "of": {name: len(found) for name, found in parts.items()},
+            }
+        )
     )
 
 
@@ -207,7 +214,8 @@ def _pictures(parts: Sequence[Shown], data: Path, split: str) -> list[dict[str, 
     ]
 
 
-def _render(values: Mapping[str, Any]) -> str:
+def _environment() -> "Environment":
+    """Jinja's, in which all that is filled in is text and what is missing is an error."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
@@ -218,11 +226,11 @@ def _render(values: Mapping[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     templates.filters["rate"] = _rate
-    return templates.get_template(TEMPLATE).render(values)
+    return templates
 
 
 def _rate(one: Mapping[str, Any]) -> str:
-    """`2.1 % (0.4 % to 6.0 %; 3 of 141)`: a rate with its 95 % interval."""
+    """`2.1% (0.4% to 6.0%; 3 of 141)`: a rate with its 95 % interval."""
     if one["value"] is None:
         return "not defined: there is none"
     return f"{one['value']:.1%} ({one['low']:.1%} to {one['high']:.1%}; {one['k']} of {one['n']})"

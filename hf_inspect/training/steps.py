@@ -4,10 +4,12 @@ On a machine without a GPU the commands of this environment run as forks of one 
 its like once: each import takes as long as a small training.
 """
 
+import ctypes
 import os
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -27,6 +29,7 @@ LAUNCH = [str(BESIDE / "accelerate"), "launch"]
 INSPECT = str(BESIDE / "hf-inspect")
 _ONCE = ("torch", "torchvision", "transformers", "datasets", "timm", "peft", "trl", "accelerate")
 _GPUS = ("nvidia[0-9]*", "kfd")  # below /dev
+_DEATH_SIGNAL = 1  # Linux's PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def perform(command: list[str]) -> int:
     for name in _ONCE:
         with suppress(ImportError):
             import_module(name)
-    process = get_context("fork").Process(target=_become, args=[script])
+    process = get_context("fork").Process(target=_become, args=[script, os.getpid()])
     process.start()
     process.join()
     return int(process.exitcode or 0)
@@ -119,8 +122,11 @@ def _may_fork() -> bool:
     return sys.platform == "linux" and not any(path for name in _GPUS for path in Path("/dev").glob(name))
 
 
-def _become(script: list[str]) -> None:
-    """Run a script in this process, as Python would."""
+def _become(script: list[str], parent: int) -> None:
+    """Run a script in this process, as Python would; it ends with its parent, however that ends."""
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
+    if os.getppid() != parent:
+        return
     sys.argv, sys.path[0] = script, str(Path(script[0]).parent)
     runpy.run_path(script[0], run_name="__main__")
 

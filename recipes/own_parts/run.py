@@ -72,12 +72,14 @@ def main(
         )
     asked = Asked(out, edge, vlm, {"escape": escape, "overkill": overkill, "confidence": confidence}, side, steps)
     given = {"group-rule": group_rule, "near": near, "shares": shares, "license": licence}
-    build(photos, asked.data, good or [], given)
-    check_splits(asked.data)
-    write_settings(asked)
-    fingerprint = read_head(asked.data)["fingerprint"]
-    for step in steps_of(asked):
-        do(step, out, fingerprint)
+    out.mkdir(parents=True, exist_ok=True)
+    with files.locked(out / ".run.lock"):  # a second run waits, and finds all done
+        build(photos, asked.data, good or [], given)
+        check_splits(asked.data)
+        write_settings(asked)
+        fingerprint = read_head(asked.data)["fingerprint"]
+        for step in steps_of(asked):
+            do(step, out, fingerprint)
     print(f"\n{files.read_json(out / 'cascade' / 'cascade.json')['policies']['certified']['statement']}")
     print(f"Read {out / 'report.html'}")
 
