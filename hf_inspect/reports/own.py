@@ -174,7 +174,9 @@ def sorted_out(scores: Path, policy: Certified) -> dict[str, list[Shown]]:
         wrong = {(IS_GOOD, True): "escapes", (IS_DEFECT, False): "overkill"}.get((code, row["label"] == DEFECT))
         name = "undecided" if code == UNDECIDED else wrong
         if name:
-            severities = {model: row[model].get("severity") for model in ("edge", "vlm") if model in row}
+            severities: dict[str, float | None] = {
+                model: row[model].get("severity") for model in ("edge", "vlm") if model in row
+            }
             found[name].append(Shown(number, row["source"], row["class"], severities))
     found["escapes"].sort(key=lambda one: one.severities["edge"] or 0.0)
     found["overkill"].sort(key=lambda one: -(one.severities["edge"] or 0.0))

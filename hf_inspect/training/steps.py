@@ -64,8 +64,8 @@ def do(step: Step, out: Path, fingerprint: str) -> None:
     seconds, and whether it came to its end.
     """
     stamp, now = step.stamp(out), step.made_from(out, fingerprint)
-    noted = files.read_json(stamp) if stamp.exists() else {"made_from": None, "done": False}
-    then = noted["made_from"]
+    noted: dict[str, Any] = files.read_json(stamp) if stamp.exists() else {}
+    then = noted.get("made_from", {})
     if then == now and noted["done"] and step.made.exists():
         print(f"{step.made} is there", flush=True)
         return
