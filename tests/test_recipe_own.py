@@ -1,6 +1,8 @@
 """A folder of photos -> a cascade and its report by one command, as a user runs it, with tiny models."""
 
+import inspect
 import re
+import runpy
 import shutil
 import time
 from pathlib import Path
@@ -11,10 +13,12 @@ from PIL import Image
 
 from hf_inspect import files
 from hf_inspect.training import newest_whole_checkpoint
+from hf_inspect.vlm import base as demo
+from hf_inspect.vlm import tiny
 from tests import launch
 
 SCRIPT = "recipes/own_parts/run.py"
-TINY = ["--edge", "random:test_efficientnet.r160_in1k", "--vlm", "tiny-base", "--side", "64", "--steps", "24"]
+TINY = ["--edge", "random:test_efficientnet", "--vlm", "tiny-base", "--side", "64", "--steps", "24"]
 TINTS = {"ok": (60, 255, 60), "crack": (255, 60, 60), "dent": (60, 60, 255)}
 
 
@@ -63,7 +67,16 @@ def verbs(said):
     return [name.split(" /")[0] for name in named[1:]]
 
 
-EVERY = ["edge_classifier", "export", "vlm_sft", "calibrate --edge", "eval cascade", "card", "report"]
+EVERY = [
+    "edge_classifier",
+    "export",
+    "edge_classifier",
+    "vlm_sft",
+    "calibrate --edge",
+    "eval cascade",
+    "card",
+    "report",
+]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +164,7 @@ def copied(first, tmp_path):
 def test_another_promise_is_a_new_certificate_and_no_new_training(copied, place, environment):
     other = run(place, environment, "--out", copied, "--escape", "0.5", "--overkill", "0.5")
     assert other.returncode == 0, other.stderr[-3000:]
-    assert verbs(other.stdout) == EVERY[3:]
+    assert verbs(other.stdout) == EVERY[4:]
     page = (copied / "report.html").read_text()
     assert "never says good" not in page.split("The promise in full")[0]
     assert "at most\n50.0% of the defects good" in page
@@ -165,8 +178,17 @@ def test_new_photos_begin_its_trainings_anew_and_the_edge_may_be_alone(copied, p
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "training_log.json was made from something else: data " in done.stdout
     assert "is dropped" in done.stdout
-    assert [name for name in verbs(done.stdout) if name != "export"] == [EVERY[0], *EVERY[3:]]
+    assert [name for name in verbs(done.stdout) if name != "export"] == [EVERY[0], *EVERY[4:]]
     assert "no vision-language model" in (copied / "report.html").read_text()
+
+
+def test_what_sees_for_each_base_is_of_its_tower_s_architecture(monkeypatch):
+    monkeypatch.setattr("sys.argv", [SCRIPT])
+    eyes = runpy.run_path(str(Path(__file__).parent.parent / SCRIPT))["EYES"]
+    named = {"tiny-base": eyes["tiny-base"].removeprefix("random:").partition(".")[0]}
+    named["demo-base"] = "tf_efficientnet_" + eyes["demo-base"].split("-")[1]
+    for base, module in (("tiny-base", tiny), ("demo-base", demo)):
+        assert f'"{named[base]}"' in inspect.getsource(module), f"the student that starts {base}'s tower does not fit"
 
 
 def test_a_base_that_needs_settings_of_its_own_is_refused_by_name(place, environment):
