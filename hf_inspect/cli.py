@@ -262,6 +262,18 @@ def card(folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, st
 
 
 @app.command()
+def report(
+    cascade: Annotated[Path, typer.Argument(help="Cascade's folder, with the results.json of `eval cascade` in it.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="HTML file to write; it holds its pictures.")],
+) -> None:
+    """Write one page on a measured cascade: its promise, what was measured, what went wrong, in pictures."""
+    from hf_inspect.reports import write_report
+
+    print(write_report(cascade, data, out))
+
+
+@app.command()
 def push(
     folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student, cascade or Space of ours.")],
     repository: Annotated[str, typer.Argument(help="org/name")],

@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,17 +25,23 @@ def script(
     arguments: Sequence[Any], environment: Mapping[str, str] = {}, timeout: float = 300
 ) -> subprocess.CompletedProcess:
     """`python ARGUMENTS` in the checkout, the first of them a script; `environment` is set besides the test's own."""
-    given = [str(one) for one in arguments]
     with TemporaryDirectory() as folder:
         said = [Path(folder) / name for name in ("out", "err")]
-        process = _server.Process(target=_run, args=(given, dict(os.environ) | dict(environment), *map(str, said)))
-        process.start()
+        process = started(arguments, environment, *said)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired(given, timeout, *(path.read_text() for path in said))
-        return subprocess.CompletedProcess(given, process.exitcode, *(path.read_text() for path in said))
+            raise subprocess.TimeoutExpired(list(arguments), timeout, *(path.read_text() for path in said))
+        return subprocess.CompletedProcess(list(arguments), process.exitcode, *(path.read_text() for path in said))
+
+
+def started(arguments: Sequence[Any], environment: Mapping[str, str], out: Path, err: Path) -> BaseProcess:
+    """The process of `script`, which writes what it says into these files; to be killed, say."""
+    given = [str(one) for one in arguments]
+    process = _server.Process(target=_run, args=(given, dict(os.environ) | dict(environment), str(out), str(err)))
+    process.start()
+    return process
 
 
 def recipe(stage: str, *arguments: Any, environment: Mapping[str, str] = {}) -> subprocess.CompletedProcess:

@@ -77,6 +77,9 @@ ELSEWHERE = {
     "--config recipes/vlm_sft/tiny_smolvlm.yaml --use_cpu true": (
         "tests/test_recipe_families.py", "recipes/accelerate/multi_cpu.yaml",
     ),
+    "python recipes/own_parts/run.py photos --good ok --out outputs/own": (
+        "tests/test_recipe_own.py", '"recipes/own_parts/run.py"',
+    ),
     "python recipes/saec/run.py --config recipes/saec/tiny.yaml": (
         "tests/test_recipe_saec.py", '"recipes/saec/tiny.yaml"',
     ),

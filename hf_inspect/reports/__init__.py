@@ -10,6 +10,7 @@ from hf_inspect.reports.evaluate import (
     evaluate_vlm,
     model_report,
 )
+from hf_inspect.reports.own import write_report
 from hf_inspect.reports.plots import write_comparison
 from hf_inspect.reports.table import model_summary, results_table, vlm_table
 
@@ -27,4 +28,5 @@ __all__ = [
     "vlm_table",
     "write_card",
     "write_comparison",
+    "write_report",
 ]

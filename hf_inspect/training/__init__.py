@@ -1,4 +1,4 @@
-"""What both kinds of recipes share: settings, checkpoints bound to what made them, a log of what ran, the way up."""
+"""What the recipes share: settings, checkpoints bound to what made them, a log of what ran, the way up, and steps."""
 
 from hf_inspect.training.checkpoints import (
     bound_checkpoints,
@@ -16,13 +16,15 @@ from hf_inspect.training.recipe import (
     augmentation,
     check_classes,
     check_processes,
+    check_splits,
     parsed,
     run,
     write_training_log,
 )
+from hf_inspect.training.steps import INSPECT, LAUNCH, Step, do, perform
 
 __all__ = [
-    "LOG", "Publication", "augmentation", "bound_checkpoints", "check_classes", "check_processes", "content_of",
-    "differences", "made_from", "newest_whole_checkpoint", "parsed", "publication", "resume_from", "run", "torn",
-    "train", "write_training_log",
+    "INSPECT", "LAUNCH", "LOG", "Publication", "Step", "augmentation", "bound_checkpoints", "check_classes",
+    "check_processes", "check_splits", "content_of", "differences", "do", "made_from", "newest_whole_checkpoint",
+    "parsed", "perform", "publication", "resume_from", "run", "torn", "train", "write_training_log",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_inspect import files
+from hf_inspect.data import SPLITS, read_head
 from hf_inspect.errors import DataError, sentence_of
 from hf_inspect.others import quieten
 from hf_inspect.schema import DEFECT, GOOD, TaskSpec
@@ -87,6 +88,16 @@ def check_classes(task: TaskSpec, train: Sequence[int], validation: Sequence[int
         raise DataError(
             f"none of the {len(validation)} images to validate on is a {side} one; raise max_rows, or build the data "
             "set with other shares."
+        )
+
+
+def check_splits(data: Path) -> None:
+    """DataError unless a built data set can train, stop, calibrate and test a cascade."""
+    there = {split for splits in read_head(data)["counts"].values() for split in splits}
+    if missing := set(SPLITS) - there:
+        raise DataError(
+            f"{data} has no split {', '.join(sorted(missing))}; build it with --shares 55/10/15/20 or of more images, "
+            "or mvtec_inspect with --calibration-share 0.15."
         )
 
 
