@@ -253,6 +253,14 @@ def test_too_many_lost_early_are_said_and_no_vlm_is_asked_in_vain():
     )  # fmt: skip
 
 
+def test_a_limit_beyond_the_vlm_s_scores_is_no_word_of_the_edge():
+    """Hardly a defect that the edge is not sure of: the good limit lies among its early defects."""
+    policy = certified(goods=0.3, defects=1.05, n=400)
+    assert policy.limits.low > 1
+    code, reason = (column[0] for column in policy.first([0.91]))
+    assert (code, reason) == (IS_GOOD, "below the good limit")
+
+
 def test_an_edge_alone_decides_by_its_limits():
     policy = certified(Composite(PLAIN))
     assert policy.first([0.01, 0.99]).codes.tolist() == [IS_GOOD, IS_DEFECT]

@@ -51,8 +51,10 @@ class Certified:
         said = self.limits.codes(self.composite.scores(found))  # NaN, and so undecided, where the VLM is missing
         codes = np.where((ends == ASK) & self._may_settle, ASK, said)
         reasons = np.select(
-            [codes == ASK, codes != UNDECIDED, ends != ASK],
-            ["the edge alone is not sure enough", np.where(codes == IS_GOOD, EARLY[IS_GOOD], EARLY[IS_DEFECT]),
+            [codes == ASK, (codes == ends) & (ends == IS_GOOD), (codes == ends) & (ends == IS_DEFECT),
+             codes != UNDECIDED, ends != ASK],
+            ["the edge alone is not sure enough", EARLY[IS_GOOD], EARLY[IS_DEFECT],
+             np.where(codes == IS_GOOD, SURE[IS_GOOD], SURE[IS_DEFECT]),
              "the edge is sure, and more than may be was lost that way among the calibration parts"],
             self._too_few(),
         )  # fmt: skip

@@ -94,8 +94,9 @@ def edge_alone_threshold(scores: CalibrationScores, policy: Policy) -> float:
 class WhatIf:
     """Another promise's limits, and their outcome on the parts that set them (of a group one of each class).
 
-    `asked` and `undecided` are of all parts, `undecided_alone` of each model by itself at the same promise; `escapes`
-    of the defects and `overkill` of the good parts.
+    Parts without an answer set no limit, and are not counted. `asked` and `undecided` are of all others,
+    `undecided_alone` of each model by itself at the same promise; `escapes` of the defects and `overkill` of the good
+    parts.
     """
 
     policy: Certified
@@ -109,7 +110,8 @@ class WhatIf:
 def what_if(scores: CalibrationScores, composite: Composite, promise: Promise) -> WhatIf:
     """The policy `certified` fitted anew for a promise, replayed on the parts it was fitted on."""
     policy = scores.certified(composite, promise)
-    kept = one_per_group(scores.edge, scores.labels, scores.groups, policy.seed)
+    answered = np.flatnonzero(~np.isnan(composite.scores(scores.edge, scores.cloud)))
+    kept = answered[one_per_group(scores.edge[answered], scores.labels[answered], scores.groups[answered], policy.seed)]
     y, groups = scores.labels[kept], scores.groups[kept]
     played = replay(policy, scores.edge[kept], scores.vlm[kept])
     models = {"edge": scores.edge, "vlm": scores.vlm}
