@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_inspect import files, prompts
-from hf_inspect.data import read_history, sign, write_history
+from hf_inspect import demo, files, prompts
+from hf_inspect.data import imagenet_weights, read_history, sign, write_history
 from hf_inspect.errors import DataError, HubError, ParityError
 from hf_inspect.metrics import softmax
 from hf_inspect.schema import BINARY, DEFECT, GOOD, History, Prediction, Source, TaskSpec
@@ -113,6 +114,19 @@ def test_a_base_is_named_or_a_folder(tmp_path, monkeypatch):
         base.base_folder("nothing")
     with pytest.raises(HubError, match="someone/model"):
         base.base_folder("someone/model")
+
+
+def test_the_demo_sees_by_another_network_than_its_edge():
+    from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    edge = files.read_json(demo.assets() / "edge_int8" / "inspect.json")["architecture"]
+    assert (edge, base.VISION) == ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
+    weights = imagenet_weights(base.VISION)
+    tower = TimmWrapperModel(TimmWrapperConfig(architecture=base.VISION, do_pooling=False, hidden_size=1280))
+    base._load_vision(SimpleNamespace(model=SimpleNamespace(vision_tower=tower)), weights)
+    own, stored = tower.timm_model.state_dict(), torch.load(weights, weights_only=True)
+    assert len(stored) == len(own) + 2  # the classifier's
+    assert all(torch.equal(a, b) for a, b in zip(own.values(), stored.values(), strict=False))
 
 
 def test_the_language_model_s_tokenizer_is_the_original(tmp_path):
