@@ -113,7 +113,7 @@ def data_audit(
 
 @app.command("demo-base")
 def demo_base(out: Annotated[Path | None, typer.Option(help="Folder; the cache by default.")] = None) -> None:
-    """Assemble the demo's VLM base from EfficientNet-Lite0 and SmolLM2-135M, both from PyPI."""
+    """Assemble the demo's VLM base from EfficientNet-Lite2 and SmolLM2-135M, both from PyPI."""
     from hf_inspect.vlm import demo_base
 
     print(demo_base(out))
@@ -222,9 +222,10 @@ def eval_vlm(
     questions: Annotated[Path | None, typer.Option(help="YAML of questions; the data set's own by default.")] = None,
     mode: Annotated[str, typer.Option(help="rank the options, or generate an answer.")] = "rank",
     crops: Annotated[int, typer.Option(help="5: mean over the four corners and the centre.")] = 1,
+    views: Annotated[int | None, typer.Option(help="Turns averaged: 1, 2, 4, 8; the adapter's by default.")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Side of the model's images, in pixels.")] = None,
     normalise: Annotated[bool, typer.Option("--normalise", help="Divide an option's score by its tokens.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Images in a batch; each takes a row a crop.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch; each takes a row a crop and view.")] = 16,
     beside: Annotated[Path | None, typer.Option(help="results.json to draw beside this one, zero-shot say.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture to write: recall by class.", callback=_picture)] = None,
 ) -> None:
@@ -232,7 +233,7 @@ def eval_vlm(
     from hf_inspect.reports import evaluate_vlm, write_comparison
     from hf_inspect.vlm import Asking
 
-    asking = Asking(mode, crops, imgsz, normalise, batch_size)
+    asking = Asking(mode, crops, imgsz, normalise, batch_size, views)
     with Bars() as bar:
         results = evaluate_vlm(
             model, adapter, data, split, out.with_suffix(_SCORES), asking=asking, questions=questions,

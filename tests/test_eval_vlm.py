@@ -66,7 +66,7 @@ def asked(monkeypatch):
     counts, log_p = [], VLM.log_p
 
     def counting(self, inputs):
-        counts.append(len(inputs["input_ids"]) // self.asking.crops)
+        counts.append(len(inputs["input_ids"]) // self.asking.rows)
         if len(counts) == counting.dies_at:
             raise KeyboardInterrupt
         return log_p(self, inputs)

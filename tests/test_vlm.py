@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,15 +16,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_inspect import files, prompts
-from hf_inspect.data import read_history, sign, write_history
+from hf_inspect import demo, files, prompts
+from hf_inspect.data import imagenet_weights, read_history, sign, write_history
 from hf_inspect.errors import DataError, HubError, ParityError
 from hf_inspect.metrics import softmax
 from hf_inspect.schema import BINARY, DEFECT, GOOD, History, Prediction, Source, TaskSpec
 from hf_inspect.vlm import VLM, Asking, ScriptedVLM, base, parity, training
 from hf_inspect.vlm import tiny as tiny_bases
 from hf_inspect.vlm.model import _scored_ids, products_in
-from hf_inspect.vlm.ranking import crops_of, option_scores
+from hf_inspect.vlm.ranking import crops_of, option_scores, views_of
 from hf_inspect.vlm.tokenizer import gguf_tokenizer
 from hf_inspect.vlm.tower import see_in_openvino
 from tests import tiny
@@ -113,6 +114,19 @@ def test_a_base_is_named_or_a_folder(tmp_path, monkeypatch):
         base.base_folder("nothing")
     with pytest.raises(HubError, match="someone/model"):
         base.base_folder("someone/model")
+
+
+def test_the_demo_sees_by_another_network_than_its_edge():
+    from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    edge = files.read_json(demo.assets() / "edge_int8" / "inspect.json")["architecture"]
+    assert (edge, base.VISION) == ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
+    weights = imagenet_weights(base.VISION)
+    tower = TimmWrapperModel(TimmWrapperConfig(architecture=base.VISION, do_pooling=False, hidden_size=1280))
+    base._load_vision(SimpleNamespace(model=SimpleNamespace(vision_tower=tower)), weights)
+    own, stored = tower.timm_model.state_dict(), torch.load(weights, weights_only=True)
+    assert len(stored) == len(own) + 2  # the classifier's
+    assert all(torch.equal(a, b) for a, b in zip(own.values(), stored.values(), strict=False))
 
 
 def test_the_language_model_s_tokenizer_is_the_original(tmp_path):
@@ -485,6 +499,19 @@ def test_five_crops_are_corners_and_centre():
         crops_of(image, 3)
 
 
+def test_views_are_turns_and_then_their_mirrors():
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    views = views_of(image, 8)
+    assert np.array_equal(views[0], image)
+    assert np.array_equal(views[1], image.transpose(1, 0, 2)[::-1])
+    assert np.array_equal(views[2], image[::-1, ::-1])
+    assert np.array_equal(views[4], image[:, ::-1])
+    assert len({view.tobytes() + bytes(view.shape) for view in views}) == 8
+    assert all(view.flags.c_contiguous for view in views)
+    for n in (1, 2, 4):
+        assert all(map(np.array_equal, views_of(image, n), views[:n]))
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_options_do_not_see_each_other_whatever_the_attention(folder, attention):
     model, processor = tiny.parts(folder)
@@ -526,6 +553,31 @@ def test_normalised_scores_are_a_mean_over_tokens(folder):
     assert np.abs(plain.rank(images) - normal.rank(images)).max() > 1e-3
 
 
+@pytest.mark.parametrize("asking", [Asking(views=4, batch_size=2), Asking(crops=5, views=2, batch_size=3)])
+def test_views_are_a_mean_of_log_probabilities_over_an_image_s_own(folder, asking):
+    one, several = VLM(*tiny.parts(folder), SEVERAL), VLM(*tiny.parts(folder), SEVERAL, asking=asking)
+    images = tiny.pictures(5)
+    found = several.rank(images)
+    shown = [[v for crop in crops_of(image, asking.crops) for v in views_of(crop, asking.views)] for image in images]
+    by_hand = [np.log(one.rank(some, 1)).mean(0) for some in shown]
+    assert found == pytest.approx(softmax(np.array(by_hand)), abs=1e-4)
+    assert np.abs(found - one.rank(images)).max() > 1e-3
+
+
+def test_an_adapter_says_over_how_many_views_it_is_asked(folder, moved):
+    def views(asking=None):
+        return VLM.from_pretrained(folder, moved, asking=asking).asking.views
+
+    assert views() == 1
+    record = files.read_json(moved / parity.PROMPT)
+    files.write_json(moved / parity.PROMPT, record | {"views": 4})
+    assert (views(), views(Asking(crops=5)), views(Asking(views=2)), views(Asking("generate"))) == (4, 4, 2, 1)
+    for wrong in (3, 0, "4", None):
+        files.write_json(moved / parity.PROMPT, record | {"views": wrong})
+        with pytest.raises(DataError, match=rf"prompt\.json has views {wrong!r}; give 1, 2, 4 or 8"):
+            views()
+
+
 def test_an_image_size_is_set_or_refused(folder, adapter):
     vlm = VLM.from_pretrained(folder, question=tiny.QUESTION, asking=Asking(imgsz=96))
     assert vlm.processor.image_processor.size == {"height": 96, "width": 96}
@@ -533,8 +585,8 @@ def test_an_image_size_is_set_or_refused(folder, adapter):
     with pytest.raises(ParityError, match="96"):
         VLM.from_pretrained(folder, adapter[0], asking=Asking(imgsz=96))
     generated = {"mode": "generate"}
-    for wrong in ({"mode": "guess"}, {"crops": 3}, {"imgsz": 0}, {"batch_size": 0}, generated | {"crops": 5},
-                  generated | {"normalise": True}):  # fmt: skip
+    for wrong in ({"mode": "guess"}, {"crops": 3}, {"imgsz": 0}, {"batch_size": 0}, {"views": 3}, {"views": 0},
+                  generated | {"crops": 5}, generated | {"views": 2}, generated | {"normalise": True}):  # fmt: skip
         with pytest.raises(DataError):
             Asking(**wrong)
 
@@ -663,18 +715,19 @@ def test_the_identity_covers_every_file_and_setting_that_decides(folder, moved, 
     own = shutil.copytree(folder, tmp_path / "base")
 
     def identity(**settings):
-        return VLM.from_pretrained(own, moved, **settings).identity
+        return VLM.from_pretrained(own, moved, **{"dtype": torch.float32} | settings).identity
 
     first = identity()
     (own / "README.md").write_text("a card")
     assert identity(asking=Asking(batch_size=3)) == first
     found = [first, identity(asking=Asking(crops=5)), identity(asking=Asking("generate"))]
+    found += [identity(asking=Asking(views=8))]
     found += [identity(asking=Asking(normalise=True)), identity(dtype=torch.bfloat16)]
     for path in (own / "generation_config.json", own / "tokenizer_config.json", moved / "adapter_config.json"):
         path.write_text(path.read_text() + "\n")
         found.append(identity())
     text = VLM.from_pretrained(own, question=SINGLE).identity
     found += [text, VLM.from_pretrained(own, question=which("a", "b", "c")).identity]
-    assert len(set(found)) == len(found) == 10
+    assert len(set(found)) == len(found) == 11
     with pytest.raises(DataError, match="put together in memory"):
         _ = VLM(*tiny.parts(folder), SINGLE).identity

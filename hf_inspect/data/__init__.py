@@ -20,7 +20,7 @@ from hf_inspect.data.load import (
     stream,
 )
 from hf_inspect.data.near import duplicates, group
-from hf_inspect.data.packaged import cache_folder, lite0_weights, packaged_folder, verified
+from hf_inspect.data.packaged import cache_folder, imagenet_weights, packaged_folder, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of, stratified_group_split
 from hf_inspect.data.raw.sources import Raw, relative, walk
 from hf_inspect.data.rules import Rules
@@ -28,8 +28,8 @@ from hf_inspect.data.rules import Rules
 __all__ = [
     "SPLITS", "TRAINED_ON", "Examined", "Licence", "Placement", "Questions", "Raw", "Rejected", "Row", "Rules",
     "Signature", "absences", "audit", "build", "cache_folder", "chat", "class_column", "class_ids", "count",
-    "dataset_card", "default_questions", "described", "duplicates", "examine", "group", "lite0_weights", "load_split",
-    "options_from", "packaged_folder", "partition", "place_of", "questions_of", "read_head", "read_history",
-    "read_manifest", "read_reading", "read_task", "record_history", "refuse_seen", "relative", "row_of",
+    "dataset_card", "default_questions", "described", "duplicates", "examine", "group", "imagenet_weights",
+    "load_split", "options_from", "packaged_folder", "partition", "place_of", "questions_of", "read_head",
+    "read_history", "read_manifest", "read_reading", "read_task", "record_history", "refuse_seen", "relative", "row_of",
     "script_named", "sign", "stratified_group_split", "stream", "verified", "walk", "write_history",
 ]  # fmt: skip

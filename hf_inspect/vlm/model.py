@@ -25,7 +25,7 @@ from hf_inspect.vlm import parity
 from hf_inspect.vlm.asking import Asking
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.families import FAMILIES, set_side
-from hf_inspect.vlm.ranking import crops_of, option_scores
+from hf_inspect.vlm.ranking import crops_of, option_scores, views_of
 from hf_inspect.vlm.tower import channels_last, see_in_openvino
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class VLM:
         reading: Reading | None = None,
     ) -> None:
         self.model, self.processor, self.question, self.reading = model, processor, question, reading
-        self.history, self.asking, self._parts = history or History(), asking or Asking(), parts
+        self.history, self.asking, self._parts = history or History(), (asking or Asking()).with_views(1), parts
         answers = parity.answer_ids(processor, question)
         self._options, self._longest = _scored_ids(answers), max(map(len, answers))
         self._loaded_here, self._preparing, self._answering = LoadedHere("A VLM"), Lock(), Lock()
@@ -93,9 +93,10 @@ class VLM:
             parity.use_images_of(parts["adapter"], processor)
         if asking is not None and asking.imgsz is not None:
             set_side(processor, AutoConfig.from_pretrained(source), asking.imgsz)
-        trained, reading = parts.get("adapter", source), None
+        trained, reading, asking = parts.get("adapter", source), None, asking or Asking()
         if adapter is not None or (trained / parity.PROMPT).is_file():
             question, reading = parity.check_prompt(trained, processor, question), parity.reading_of(trained)
+            asking = asking.with_views(parity.views_of(trained))
         if question is None:
             raise DataError(f"{base} was trained on no question; give one (prompts.Question), or an adapter.")
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
@@ -138,24 +139,25 @@ class VLM:
     def rank(self, images: Sequence[Rgb], batch_size: int | None = None) -> NDArray[np.float64]:
         """P(option | image, prompt) for RGB uint8 (h, w, 3) images of any sizes -> (n, n_options), rows sum to 1.
 
-        With 5 crops, log-probabilities are means over the corners and the centre; a batch holds five rows an image.
+        With crops or views, log-probabilities are means over them; a batch holds as many rows an image.
         """
         return softmax(self._scores(images, batch_size))
 
     def prepare(self, images: Sequence[Rgb]) -> "BatchFeature":
-        """Model inputs, on the CPU, of one batch: the rows of an image's crops follow each other."""
+        """Model inputs, on the CPU, of one batch: the rows of an image's crops and views follow each other."""
         crops = [crop for image in images for crop in crops_of(image, self.asking.crops)]
+        shown = [view for crop in crops for view in views_of(crop, self.asking.views or 1)]
         with self._preparing:  # a tokenizer keeps its padding in itself
-            return parity.encode(self.processor, self.question, crops)
+            return parity.encode(self.processor, self.question, shown)
 
     def log_p(self, inputs: "BatchFeature") -> NDArray[np.float64]:
-        """log P(option | image, prompt) of prepared -> (n, k); sums over an option's tokens, means over crops."""
+        """log P(option | image, prompt) of prepared -> (n, k): sums over an option's tokens, means over its rows."""
         order = self.task.by_name  # the same forwards, to the last bit, in whatever order the classes are
         options = [self._options[i] for i in order]
         with self._answering:  # a model keeps positions of its last prompt in itself
             scores = option_scores(self.model, inputs.to(self.model.device), options).double().cpu().numpy()
-        found = np.empty((len(scores) // self.asking.crops, len(options)))
-        found[:, order] = scores.reshape(-1, self.asking.crops, len(options)).mean(1)
+        found = np.empty((len(scores) // self.asking.rows, len(options)))
+        found[:, order] = scores.reshape(-1, self.asking.rows, len(options)).mean(1)
         return found
 
     def generate(self, inputs: "BatchFeature") -> list[str]:
@@ -283,8 +285,8 @@ def fast_dtype() -> "torch.dtype":
     """bfloat16 on a GPU and on CPUs with AMX or AVX512-BF16 matrix units, else float32."""
     import torch
 
-    fast = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+    fast = (torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported(), torch.cuda.is_available())
+    return torch.bfloat16 if any(fast) else torch.float32
 
 
 def _on_device(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":

@@ -12,6 +12,7 @@ import numpy as np
 from hf_inspect import files, prompts
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.images import Reading, Rgb
+from hf_inspect.vlm.asking import VIEWS
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, ProcessorMixin
@@ -45,11 +46,16 @@ def write_prompt(
     question: prompts.Question,
     token_ids: Sequence[int],
     reading: Reading = Reading(),  # noqa: B008 - frozen
+    views: int = 1,
 ) -> None:
-    """Write prompt.json: `token_ids` are what the training collator made of `canonical_row`."""
+    """Write prompt.json: `token_ids` are what the training collator made of `canonical_row`.
+
+    `views` is over how many orientations of an image answers are averaged, unless asked otherwise (`Asking`).
+    """
     rule = image_rule(processor)
     record = question.to_dict() | {
         "reading": reading.to_dict(),
+        "views": views,
         "image_rule": rule,
         "text": _readable(processor, token_ids),
         "sha256": prompts.fingerprint(token_ids, processor.image_token_id, rule, question.task),
@@ -85,6 +91,14 @@ def check_prompt(
 def reading_of(folder: Path) -> Reading:
     """How the files are read that an adapter, or a base fine-tuned whole, was trained on."""
     return Reading.from_dict(files.read_json(folder / PROMPT).get("reading"), folder / PROMPT)
+
+
+def views_of(folder: Path) -> int:
+    """How many orientations of an image an adapter's answers are averaged over; 1 where prompt.json says nothing."""
+    views = files.read_json(folder / PROMPT).get("views", 1)
+    if views not in VIEWS:
+        raise DataError(f"{folder / PROMPT} has views {views!r}; give 1, 2, 4 or 8.")
+    return int(views)
 
 
 def use_images_of(adapter: str | Path, processor: "ProcessorMixin") -> None:

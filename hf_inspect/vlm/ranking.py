@@ -1,10 +1,13 @@
 """Model inputs of one question about n images -> log-probability of each answer.
 
-System text, image and question run once; the answers are scored together on their cache. Also the crops of an image.
+System text, image and question run once; the answers are scored together on their cache. Also the crops and the views
+of an image.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hf_inspect.errors import DataError
 from hf_inspect.images import Rgb
@@ -53,6 +56,12 @@ def crops_of(rgb: Rgb, crops: int) -> list[Rgb]:
     h, w = (max(1, round(side * CROP_SHARE)) for side in (height, width))
     y, x = height - h, width - w
     return [rgb[top : top + h, left : left + w] for top, left in ((0, 0), (0, x), (y, 0), (y, x), (y // 2, x // 2))]
+
+
+def views_of(rgb: Rgb, views: int) -> list[Rgb]:
+    """The first `views` of the image's eight orientations: itself turned by 0, 90, 180, 270 degrees, then mirrored."""
+    sides = (rgb, rgb[:, ::-1])
+    return [np.ascontiguousarray(np.rot90(sides[i // 4], i % 4)) for i in range(views)]
 
 
 def _on_cache(model: Any, mask: "torch.Tensor", options: Sequence[Sequence[int]], cache: Any) -> "torch.Tensor":

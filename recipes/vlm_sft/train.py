@@ -51,6 +51,7 @@ class AdapterArguments:
     augment: bool = field(default=True, metadata={"help": "turns, mirrors, crops and light; shown as squares"})
     jitter: float = field(default=0.2, metadata={"help": "brightness and contrast, as a share"})
     min_crop: float = field(default=0.8, metadata={"help": "smallest share of the cell a crop shows"})
+    views: int = field(default=1, metadata={"help": "turns that the trained adapter's answers are averaged over"})
     bfloat16: bool = field(default=True, metadata={"help": "autocast, where the machine multiplies bfloat16 fast"})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better score"})
     max_rows: int | None = field(default=None, metadata={"help": "so many rows of each split alone"})
@@ -120,7 +121,7 @@ def main():
     if trainer.is_world_process_zero():
         sft.save(trainer.model, processor, out, files.portable_name(arguments.base))
         trained_ids = trainer.data_collator([parity.canonical_row(question)])["input_ids"][0].tolist()
-        parity.write_prompt(out, processor, question, trained_ids, reading)
+        parity.write_prompt(out, processor, question, trained_ids, reading, arguments.views)
         parents = sft.parents_of(arguments.base, arguments.adapter, arguments.student)
         write_history(out, record_history(arguments.data, splits, parents))
         training.write_training_log(trainer, arguments)
