@@ -93,7 +93,7 @@ def test_an_answer_that_cannot_be_read_is_nobodys_verdict(cascade):
         inspector = dataclasses.replace(Inspector.from_pretrained(cascade, fallback=fallback), vlm=ScriptedVLM([None]))
         verdict = inspector(png(grey(128)))
         assert (verdict.label, verdict.decided_by) == (label, "rule")
-        assert "the VLM's answer could not be read" in verdict.reason
+        assert "the VLM gave no answer" in verdict.reason
 
 
 def test_order_and_batches_do_not_change_a_verdict(cascade):
@@ -235,7 +235,7 @@ def test_a_fault_of_the_vlm_is_its_part_s_alone(cascade, error, fallback, label)
             continue
         assert (other.label, other.decided_by) == (label, "rule")
         assert other.severity == (None if fallback == "hold" else other.severity_of("edge"))
-        said = f"between the thresholds; the VLM's answer could not be read: {type(error).__name__}"
+        said = f"between the thresholds; the VLM gave no answer: {type(error).__name__}"
         assert other.reason.startswith(said)
         assert str(error) in other.reason
         assert other.severity_of("edge") == pytest.approx(1 / (1 + np.exp(-SLOPE * (level / 255 - 0.5))), abs=1e-5)
