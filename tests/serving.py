@@ -1,13 +1,17 @@
 """A VLM's server on loopback, in a thread, for as long as a block lasts; and servers that misbehave on purpose."""
 
+import asyncio
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
+from starlette.responses import Response
 
 from hf_inspect.schema import BINARY, History, Prediction, TaskSpec
 from hf_inspect.vlm.identity import About, identity_of
@@ -108,3 +112,42 @@ def reply(handler: BaseHTTPRequestHandler, status: int, content: bytes = b"", **
     handler.send_header("content-length", str(len(content)))
     handler.end_headers()
     handler.wfile.write(content)
+
+
+class Moody:
+    """An app whose answers to POST are for a while as a file says: `slow 5`, `503`, or `garbage`, once."""
+
+    def __init__(self, app, mood: Path):
+        self._app, self._mood = app, mood
+
+    async def __call__(self, scope, receive, send):
+        said = self._mood.read_text().split() if scope.get("method") == "POST" and self._mood.exists() else []
+        match said:
+            case ["slow", seconds]:
+                await asyncio.sleep(float(seconds))
+            case ["garbage"]:
+                self._mood.write_text("")
+                return await Response(b"\x00\xff<html>", 200)(scope, receive, send)
+            case ["503"]:
+                return await Response("try again later", 503)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+
+def main() -> None:
+    """Serve `Brightness` on a port until killed: arguments are the port and the file of the mood."""
+    import uvicorn
+
+    app = Moody(application(Brightness(seconds=0.002), about()), Path(sys.argv[2]))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning"))
+    threading.Thread(target=lambda: _say_ready(server), daemon=True).start()
+    server.run()
+
+
+def _say_ready(server) -> None:
+    while not server.started:
+        time.sleep(0.01)
+    print("ready", flush=True)
+
+
+if __name__ == "__main__":
+    main()

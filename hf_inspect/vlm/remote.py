@@ -20,7 +20,7 @@ from hf_inspect.reading import Reading
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.vlm.identity import About
 from hf_inspect.vlm.sizing import sizing_of
-from hf_inspect.vlm.wire import DEADLINE, REST, Reply, Unanswered, Wire, refusal
+from hf_inspect.vlm.wire import DEADLINE, PATIENCE, REST, Reply, Unanswered, Wire, refusal
 
 ABOUT, PREDICT, HISTORY = "/vlm", "/predict", "/history"  # what a server of ours answers
 LEFT = "x-seconds-left"  # header: after so many nobody waits for the answer
@@ -51,18 +51,19 @@ class RemoteVLM:
         deadline: float = DEADLINE,
         jpeg: int | None = None,
         rest: float = REST,
+        patience: float = PATIENCE,
     ) -> "RemoteVLM":
         """Ask the server at `url` what its VLM is.
 
         `files` are a cascade.json's: ParityError unless base and adapter are those. `deadline` is of each part, in
         seconds; `jpeg`, 1 to 100, sends images at that quality instead of as they are. ServerError where no server
-        answers, DataError for one that is not of ours.
+        answers within `patience` seconds, DataError for one that is not of ours.
         """
         if jpeg is not None and not 1 <= jpeg <= 100:
             raise DataError(f"The JPEG quality is {jpeg}; give 1 to 100, or leave it out to send images as they are.")
         wire = Wire(url, deadline, rest)
         try:
-            about = wire.wait(wire.within(partial(_about, wire, files)))
+            about = wire.wait(wire.within(partial(_about, wire, files), patience))
         except Unanswered as error:
             wire.close()
             raise refusal(error, wire.url) from None
@@ -92,7 +93,7 @@ class RemoteVLM:
     def history(self) -> History:
         """What the served VLM and its ancestors were trained on, fetched when it is first asked for."""
         try:
-            reply = self.wire.wait(self.wire.within(partial(self.wire.send, "GET", HISTORY)))
+            reply = self.wire.wait(self.wire.within(partial(self.wire.send, "GET", HISTORY), PATIENCE))
         except Unanswered as error:
             raise refusal(error, self.wire.url) from None
         return History.from_dict(_json(reply), self.wire.url)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TOKEN = "HF_INSPECT_SERVE_TOKEN"  # environment variable, of the server and of its clients
 DEADLINE = 10.0  # seconds a part
+PATIENCE = 5.0  # seconds that a server may take to say what it is, and its whole history
 FAILURES, REST = 8, 10.0  # parts in a row without an answer, after which the server is left alone; seconds
 _CONNECTIONS = 32
 _LONGEST = 1 << 20  # bytes of an answer; ours has a few hundred
@@ -110,12 +111,13 @@ class Wire:
             raise _refused(reply, self.url, response.headers.get("retry-after"), bool(self._token))
         return reply
 
-    async def within(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """`ask`, tried again with pauses while that may help and the deadline has not passed."""
+    async def within(self, ask: Callable[[], Awaitable[Answer]], seconds: float | None = None) -> Answer:
+        """`ask`, tried again with pauses while that may help and `seconds`, by default the deadline, are not over."""
         from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
         jitter = wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE)
         last: list[Unanswered] = []
+        seconds = self.deadline if seconds is None else seconds
 
         def pause(state: "RetryCallState") -> float:
             error = state.outcome.exception() if state.outcome else None
@@ -131,12 +133,12 @@ class Wire:
 
         again = retry_if_exception(lambda error: isinstance(error, Unanswered) and error.again)
         try:
-            async with asyncio.timeout(self.deadline):
+            async with asyncio.timeout(seconds):
                 return await AsyncRetrying(retry=again, wait=pause, before_sleep=self._retried, reraise=True)(once)
         except TimeoutError:
             if last:
-                raise Unanswered(last[0].kind, f"{last[0]}, for {self.deadline:g} s") from None
-            raise Unanswered("late", f"its server did not answer within {self.deadline:g} s") from None
+                raise Unanswered(last[0].kind, f"{last[0]}, for {seconds:g} s") from None
+            raise Unanswered("late", f"its server did not answer within {seconds:g} s") from None
 
     def summary(self) -> str:
         """How many parts were asked and what became of them, in a line."""
