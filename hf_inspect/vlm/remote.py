@@ -143,14 +143,13 @@ class RemoteVLM:
         stated = _json(reply)
         try:
             of, severity, p = stated["identity"], stated.get("severity"), stated.get("probabilities")
+            if isinstance(severity, bool):
+                raise TypeError("severity")
             found = Prediction(severity, None if p is None else tuple(p), stated.get("unreadable"))
-            whole = p is None or len(p) == len(self.task.classes)
         except (KeyError, TypeError, AttributeError, DataError):
             raise Unanswered("garbage", "its server answered what is no prediction") from None
-        if not whole:
-            raise Unanswered(
-                "garbage", f"its server answered {len(p)} probabilities for {len(self.task.classes)} classes"
-            )
+        if p is not None and len(p) != len(self.task.classes):
+            raise Unanswered("garbage", f"its server answered {len(p)} probabilities, not {len(self.task.classes)}")
         if of != self.about.identity:
             raise Unanswered("changed", "its server has another VLM now than the one that was checked")
         return found

@@ -14,9 +14,7 @@ from PIL import Image
 from hf_inspect.errors import DataError
 from hf_inspect.images import Rgb, check_rgb
 
-_FILTERS = {  # of an image processor's `resample`; torchvision has no Lanczos, and transformers takes bicubic for it
-    1: Image.Resampling.BICUBIC, 2: Image.Resampling.BILINEAR, 3: Image.Resampling.BICUBIC,
-}  # fmt: skip
+_FILTERS = {filter.value: filter for filter in Image.Resampling}  # by an image processor's `resample`
 _LARGEST = 4096  # pixels of a side that the tiled families go up to
 _MOST_OBLONG = 200  # times its width, or its height, that Qwen's processor takes
 Size = tuple[int, int]  # height, width

@@ -124,11 +124,10 @@ class Wire:
             return max(jitter(state), error.pause if isinstance(error, Unanswered) else 0.0)
 
         async def once() -> Answer:
-            last.clear()
             try:
                 return await ask()
             except Unanswered as error:
-                last.append(error)
+                last[:] = [error]
                 raise
 
         again = retry_if_exception(lambda error: isinstance(error, Unanswered) and error.again)
