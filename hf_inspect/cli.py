@@ -188,6 +188,9 @@ def predict(
     policy: Annotated[str | None, typer.Option(help="Another of the cascade's policies.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of org/name.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 2 if any file or folder is unreadable.")] = False,
+    vlm: Annotated[str | None, typer.Option(help="Address of its VLM: http://host:port of `serve`.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds that a part waits for it; 10 by default.")] = None,
+    jpeg: Annotated[int | None, typer.Option(help="Send it JPEG of this quality, 1 to 100; see `eval wire`.")] = None,
 ) -> None:
     """Inspect files and folders: a line a file, and a summary."""
     from hf_inspect.predict import run
@@ -196,10 +199,27 @@ def predict(
     with Bars() as bar:
         summary = run(
             cascade, paths, out, show=print, progress=bar.of_many,
-            policy=policy, fallback=fallback, revision=revision, **limits,
+            policy=policy, fallback=fallback, revision=revision, vlm=vlm, deadline=deadline, jpeg=jpeg, **limits,
         )  # fmt: skip
     if strict and summary["label"].get("unreadable"):
         raise typer.Exit(2)
+
+
+@app.command()
+def serve(
+    vlm: Annotated[str, typer.Argument(help="Cascade, adapter, or VLM fine-tuned whole: folder or repository.")],
+    base: Annotated[str | None, typer.Option(help="An adapter's base, where it names none that is known.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: int = 8100,
+    waiting: Annotated[int, typer.Option(help="Images that may wait; further ones are told to come again.")] = 64,
+    window: Annotated[float, typer.Option(help="Milliseconds that a batch is gathered for.")] = 4.0,
+    most_mb: Annotated[float, typer.Option(help="Megabytes of the largest image that is taken.")] = 32.0,
+) -> None:
+    """Serve a VLM to boxes at the line; a token in HF_INSPECT_SERVE_TOKEN is then asked of them."""
+    from hf_inspect.vlm.serve import Limits, serve
+
+    limits = Limits(waiting, window / 1000, int(most_mb * 2**20))
+    serve(vlm, base, host=host, port=port, limits=limits)
 
 
 @evaluate.command("edge")

@@ -28,6 +28,10 @@ class HubError(InspectError):
     """A folder is not fit to be published, or a Hub did not give or take what was asked."""
 
 
+class ServerError(InspectError):
+    """The server of a VLM does not answer, or may not be used."""
+
+
 class ForkError(InspectError):
     """A model is used in a fork of the process that loaded it."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -66,12 +66,19 @@ class Inspector:
         max_pixels: int | None = None,
         use_vlm: bool = True,
         revision: str | None = None,
+        vlm: str | None = None,
+        deadline: float | None = None,
+        jpeg: int | None = None,
     ) -> "Inspector":
         """The cascade in a folder written by `hf-inspect calibrate`, or in a Hub repository `org/name`.
 
         `revision` is the repository's branch, tag or commit; HubError when it cannot be had, ParityError when a file
         is not the one that was calibrated with. `policy` picks another of its policies by name. Without transformers,
         or with `use_vlm` off, what the edge cannot decide is left to `fallback`.
+
+        `vlm` is the address of a server of the cascade's VLM, `http://host:port` (see `vlm.remote`): it must be there
+        now (ServerError), and serve the files that were calibrated with (ParityError). Later, a part that it does not
+        answer within `deadline` seconds is left to `fallback`, with the reason; `jpeg` sends images at that quality.
         """
         folder = hub.cascade_folder(cascade, revision)
         stated = hub.read_cascade(folder)
@@ -79,14 +86,15 @@ class Inspector:
         if name not in stated["policies"]:
             raise DataError(f"{folder} has no policy {name!r}; it has {', '.join(stated['policies'])}.")
         hub.refuse_changed(folder, stated)
-        vlm, why = _load_vlm(folder, stated) if use_vlm else (None, "the VLM is switched off")
+        remote = _Remote(vlm, deadline, jpeg)
+        second, why = _load_vlm(folder, stated, remote) if use_vlm else (None, "the VLM is switched off")
         edge = Engine.from_pretrained(hub.part_of(folder, stated, "edge"))
         task = TaskSpec.from_dict(stated["task"], folder / CASCADE)
         task.refuse_other(edge.task, f"{CASCADE} of {folder.name}", "its edge")
         return cls(
             edge=edge,
             policy=policy_from_dict(stated["policies"][name]),
-            vlm=vlm,
+            vlm=second,
             no_vlm=why,
             fallback=fallback,
             max_pixels=max_pixels,
@@ -195,7 +203,7 @@ class Inspector:
         asked = replace(verdict, evidence={**verdict.evidence, "vlm": found}, ms={**verdict.ms, "vlm": ms})
         own = verdict.severity_of("edge")
         if found.severity is None or own is None:
-            return self._by_rule(asked, f"the VLM's answer could not be read: {found.unreadable}")
+            return self._by_rule(asked, f"the VLM gave no answer: {found.unreadable}")
         routes, severity = self.policy.second([own], [found.severity]), self.policy.severity([own], [found.severity])
         told = replace(asked, reason=f"{verdict.reason}; {routes.reasons[0]}")
         return self._said(told, int(routes.codes[0]), self.policy.decider, found, float(severity[0]))
@@ -228,8 +236,20 @@ def load_policies(cascade: Path) -> dict[str, Policy]:
     return {name: policy_from_dict(stated) for name, stated in hub.read_cascade(cascade)["policies"].items()}
 
 
-def _load_vlm(folder: Path, stated: dict[str, Any]) -> tuple[Predictor | None, str]:
-    """The VLM that cascade.json names, or None and the reason why there is none."""
+class _Remote(NamedTuple):
+    """The address of a VLM's server, if that is where it is, and how it is asked."""
+
+    url: str | None
+    deadline: float | None
+    jpeg: int | None
+
+
+def _load_vlm(folder: Path, stated: dict[str, Any], remote: _Remote) -> tuple[Predictor | None, str]:
+    """The VLM that cascade.json names, here or at a server, or None and the reason why there is none."""
+    if remote.url is None and (remote.deadline, remote.jpeg) != (None, None):
+        raise DataError("A deadline and JPEG are of a VLM's server; give its address too, as vlm.")
+    if remote.url is not None:
+        return _connected(folder, stated, remote, remote.url), ""
     if stated["vlm"] is None:
         return None, "this cascade has no VLM"
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
@@ -240,3 +260,14 @@ def _load_vlm(folder: Path, stated: dict[str, Any]) -> tuple[Predictor | None, s
 
     adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
     return VLM.from_pretrained(hub.part_of(folder, stated, "base", base_folder), adapter), ""
+
+
+def _connected(folder: Path, stated: dict[str, Any], remote: _Remote, url: str) -> Predictor:
+    """The cascade's VLM at a server that serves the files that cascade.json states."""
+    from hf_inspect.vlm.remote import RemoteVLM
+    from hf_inspect.vlm.wire import DEADLINE
+
+    if stated["vlm"] is None:
+        raise DataError(f"{folder} has no VLM, and {url} was given for one; calibrate with a VLM, or leave it out.")
+    deadline = DEADLINE if remote.deadline is None else remote.deadline
+    return RemoteVLM.connect(url, stated["files"], deadline=deadline, jpeg=remote.jpeg)

@@ -38,7 +38,7 @@ def run(
     """Inspect files and folders with a cascade (folder, or org/name); returns the summary.
 
     `show` gets a line a file, and those of the summary. `settings` go to `Inspector.from_pretrained` (policy, fallback,
-    revision, max_pixels).
+    revision, max_pixels, vlm, deadline, jpeg).
     """
     found, other = find_images(paths)
     inspector = Inspector.from_pretrained(cascade, **settings)
@@ -59,6 +59,11 @@ def run(
         show(f"  undecided {more}: for {len(reasons) - _REASONS} further reasons")
     if other:
         show(f"  {other} other files in these folders have no image's name and were left out")
+    if settings.get("vlm"):
+        from hf_inspect.vlm.remote import RemoteVLM
+
+        assert isinstance(inspector.vlm, RemoteVLM)
+        show(f"  {inspector.vlm.wire.summary()}")
     return summary
 
 

@@ -25,6 +25,7 @@ from hf_inspect.vlm import VLM, Asking, ScriptedVLM, base, parity, training
 from hf_inspect.vlm import tiny as tiny_bases
 from hf_inspect.vlm.model import _scored_ids, products_in
 from hf_inspect.vlm.ranking import crops_of, option_scores, views_of
+from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tokenizer import gguf_tokenizer
 from hf_inspect.vlm.tower import see_in_openvino
 from tests import tiny
@@ -68,9 +69,9 @@ def by_hand(model, processor, question, image):
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
     collator = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
-    scores = []
+    scores, sized = [], sizing_of(parity.image_settings(processor)).fit(image)  # as training gives it
     for option, ids in enumerate(_scored_ids(parity.answer_ids(processor, question))):
-        batch = collator([{"images": [image], **prompts.render(question, option)}])
+        batch = collator([{"images": [sized], **prompts.render(question, option)}])
         wanted = batch.pop("labels")[0]
         at = (wanted != -100).nonzero()[: len(ids), 0]
         assert wanted[at].tolist() == ids

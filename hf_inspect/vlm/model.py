@@ -1,8 +1,6 @@
 """Images -> predictions: a base model, an adapter and the question it was trained on, checked against each other."""
 
 import functools
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +23,9 @@ from hf_inspect.vlm import parity
 from hf_inspect.vlm.asking import Asking
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.families import FAMILIES, set_side
+from hf_inspect.vlm.identity import identity_of
 from hf_inspect.vlm.ranking import crops_of, option_scores, views_of
+from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tower import channels_last, see_in_openvino
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ class VLM:
         reading: Reading | None = None,
     ) -> None:
         self.model, self.processor, self.question, self.reading = model, processor, question, reading
-        self.history, self.asking, self._parts = history or History(), (asking or Asking()).with_views(1), parts
+        self.history, self.asking, self.parts = history or History(), (asking or Asking()).with_views(1), parts
         answers = parity.answer_ids(processor, question)
         self._options, self._longest = _scored_ids(answers), max(map(len, answers))
+        self._sizing = sizing_of(parity.image_settings(processor))
         self._loaded_here, self._preparing, self._answering = LoadedHere("A VLM"), Lock(), Lock()
 
     @classmethod
@@ -111,21 +112,25 @@ class VLM:
         return self.question.task
 
     @functools.cached_property
-    def identity(self) -> str:
-        """SHA-256 (hex) over the SHA-256 of every file that decides and over the settings that change answers.
+    def decides(self) -> dict[str, Any]:
+        """The SHA-256 of every file that decides, by role and name, and the settings that change answers.
 
-        DataError for a model that was put together in memory.
+        Plain JSON values. DataError for a model that was put together in memory.
         """
-        if self._parts is None:
+        if self.parts is None:
             raise DataError("A VLM put together in memory has no files to know it by; load one with from_pretrained.")
-        stated = {
-            "files": hub.file_hashes(self._parts),
+        return {
+            "files": hub.file_hashes(self.parts),
             "question": self.question.to_dict(),
             "asking": self.asking.to_dict(),
             "dtypes": sorted({str(weight.dtype) for weight in self.model.parameters()}),
             "device": self.model.device.type,  # a GPU's convolutions round otherwise than those of OpenVINO
         }
-        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) of `decides`."""
+        return identity_of(self.decides)
 
     def predict(self, images: Sequence[Rgb]) -> list[Prediction]:
         """An answer for each RGB uint8 (h, w, 3) image of any size, in order; for files, what `images.load` gives.
@@ -145,7 +150,7 @@ class VLM:
 
     def prepare(self, images: Sequence[Rgb]) -> "BatchFeature":
         """Model inputs, on the CPU, of one batch: the rows of an image's crops and views follow each other."""
-        crops = [crop for image in images for crop in crops_of(image, self.asking.crops)]
+        crops = [self._sizing.fit(crop) for image in images for crop in crops_of(image, self.asking.crops)]
         shown = [view for crop in crops for view in views_of(crop, self.asking.views or 1)]
         with self._preparing:  # a tokenizer keeps its padding in itself
             return parity.encode(self.processor, self.question, shown)

@@ -116,11 +116,16 @@ def use_images_of(adapter: str | Path, processor: "ProcessorMixin") -> None:
 
 def image_rule(processor: "ProcessorMixin") -> dict[str, Any]:
     """How an image becomes pixels, and how many image tokens the canonical one takes; plain JSON values."""
-    stated = json.loads(processor.image_processor.to_json_string())
-    for of_the_run in ("processor_class", "device", "data_format", "return_tensors"):
-        stated.pop(of_the_run, None)
+    stated = image_settings(processor)
     ids = processor(images=[[_ramp()]], text=[_image_text(processor)], add_special_tokens=False)["input_ids"][0]
-    return {k: v for k, v in stated.items() if v is not None} | {"image_tokens": ids.count(processor.image_token_id)}
+    return stated | {"image_tokens": ids.count(processor.image_token_id)}
+
+
+def image_settings(processor: "ProcessorMixin") -> dict[str, Any]:
+    """The settings of how an image becomes pixels; plain JSON values."""
+    stated = json.loads(processor.image_processor.to_json_string())
+    of_the_run = ("processor_class", "device", "data_format", "return_tensors")
+    return {key: value for key, value in stated.items() if value is not None and key not in of_the_run}
 
 
 def _image_text(processor: "ProcessorMixin") -> str:

@@ -22,6 +22,7 @@ from hf_inspect.vlm import parity
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.families import family_of, set_side
 from hf_inspect.vlm.model import VLM, connect_in_embedding_dtype, merge_adapter, outside_autocast
+from hf_inspect.vlm.sizing import Sizing
 
 if TYPE_CHECKING:
     import datasets
@@ -55,15 +56,18 @@ def chat_rows(
     soft_labels: bool = False,
     augment: Augment | None = None,
     reading: Reading = Reading(),  # noqa: B008 - frozen
+    sizing: Sizing = Sizing(),  # noqa: B008 - frozen
 ) -> dict[str, list[Any]]:
     """Rows of `rows_with_class_ids` -> columns images, prompt, completion; for `Dataset.with_transform`.
 
-    Images are uint8 tensors (3, h, w). With `soft_labels`, a column `probability` (of a defect) and a task of one good
-    and one defect class, the answer is sampled anew each time; else it is the row's class.
+    Images are uint8 tensors (3, h, w), augmented or at the size of `sizing`, as the VLM will see them. With
+    `soft_labels`, a column `probability` (of a defect) and a task of one good and one defect class, the answer is
+    sampled anew each time; else it is the row's class.
     """
     import torch
 
-    pixels = [torch.from_numpy(images.load(row["bytes"], reading).rgb).permute(2, 0, 1) for row in batch["image"]]
+    whole = [images.load(row["bytes"], reading).rgb for row in batch["image"]]
+    pixels = [torch.from_numpy(one if augment else sizing.fit(one)).permute(2, 0, 1) for one in whole]
     answers = batch[CLASS_ID]
     if soft_labels and PROBABILITY in batch and has_soft_labels(question.task):
         by_side = torch.tensor([question.task.dispositions.index(side) for side in (GOOD, DEFECT)])

@@ -22,6 +22,7 @@ from hf_inspect.reports import write_card
 from hf_inspect.vlm import VLM, Asking, parity
 from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.model import fast_dtype
+from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.trainer import AdapterTrainer
 
 
@@ -96,7 +97,8 @@ def main():
     dtype = fast_dtype() if arguments.bfloat16 else torch.float32
     config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
     model, processor = load(arguments, dtype)
-    as_rows = functools.partial(sft.chat_rows, question=question, reading=reading)
+    sizing = sizing_of(parity.image_settings(processor))
+    as_rows = functools.partial(sft.chat_rows, question=question, reading=reading, sizing=sizing)
     augment = training.augmentation(arguments.side, arguments.jitter, arguments.min_crop) if arguments.augment else None
     train_rows = functools.partial(as_rows, soft_labels=arguments.soft_labels, augment=augment)
     config.remove_unused_columns = False
