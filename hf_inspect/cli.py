@@ -113,7 +113,7 @@ def data_audit(
 
 @app.command("demo-base")
 def demo_base(out: Annotated[Path | None, typer.Option(help="Folder; the cache by default.")] = None) -> None:
-    """Assemble the demo's VLM base from EfficientNet-Lite2 and SmolLM2-135M, both from PyPI."""
+    """Assemble the demo's VLM base from EfficientNet-Lite0 and SmolLM2-135M, both from PyPI."""
     from hf_inspect.vlm import demo_base
 
     print(demo_base(out))

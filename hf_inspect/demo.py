@@ -56,7 +56,7 @@ def run(
     if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:
         show(f"{results_file} is of these data and models: nothing to do")
         return results_table(files.read_json(results_file))
-    with steps.step("base: assemble the VLM's base from EfficientNet-Lite2 and SmolLM2-135M") as came:
+    with steps.step("base: assemble the VLM's base from EfficientNet-Lite0 and SmolLM2-135M") as came:
         came(f"-> {demo_base()}")
     with steps.step("export: the edge student to OpenVINO, held against the student itself") as came:
         gate = export_student(models / "edge", out / "edge", data=data, int8=False)

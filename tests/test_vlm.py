@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_inspect import demo, files, prompts
+from hf_inspect import files, prompts
 from hf_inspect.data import imagenet_weights, read_history, sign, write_history
 from hf_inspect.errors import DataError, HubError, ParityError
 from hf_inspect.metrics import softmax
@@ -117,11 +117,9 @@ def test_a_base_is_named_or_a_folder(tmp_path, monkeypatch):
         base.base_folder("someone/model")
 
 
-def test_the_demo_sees_by_another_network_than_its_edge():
+def test_the_demo_sees_by_imagenet_weights():
     from transformers import TimmWrapperConfig, TimmWrapperModel
 
-    edge = files.read_json(demo.assets() / "edge_int8" / "inspect.json")["architecture"]
-    assert (edge, base.VISION) == ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
     weights = imagenet_weights(base.VISION)
     tower = TimmWrapperModel(TimmWrapperConfig(architecture=base.VISION, do_pooling=False, hidden_size=1280))
     base._load_vision(SimpleNamespace(model=SimpleNamespace(vision_tower=tower)), weights)

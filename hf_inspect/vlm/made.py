@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 Parts = tuple["PreTrainedModel", "ProcessorMixin"]
-FORMAT = 3  # of what is written: the cache may hold folders of an older one, which are left alone
+FORMAT = 2  # of what is written: the cache may hold folders of an older one, which are left alone
 _OF_THE_LIBRARY = ("transformers_version",)  # what a JSON file says of who wrote it
 
 
