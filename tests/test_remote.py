@@ -465,3 +465,21 @@ def test_eval_wire_states_what_jpeg_costs_on_validation(tmp_path):
     assert (cost["flips"]["n"], cost["unanswered"], cost["quality"]) == (120, 0, 50)
     assert 0 < cost["max_change"] < 0.1
     assert cost["bytes"]["jpeg"] < cost["bytes"]["lossless"]
+
+
+def test_the_command_serves_what_a_cascade_has_at_this_machine_alone(cascade, served, monkeypatch):
+    """`hf-inspect serve outputs/cascade --host 0.0.0.0` is asked for where others are to reach it."""
+    import uvicorn
+
+    ran = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **settings: ran.append(settings))
+    done = CliRunner().invoke(app, ["serve", str(cascade), "--port", "8123"])
+    assert done.exit_code == 0, done.output
+    assert f"identity {served[0].identity[:16]}" in done.output
+    assert "http://127.0.0.1:8123, no token asked for" in done.output
+    assert [(one["host"], one["port"], one["access_log"]) for one in ran] == [("127.0.0.1", 8123, False)]
+    monkeypatch.setenv(TOKEN, SECRET)
+    done = CliRunner().invoke(app, ["serve", str(cascade), "--host", "0.0.0.0"])
+    assert "a token asked for" in done.output
+    assert SECRET not in done.output
+    assert ran[1]["host"] == "0.0.0.0"
