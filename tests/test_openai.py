@@ -166,12 +166,14 @@ def test_a_server_that_gives_no_probability_is_refused(answer):
     assert "calibration is refused" in str(raised.value)
 
 
-def test_a_model_is_named_where_there_are_several_or_another():
+def test_a_model_is_named_where_there_is_not_one():
     with answering(first_tokens({"good": -0.1})) as url:
-        with pytest.raises(DataError, match="serves big; 'small' is not there"):
-            connect(url, model="small")
         assert connect(url, model="big").identity == connect(url).identity != connect(url, tiny.QUESTION).identity
         assert connect(url).history.unknown == ("big",)
+    nothing = json.dumps({"object": "list", "data": []}).encode()
+    listing = answering(lambda handler, body: reply(handler, 200, nothing))
+    with listing as url, pytest.raises(DataError, match="no model that it lists; name the one to ask"):
+        connect(url)
 
 
 def test_transformers_serve_gives_no_probability_and_is_refused(tmp_path):
@@ -194,4 +196,4 @@ def test_transformers_serve_gives_no_probability_and_is_refused(tmp_path):
     finally:
         server.kill()
         server.wait()
-    assert "its server answered 422 (Unsupported fields" in str(raised.value)
+    assert "Asked for them, its server" in str(raised.value)

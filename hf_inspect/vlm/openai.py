@@ -71,7 +71,7 @@ class OpenAIVLM:
         question.task.refuse_one_sided("The question")
         wire = Wire(url.removeprefix(SCHEME), deadline, rest, _LONGEST)
         try:
-            name = _chosen(wire.wait(wire.within(partial(_models, wire), patience)), model, url)
+            name = model or _only(wire.wait(wire.within(partial(_models, wire), patience)), url)
             scoring = _offered(wire, name, question, patience)
         except Unanswered as error:
             wire.close()
@@ -162,7 +162,7 @@ def _offered(wire: Wire, model: str, question: prompts.Question, patience: float
         except _NoOption:
             pass
         except Unanswered as error:
-            if error.kind not in ("refused", "garbage"):
+            if error.kind not in ("refused", "garbage", "broken"):
                 raise
             said = str(error)
             continue
@@ -198,11 +198,10 @@ def _object(reply: Reply) -> dict[str, Any]:
     return found
 
 
-def _chosen(models: list[str], wanted: str | None, url: str) -> str:
-    if wanted in models or (wanted is None and len(models) == 1):
-        return wanted or models[0]
-    named = ", ".join(models[:5]) or "none"
-    raise DataError(f"{url} serves {named}; {'name one of them' if wanted is None else f'{wanted!r} is not there'}.")
+def _only(models: list[str], url: str) -> str:
+    if len(models) != 1:
+        raise DataError(f"{url} serves {', '.join(models[:5]) or 'no model that it lists'}; name the one to ask.")
+    return models[0]
 
 
 def _messages(rendered: Sequence[prompts.Message], picture: str) -> list[dict[str, Any]]:
