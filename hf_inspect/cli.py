@@ -274,6 +274,22 @@ def eval_cascade(model: str, data: Data, out: Results, split: Split = "test", pl
     _report(results, out, plot)
 
 
+@evaluate.command("wire")
+def eval_wire(
+    url: Annotated[str, typer.Argument(help="Server of a VLM: http://host:port of `hf-inspect serve`.")],
+    data: Data,
+    out: Results,
+    jpeg: Annotated[int, typer.Option(help="Quality, 1 to 100.")] = 90,
+) -> None:
+    """Measure on validation what sending images as JPEG costs in answers and saves in bytes."""
+    from hf_inspect.reports.wire import described, wire_cost
+
+    with Bars() as bar:
+        results = wire_cost(url, data, jpeg, out.with_suffix(_SCORES), bar.of_many)
+    files.write_json(out, results)
+    print(described(results))
+
+
 @app.command()
 def card(folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student or cascade of ours.")]) -> None:
     """Write a folder's card, README.md, from its own records; what only you know goes into its notes.md."""

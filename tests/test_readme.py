@@ -80,6 +80,17 @@ ELSEWHERE = {
     "python recipes/own_parts/run.py photos --good ok --out outputs/own": (
         "tests/test_recipe_own.py", '"recipes/own_parts/run.py"',
     ),
+    "hf-inspect serve outputs/cascade --host 0.0.0.0": ("tests/test_remote.py", '["serve", str(cascade), "--host"'),
+    "hf-inspect serve outputs/cascade --port 8100": ("tests/test_remote.py", '["serve", str(cascade), "--port"'),
+    "hf-inspect predict outputs/cascade camera --vlm http://10.0.0.5:8100 --deadline 2": (
+        "tests/test_remote.py", '"--vlm", bright, "--deadline", "20"',
+    ),
+    "hf-inspect predict outputs/cascade camera --vlm https://vlm.plant:8100 --deadline 2 --jpeg 95": (
+        "tests/test_remote.py", '"--vlm", bright, "--deadline", "20"',
+    ),
+    "hf-inspect eval wire http://10.0.0.5:8100 --data outputs/data/parts --jpeg 95 --out outputs/wire.json": (
+        "tests/test_remote.py", '["eval", "wire", url, "--data"',
+    ),
     "python recipes/saec/run.py --config recipes/saec/tiny.yaml": (
         "tests/test_recipe_saec.py", '"recipes/saec/tiny.yaml"',
     ),

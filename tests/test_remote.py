@@ -22,7 +22,7 @@ from hf_inspect.vlm.remote import RemoteVLM
 from hf_inspect.vlm.serve import about_of, load_served
 from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.wire import FAILURES, TOKEN
-from tests import line, tiny
+from tests import line, tiny, tiny_edge
 from tests.scripted import brightness_cascade, grey
 from tests.serving import PROMPT, Brightness, about, answering, reply, serving
 
@@ -451,3 +451,35 @@ def test_settings_without_a_meaning_are_refused(tmp_path, settings, words):
 def test_a_cascade_without_a_vlm_takes_no_server(tmp_path, bright):
     with pytest.raises(DataError, match=r"has no VLM, and http.* was given for one"):
         Inspector.from_pretrained(brightness_cascade(tmp_path / "cascade"), vlm=bright)
+
+
+def test_eval_wire_states_what_jpeg_costs_on_validation(tmp_path):
+    """Of 120 small cells with a mean for a severity, few come to another side of 0.5; bytes are counted both ways."""
+    said, out = about(rule={}), tmp_path / "wire.json"
+    with serving(Brightness(), said) as url:
+        command = ["eval", "wire", url, "--data", str(tiny_edge.data()), "--out", str(out), "--jpeg", "50"]
+        done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    cost = files.read_json(out)["wire"]
+    assert re.search(r"JPEG 50: \d+ of 120 validation images are answered otherwise", done.output)
+    assert (cost["flips"]["n"], cost["unanswered"], cost["quality"]) == (120, 0, 50)
+    assert 0 < cost["max_change"] < 0.1
+    assert cost["bytes"]["jpeg"] < cost["bytes"]["lossless"]
+
+
+def test_the_command_serves_what_a_cascade_has_at_this_machine_alone(cascade, served, monkeypatch):
+    """`hf-inspect serve outputs/cascade --host 0.0.0.0` is asked for where others are to reach it."""
+    import uvicorn
+
+    ran = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **settings: ran.append(settings))
+    done = CliRunner().invoke(app, ["serve", str(cascade), "--port", "8123"])
+    assert done.exit_code == 0, done.output
+    assert f"identity {served[0].identity[:16]}" in done.output
+    assert "http://127.0.0.1:8123, no token asked for" in done.output
+    assert [(one["host"], one["port"], one["access_log"]) for one in ran] == [("127.0.0.1", 8123, False)]
+    monkeypatch.setenv(TOKEN, SECRET)
+    done = CliRunner().invoke(app, ["serve", str(cascade), "--host", "0.0.0.0"])
+    assert "a token asked for" in done.output
+    assert SECRET not in done.output
+    assert ran[1]["host"] == "0.0.0.0"

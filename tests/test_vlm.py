@@ -23,8 +23,8 @@ from hf_inspect.metrics import softmax
 from hf_inspect.schema import BINARY, DEFECT, GOOD, History, Prediction, Source, TaskSpec
 from hf_inspect.vlm import VLM, Asking, ScriptedVLM, base, parity, training
 from hf_inspect.vlm import tiny as tiny_bases
-from hf_inspect.vlm.model import _scored_ids, products_in
-from hf_inspect.vlm.ranking import crops_of, option_scores, views_of
+from hf_inspect.vlm.model import products_in
+from hf_inspect.vlm.ranking import crops_of, option_scores, scored_ids, views_of
 from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tokenizer import gguf_tokenizer
 from hf_inspect.vlm.tower import see_in_openvino
@@ -70,7 +70,7 @@ def by_hand(model, processor, question, image):
 
     collator = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
     scores, sized = [], sizing_of(parity.image_settings(processor)).fit(image)  # as training gives it
-    for option, ids in enumerate(_scored_ids(parity.answer_ids(processor, question))):
+    for option, ids in enumerate(scored_ids(parity.answer_ids(processor, question))):
         batch = collator([{"images": [sized], **prompts.render(question, option)}])
         wanted = batch.pop("labels")[0]
         at = (wanted != -100).nonzero()[: len(ids), 0]
@@ -157,10 +157,10 @@ def test_ranking_equals_the_whole_conversation_scored_by_hand(folder, question):
 
 def test_options_are_scored_without_the_end_they_share_unless_one_begins_another():
     end = [2]
-    assert _scored_ids([[5, *end], [6, 7, *end]]) == [[5], [6, 7]]
-    assert _scored_ids([[5, *end], [5, 7, *end]]) == [[5, 2], [5, 7, 2]]
-    assert _scored_ids([[5, 9, *end], [6, 9, *end]]) == [[5], [6]]
-    assert _scored_ids([[5], [6]]) == [[5], [6]]
+    assert scored_ids([[5, *end], [6, 7, *end]]) == [[5], [6, 7]]
+    assert scored_ids([[5, *end], [5, 7, *end]]) == [[5, 2], [5, 7, 2]]
+    assert scored_ids([[5, 9, *end], [6, 9, *end]]) == [[5], [6]]
+    assert scored_ids([[5], [6]]) == [[5], [6]]
 
 
 @pytest.mark.parametrize("question", [SEVERAL, tiny.QUESTION], ids=["several", "pair"])
@@ -545,7 +545,7 @@ def test_normalised_scores_are_a_mean_over_tokens(folder):
     question = which("ab", "cdfgh")
     plain, normal = (VLM(*tiny.parts(folder), question, asking=Asking(normalise=n)) for n in (False, True))
     images = tiny.pictures(3)
-    lengths = [len(ids) for ids in _scored_ids(parity.answer_ids(plain.processor, question))]
+    lengths = [len(ids) for ids in scored_ids(parity.answer_ids(plain.processor, question))]
     assert lengths[0] < lengths[1]
     log_p = plain.log_p(plain.prepare(images))
     assert normal.rank(images) == pytest.approx(softmax(log_p / lengths), abs=1e-6)

@@ -24,7 +24,7 @@ from hf_inspect.vlm.asking import Asking
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.families import FAMILIES, set_side
 from hf_inspect.vlm.identity import identity_of
-from hf_inspect.vlm.ranking import crops_of, option_scores, views_of
+from hf_inspect.vlm.ranking import crops_of, option_scores, scored_ids, views_of
 from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tower import channels_last, see_in_openvino
 
@@ -61,7 +61,7 @@ class VLM:
         self.model, self.processor, self.question, self.reading = model, processor, question, reading
         self.history, self.asking, self.parts = history or History(), (asking or Asking()).with_views(1), parts
         answers = parity.answer_ids(processor, question)
-        self._options, self._longest = _scored_ids(answers), max(map(len, answers))
+        self._options, self._longest = scored_ids(answers), max(map(len, answers))
         self._sizing = sizing_of(parity.image_settings(processor))
         self._loaded_here, self._preparing, self._answering = LoadedHere("A VLM"), Lock(), Lock()
 
@@ -315,16 +315,3 @@ def _read(question: prompts.Question, text: str) -> Prediction:
         return Prediction(None, unreadable=str(error))
     p = tuple(float(i == class_id) for i in range(len(question.options)))
     return Prediction(float(question.task.is_defect[class_id]), p)
-
-
-def _scored_ids(answers: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The answers without the end they share, as far as none then begins another: 'good' ends before 'good part'."""
-    ends = min(len(ids) for ids in answers) - 1
-    while ends and len({tuple(ids[-ends:]) for ids in answers}) > 1:
-        ends -= 1
-    while ends:
-        cut = [list(ids[:-ends]) for ids in answers]
-        if not any(a is not b and b[: len(a)] == a for a in cut for b in cut):
-            return cut
-        ends -= 1
-    return [list(ids) for ids in answers]

@@ -64,6 +64,19 @@ def views_of(rgb: Rgb, views: int) -> list[Rgb]:
     return [np.ascontiguousarray(np.rot90(sides[i // 4], i % 4)) for i in range(views)]
 
 
+def scored_ids(answers: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The answers without the end they share, as far as none then begins another: 'good' ends before 'good part'."""
+    ends = min(len(ids) for ids in answers) - 1
+    while ends and len({tuple(ids[-ends:]) for ids in answers}) > 1:
+        ends -= 1
+    while ends:
+        cut = [list(ids[:-ends]) for ids in answers]
+        if not any(a is not b and b[: len(a)] == a for a in cut for b in cut):
+            return cut
+        ends -= 1
+    return [list(ids) for ids in answers]
+
+
 def _on_cache(model: Any, mask: "torch.Tensor", options: Sequence[Sequence[int]], cache: Any) -> "torch.Tensor":
     """log P of each option's tokens after its first -> (n, n_options); `cache` holds the prompts of `mask` (n, length).
 

@@ -25,7 +25,7 @@ from hf_inspect.vlm.wire import DEADLINE, PATIENCE, REST, Reply, Unanswered, Wir
 ABOUT, PREDICT, HISTORY = "/vlm", "/predict", "/history"  # what a server of ours answers
 LEFT = "x-seconds-left"  # header: after so many nobody waits for the answer
 _FAST = 1  # zlib's level: at 224 pixels a third of the time of the default, for a tenth more bytes
-_UNCHECKED = ("failed", "garbage", "late", "changed")  # after which the server may be another one
+_UNCHECKED = ("failed", "broken", "garbage", "late", "changed")  # after which the server may be another one
 
 
 class RemoteVLM:

@@ -86,10 +86,8 @@ def serve(
     token = token_of_environment()
     vlm = load_served(served, base)
     about = about_of(vlm)
-    show(
-        f"{about.task}; identity {about.identity[:16]}, {'a token is asked for' if token else 'no token is asked for'}"
-    )
-    show(f"http://{host}:{port}")
+    show(f"{about.task}; identity {about.identity[:16]}")
+    show(f"http://{host}:{port}, {'a token' if token else 'no token'} asked for")
     app = application(vlm, about, token, limits)
     uvicorn.run(
         app, host=host, port=port, log_level="warning", access_log=False, server_header=False,

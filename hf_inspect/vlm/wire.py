@@ -3,6 +3,7 @@ server or by why there is no answer. Needs neither torch nor transformers.
 """
 
 import asyncio
+import json
 import os
 import re
 import ssl
@@ -60,11 +61,11 @@ class Wire:
     Threads may share one, a fork of the process may not use it.
     """
 
-    def __init__(self, url: str, deadline: float = DEADLINE, rest: float = REST) -> None:
+    def __init__(self, url: str, deadline: float = DEADLINE, rest: float = REST, longest: int = _LONGEST) -> None:
         """Ask nothing yet. `deadline` is of a part, in seconds; `rest` of a server that `FAILURES` parts in a row had
-        no answer from. DataError for an address that may not be used.
+        no answer from; an answer has `longest` bytes at most. DataError for an address that may not be used.
         """
-        self.url, self.deadline = checked_url(url), deadline
+        self.url, self.deadline, self._longest = checked_url(url), deadline, longest
         if not deadline > 0:
             raise DataError(f"The deadline is {deadline:g} s; give the seconds that a part may wait, such as 2.")
         self.counts: Counter[str] = Counter()
@@ -104,7 +105,9 @@ class Wire:
         self.counts["bytes"] += len(given.get("content") or b"")
         try:
             async with self._client.stream(method, f"{self.url}{path}", **given) as response:
-                reply = Reply(response.status_code, await _body(response), response.headers.get("location"))
+                reply = Reply(
+                    response.status_code, await _body(response, self._longest), response.headers.get("location")
+                )
         except (httpx.HTTPError, ssl.SSLError, OSError) as error:
             raise _failed(error, self.url) from None
         if not 200 <= reply.status < 300:
@@ -231,12 +234,12 @@ def _breaker(rest: float) -> "CircuitBreaker":
     return CircuitBreaker(FAILURES, rest, counts)
 
 
-async def _body(response: "httpx.Response") -> bytes:
+async def _body(response: "httpx.Response", longest: int) -> bytes:
     content = b""
     async for some in response.aiter_raw():
         content += some
-        if len(content) > _LONGEST:
-            raise Unanswered("garbage", f"its server's answer is longer than {_LONGEST} bytes")
+        if len(content) > longest:
+            raise Unanswered("garbage", f"its server's answer is longer than {longest} bytes")
     return content
 
 
@@ -278,16 +281,17 @@ def _refused(reply: Reply, url: str, retry_after: str | None, with_token: bool) 
         seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
         return Unanswered("busy", f"its server is busy ({status})", again=True, pause=seconds)
     kind = "failed" if status >= 500 or status == HTTPStatus.NOT_FOUND else "refused"
+    kind = "broken" if status == HTTPStatus.INTERNAL_SERVER_ERROR else kind  # at this request
     return Unanswered(kind, f"its server answered {status} ({said or _phrase(status)})", again=status in _PASSING)
 
 
 def _sentence(content: bytes) -> str:
-    """What our server says in an answer that is an error; "" in any other."""
-    import json
-
+    """What a server says in an answer that is an error: ours, or in OpenAI's or FastAPI's form; "" in any other."""
     try:
-        said = json.loads(content)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        stated = json.loads(content)
+        said = stated.get("error") or stated.get("detail")
+        said = said.get("message") if isinstance(said, dict) else said
+    except (ValueError, AttributeError, RecursionError):
         return ""
     return _brief(said) if isinstance(said, str) else ""
 

@@ -1,8 +1,11 @@
 """Run by `make wheel-check` where `hf-inspect[edge]` alone is installed: the edge part works without torch."""
 
+import json
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +16,9 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import hf_inspect  # noqa: E402
-from hf_inspect import metrics  # noqa: E402
+from hf_inspect import hub, metrics  # noqa: E402
+from hf_inspect.reading import Reading  # noqa: E402
+from hf_inspect.vlm.identity import About, identity_of  # noqa: E402
 
 package = Path(hf_inspect.__file__).parent
 assert "site-packages" in package.parts, package
@@ -38,6 +43,36 @@ assert "vlm" not in done.stdout.splitlines()[-1].lower() or "no VLM here" in don
 verdict = hf_inspect.Inspector.from_pretrained(package / "assets/elpv")(parts / "0.png")
 assert verdict.label in ("good", "defect", "undecided"), verdict
 assert verdict.severity_of("vlm") is None
+
+cascade = package / "assets/elpv"
+stated = hub.read_cascade(cascade)
+ours = {name: sha256 for name, sha256 in stated["files"].items() if name.startswith(("base/", "adapter/"))}
+decides, task = {"files": ours}, hf_inspect.Inspector.from_pretrained(cascade, use_vlm=False).task
+about = About("0", task, identity_of(decides), None, {"size": {"height": 32, "width": 32}}, Reading(), decides)
+
+
+class Server(BaseHTTPRequestHandler):
+    """A VLM's server that finds every part good."""
+
+    def do_GET(self) -> None:
+        """Say what it is, or answer for an image."""
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        answer = {"severity": 0.0, "probabilities": [1.0, 0.0], "identity": about.identity}
+        content = json.dumps(about.to_dict() if self.path == "/vlm" else answer).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+remote = hf_inspect.Inspector.from_pretrained(cascade, vlm=f"http://127.0.0.1:{server.server_address[1]}")
+assert remote.vlm is not None
+assert remote.vlm.predict([np.zeros((300, 300, 3), np.uint8)])[0].severity == 0.0
+assert "torch" not in sys.modules
 
 
 def seconds(*arguments: str) -> float:
