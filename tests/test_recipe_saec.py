@@ -71,8 +71,10 @@ def check_table(out, said):
     assert set(results["cascade"]) == {"certified", "saec"}
     table = (out / "table.md").read_text()
     assert table in said
-    assert len(table.splitlines()) == 2 + len(ROWS) + 2 * 2  # each policy, and below it its edge alone
-    names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    promised, whole = table.split("\n\n")
+    assert [line.split("|")[1].strip() for line in promised.splitlines()[2:]] == ["edge alone", "VLM alone", "cascade"]
+    names = [line.split("|")[1].strip() for line in whole.splitlines()[2:]]
+    assert len(names) == len(ROWS) + 3  # each policy, and below the one without a promise its edge alone
     assert len(set(names)) == len(names)
 
 
