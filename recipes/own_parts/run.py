@@ -17,10 +17,10 @@ import yaml
 from hf_inspect import files
 from hf_inspect.data import read_head
 from hf_inspect.errors import DataError
-from hf_inspect.students import LITE0, LITE2
+from hf_inspect.students import LITE0
 from hf_inspect.training import INSPECT, LAUNCH, Step, check_processes, check_splits, defaults, do, perform, run
 
-EYES = {"demo-base": LITE2, "tiny-base": "random:test_efficientnet.r160_in1k"}  # a student of it starts the VLM's tower
+EYES = {"demo-base": LITE0, "tiny-base": "random:test_efficientnet.r160_in1k"}  # a student of it starts the VLM's tower
 EDGE_ONLY = "none"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
