@@ -19,6 +19,7 @@ from hf_inspect.data.hashing import (
     THUMB_SIDE,
     Signature,
     check_bits,
+    phashes_of,
     thumbs_of,
     turn,
     turned_grain,
@@ -123,6 +124,15 @@ def test_a_picture_in_any_orientation_is_found_and_is_what_its_signature_says(si
         assert np.bitwise_count(grain(upright, g) ^ grain(turned)).sum() <= 40
         assert duplicates([upright], [turned], "strict").tolist() == [[0, 0]]
         assert repeats([turned], known_records([upright.record("strict")])).tolist() == [0]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_hashes_of_all_orientations_are_those_of_imagehash(seed):
+    small = np.asarray(Image.fromarray(picture(seed)).convert("L").resize((64, 64)))
+    noisy = (small + np.random.default_rng(seed).normal(0, 5, small.shape)).clip(0, 255).astype(np.uint8)
+    for g, found in enumerate(phashes_of(noisy)):
+        turned = Image.fromarray(np.ascontiguousarray(turn(noisy, g)))
+        assert found.hex() == str(imagehash.phash(turned, 16))
 
 
 @st.composite

@@ -241,7 +241,10 @@ def _write(
     placement = script.place(examined, joined.groups, options)
     placement = replace(placement, notes=[*joined.notes, *placement.notes])
     write = partial(script, spec=task, columns=columns, dataset_name=str(arguments["name"]))
-    _write_parquet(write, placement.rows, stage, num_proc, progress)
+    with ThreadPoolExecutor(1) as beside:
+        sheet = beside.submit(write_sheet, stage, placement.rows, reading_of(examined, rules))
+        _write_parquet(write, placement.rows, stage, num_proc, progress)
+        sheet.result()
     if folders:
         config, split = script.EVALUATION
         evaluated = [row for row in placement.rows if row.config in script.CONFIGS[config] and row.split == split]
@@ -251,7 +254,6 @@ def _write(
     accounts = {"files": account, **placement.accounts}
     placement = replace(placement, notes=[*raw.notes, *placement.notes], accounts=accounts)
     manifest = _manifest(script, options, task, placement, rejected, arguments, _reading(examined, rules))
-    write_sheet(stage, placement.rows, reading_of(examined, rules))
     files.write_text(stage / "README.md", data_card(script, manifest))
     head = {key: value for key, value in manifest.items() if key != "images"}
     files.write_table(stage / MANIFEST, head, "images", manifest["images"])

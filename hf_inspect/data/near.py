@@ -315,7 +315,8 @@ def _alike(number: NDArray[np.int64]) -> Pairs:
     """The first of each number (n,), and each other of it; a number below 0 is none."""
     at = np.flatnonzero(number >= 0)
     _, first, inverse = np.unique(number[at], return_index=True, return_inverse=True)
-    return at[first][inverse], at
+    others = first[inverse] != np.arange(len(at))
+    return at[first][inverse][others], at[others]
 
 
 def _joined(label: NDArray[np.int64], i: Places, j: Places) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_inspect import files, images
+from hf_inspect import files, images, pixels
 from hf_inspect.errors import DataError
 from hf_inspect.images import Reading
 
@@ -73,11 +73,11 @@ def _shrunk(content: bytes, side: int, reading: Reading) -> "Image.Image":
     from PIL import Image
 
     try:
-        small = Image.fromarray(images.load(content, reading).rgb)
+        small = images.shown(pixels.read(content, "", reading), "", reading).picture
     except DataError:
         return Image.new("RGB", (side, side), _EMPTY)
     small.thumbnail((side, side))
-    return small
+    return small.convert("RGB")
 
 
 def _cut(text: str, width: int, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:

@@ -71,7 +71,8 @@ def read_mask(path: Path, size: tuple[int, int], stored: tuple[int, int], orient
     turn = _turn(path.name, values, found.orientation, size, stored, orientation)
     edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     marked, border = ((float((of > 0).mean()), float((of >= HALF).mean())) for of in (values, edge))
-    fitting = pixels.guarded(lambda: upright(content, turn), f"its mask {path.name}")
+    as_it_is = found.orientation == turn == 1
+    fitting = content if as_it_is else pixels.guarded(lambda: upright(content, turn), f"its mask {path.name}")
     sha256 = hashlib.sha256(fitting).hexdigest()
     return Mask(path.name, sha256, turn, int(values.max()), marked, border, found.lossy)
 
