@@ -25,6 +25,7 @@ from hf_inspect.scoring import Scores, run, write_rows
 
 VALIDATION, SAMPLED = "validation", "calibration"
 SPLITS = (VALIDATION, SAMPLED)
+MODELS = {"edge": "edge", "vlm": "VLM"}
 CLASSES = "It is of good against the rest: which class a defect is called is measured, not promised."
 
 
@@ -144,7 +145,7 @@ def _certified(
 def _second_look(found: WhatIf) -> str:
     """What each leaves undecided at the same promise, on the parts that set the limits."""
     models = found.undecided_alone.items()
-    said = ", ".join(f"the {name} alone {one['value']:.1%}" for name, one in models)
+    said = ", ".join(f"the {MODELS[name]} alone {one['value']:.1%}" for name, one in models)
     begin = f"At this promise undecided stay, on the calibration parts themselves: {said}"
     if found.policy.composite.vlm is not None:
         asked, both = found.asked["value"], found.undecided["value"]
