@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
+_LONGEST = 200  # letters of a name or a value in a sentence
+
 
 class Steps:
     """The steps of a long command: the name of each as it begins, then what came out of it and how long it took."""
@@ -53,6 +55,12 @@ class Bars:
 def plain_lines(text: str) -> str:
     """A text of several lines, each `plain`."""
     return "\n".join(map(plain, text.split("\n")))
+
+
+def shown(value: object) -> str:
+    """A value out of somebody's file as a sentence names it: `plain`, and cut where it is long."""
+    text = plain(str(value))
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def plain(text: str) -> str:

@@ -44,6 +44,22 @@ def write(root, content, name="annotations.json"):
     (root / name).write_text(json.dumps(content))
 
 
+def test_what_a_json_says_of_itself_is_shown_on_one_line(built, tmp_path):
+    """Names with line ends or of a thousand letters: a sentence names them and stays one line of a readable length."""
+    content = exported(tmp_path / "raw")
+    long = "crack\n" * 300
+    named = {**content, "categories": [{**one, "name": long} for one in content["categories"]]}
+    write(tmp_path / "raw", named)
+    refused(built, tmp_path / "raw", r"--good other: there are no such .*crack\\n.*…", good="other")
+    write(tmp_path / "raw", {**content, "categories": [{"id": "x", "name": long}]})
+    refused(built, tmp_path / "raw", r"needs a whole number as id and a name, got .*…\.")
+    write(
+        tmp_path / "raw",
+        {**content, "images": [{**one, "file_name": f"a\n{one['file_name']}.gone"} for one in content["images"]]},
+    )
+    refused(built, tmp_path / "raw", r"holds none of the 30 images that its JSON lists \(a\\n1\.png\.gone")
+
+
 LAYOUTS = {
     "Roboflow": ("train/_annotations.coco.json", "train"), "CVAT": ("annotations/instances_default.json", "images"),
     "CVAT with subsets": ("annotations/instances_default.json", "images/default"),

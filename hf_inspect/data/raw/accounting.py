@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hf_inspect.console import shown
 from hf_inspect.data.raw.sources import Raw, is_image
 from hf_inspect.images import header
 
@@ -92,8 +93,8 @@ def noted(kinds: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def first_of(names: Sequence[str], n: int = _NAMED) -> str:
-    """The first names of a list, and whether there are others."""
-    return ", ".join(names[:n]) + (" and others" if len(names) > n else "")
+    """The first names of a list, each on one line, and whether there are others."""
+    return ", ".join(map(shown, names[:n])) + (" and others" if len(names) > n else "")
 
 
 def _by_name(path: Path, raw: Raw) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_inspect.console import shown
 from hf_inspect.data.raw.accounting import first_of
 from hf_inspect.data.raw.exports import COCO_LISTS, is_coco, kind_of_json, tool_of
 from hf_inspect.data.raw.layouts import split_named
@@ -182,7 +183,7 @@ def _loaded(number: int, path: Path, root: Path) -> _Json:
         said = category if isinstance(category, Mapping) else {}
         own_id, called = whole(said.get("id")), said.get("name")
         if own_id is None or not isinstance(called, str):
-            raise DataError(f"{name}: a category needs a whole number as id and a name, got {str(category)[:200]}.")
+            raise DataError(f"{name}: a category needs a whole number as id and a name, got {shown(category)}.")
         if categories.setdefault(own_id, _composed(called)) != _composed(called):
             raise DataError(f"{name}: category id {own_id} is given to several categories; export it again.")
     return _Json(number, name, content, categories, _split_of(path, root), _bases(path, root))
@@ -216,7 +217,7 @@ def _finder(files: Sequence[Path], root: Path) -> Callable[[str, Sequence[str]],
         found = near if len(near) == 1 else found
         if len(found) > 1:
             places = first_of([relative(path, root) for path in found])
-            raise DataError(f"{file_name} may be any of {places}; give their paths in the JSON's file_name.")
+            raise DataError(f"{shown(file_name)} may be any of {places}; give their paths in the JSON's file_name.")
         return found[0] if found else None
 
     return find
@@ -240,7 +241,7 @@ def _read_entries(one: _Json, find: Callable[[str, Sequence[str]], Path | None],
             continue
         entries = reading.entries.setdefault(path, [])
         if entries and entries[0][0][0] != one.number:
-            raise DataError(f"{file_name} is listed in two JSONs, lastly {one.name}; list each image in one.")
+            raise DataError(f"{shown(file_name)} is listed in two JSONs, lastly {one.name}; list each image in one.")
         entries.append((key, said))
         reading.by_name |= {(one.number, name): path for name in (str(file_name), Path(str(file_name)).stem, path.name)}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_inspect import images, pixels
+from hf_inspect.console import shown
 from hf_inspect.data.raw.accounting import first_of
 from hf_inspect.data.raw.sources import Inventory
 from hf_inspect.errors import DataError
@@ -92,7 +93,8 @@ def _refuse_loose(files: Sequence[Parts], depth: int, root: Path) -> None:
     if loose:
         beside = " beside class folders" if len(loose) < len(files) else ""
         raise DataError(
-            f"{root} is no folder of class folders: {len(loose)} images lie in none{beside} ({loose[0]}); {WANTED}."
+            f"{root} is no folder of class folders: {len(loose)} images lie in none{beside} ({shown(loose[0])}); "
+            f"{WANTED}."
         )
 
 
