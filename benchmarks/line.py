@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.line import Phase, live, reasons
+from tests.line import Phase, by_vlm, live, reasons
 
 REFUSES = 60.0  # seconds of 503
 
@@ -35,8 +35,8 @@ def main() -> None:
     for reason, n in reasons(rows).most_common():
         print(f"  undecided {n}: {reason}")
     wrong = [f"{i:05}.png" for i in range(arguments.parts)] != [row["path"] for row in rows]
-    wrong |= any(row["label"] == "undecided" and "gave no answer: its" not in row["reason"] for row in rows)
-    answered = [(row["severity"], own) for row, own in zip(rows, alone, strict=False) if row["decided_by"] == "vlm"]
+    wrong |= any(by_vlm(row) is None and "gave no answer: its" not in row["reason"] for row in rows)
+    answered = [(by_vlm(row), own) for row, own in zip(rows, alone, strict=False) if by_vlm(row) is not None]
     wrong |= any(abs(one - own) > 1e-9 for one, own in answered)
     print(f"{len(answered)} answers of the VLM, as in process: {not wrong}")
     raise SystemExit(int(wrong))

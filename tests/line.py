@@ -36,12 +36,17 @@ class Phase:
 
 def cascade_with_vlm(folder: Path) -> Path:
     """A cascade whose VLM is the stand-in of `tests.serving`, by its hashes; nothing of it lies in the folder."""
-    brightness_cascade(folder)
+    brightness_cascade(folder, with_vlm=True)
     stated = files.read_json(folder / "cascade.json")
     stated["vlm"] = {"base": {"packaged": "tiny-base"}, "adapter": {"packaged": "tiny-base"}}
     stated["files"] |= about().files
     files.write_json(folder / "cascade.json", stated)
     return folder
+
+
+def by_vlm(row: dict) -> float | None:
+    """What the VLM said of a part, by its row of verdicts; None where it gave no answer."""
+    return row["evidence"].get("vlm", {}).get("severity")
 
 
 def write_parts(folder: Path, n: int) -> list[np.ndarray]:

@@ -157,13 +157,16 @@ def test_the_shipped_edge_gives_its_scores_again(elpv):
 
 def test_the_whole_cascade_gives_its_scores_and_its_verdicts_again(elpv):
     inspector = Inspector.from_pretrained(ASSETS)
-    rows = load_split(elpv, "test")["image"][:24]
+    rows = load_split(elpv, "test")["image"]
+    of = [[kept_severities(name)[row["path"]] for row in rows] for name in ("edge", "vlm")]
+    by = replay(inspector.policy, *of).decided_by
+    chosen = [i for who in ("edge", "both", "rule") for i in np.flatnonzero(by == who)[:8]]
+    rows = [rows[i] for i in chosen]
     verdicts = list(inspector.inspect([row["bytes"] for row in rows]))
-    sources = [row["path"] for row in rows]
-    kept = replay(inspector.policy, *([kept_severities(name)[at] for at in sources] for name in ("edge", "vlm")))
+    kept = replay(inspector.policy, *([column[i] for i in chosen] for column in of))
     said = {"good": 0, "defect": 1, "undecided": -1}
     assert sum(said[v.label] != code for v, code in zip(verdicts, kept.codes, strict=True)) <= 1
-    assert {"both", "rule"} <= {v.decided_by for v in verdicts} <= {"edge", "both", "rule"}
+    assert {v.decided_by for v in verdicts} == {"edge", "both", "rule"}
     asked = [i for i, verdict in enumerate(verdicts) if verdict.severity_of("vlm") is not None]
     found = logit([verdicts[i].severity_of("vlm") for i in asked])
     wanted = logit([kept_severities("vlm")[rows[i]["path"]] for i in asked])

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from hf_inspect.schema import TaskSpec
 from tests import tiny
 from tests.conftest import png
 from tests.raw import picture
-from tests.scripted import brightness_engine, grey
+from tests.scripted import BOTH, brightness_engine, grey
 
 CARD = "---\nlicense: cc0-1.0\n---\n\n# A test's\n"
 EDGE_TASK = TaskSpec.of(("scratch", "good"), good=["good"])  # an order of its own
@@ -49,15 +50,25 @@ def made(tmp_path_factory) -> Path:
         with_card(folder / part)
     vlm = str(folder / "base"), folder / "adapter"
     calibrate(folder / "edge", vlm, folder / "data", folder / "cascade", **LAX)
+    ask_the_vlm(folder / "cascade")
     with_card(folder / "cascade")
     return folder
+
+
+def ask_the_vlm(cascade: Path) -> None:
+    """A VLM that learnt nothing is asked all the same about what the edge is not sure of."""
+    stated = files.read_json(cascade / "cascade.json")
+    stated["policies"]["certified"]["composite"] = asdict(BOTH)
+    files.write_json(cascade / "cascade.json", stated)
 
 
 @pytest.fixture(scope="module")
 def said(made) -> list:
     """What the cascade says of a few parts, by edge and by VLM."""
     verdicts = verdicts_of(Inspector.from_pretrained(made / "cascade"))
-    assert {decided_by for _, decided_by, _, _ in verdicts} == {"edge", "vlm"}
+    assert any(reason == "the edge is sure of good" for _, _, reason, _ in verdicts)
+    assert any(reason.startswith("the edge alone is not sure enough; ") for _, _, reason, _ in verdicts)
+    assert not any("gave no answer" in reason for _, _, reason, _ in verdicts)
     return verdicts
 
 
@@ -237,6 +248,7 @@ def test_a_cascade_of_pushed_parts_is_pinned_pulled_and_bundled(hub, made, said,
     command = ["calibrate", *arguments, "--data", str(made / "data"), "--out", str(out), *risk]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
+    ask_the_vlm(out)
     stated, here = (files.read_json(folder / "cascade.json") for folder in (out, made / "cascade"))
     parts = {part: {"hub": f"acme/{part}", "revision": commit} for part, commit in commits.items()}
     pinned = {part: f"acme/{part}@{commit}" for part, commit in commits.items()}
@@ -334,7 +346,7 @@ def test_what_cannot_be_bundled_is_a_sentence_and_leaves_nothing(made, tmp_path)
             {"vlm": stated["vlm"] | {"base": {"packaged": "no-base"}}},
             "its base 'no-base' is no base that packages bring",
         ),
-        ({"version": 1}, "has version 1, and 2 is read here; run 'hf-inspect calibrate' again"),
+        ({"version": 1}, "has version 1, and 3 is read here; run 'hf-inspect calibrate' again"),
         ({"files": {}}, "states no SHA-256 of any file; run 'hf-inspect calibrate' again"),
     ]:
         files.write_json(cascade / "cascade.json", stated | changed)

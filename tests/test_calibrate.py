@@ -19,7 +19,7 @@ from hf_inspect.reports import evaluate_vlm
 from hf_inspect.runtime import INSPECT, TRAINED_ON, Engine
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.scoring import read_rows
-from hf_inspect.vlm import VLM
+from hf_inspect.vlm import VLM, Asking
 from tests.raw import classes
 from tests.scripted import brightness_engine
 
@@ -239,7 +239,7 @@ def test_a_killed_calibration_goes_on(data, with_vlm, tmp_path):
 class Knowing(Own):
     """Right on four images in five, and too sure of itself."""
 
-    question = Question("", "Which?", TaskSpec.of(["dent", "good"], ["good"]))
+    question, asking = Question("", "Which?", TaskSpec.of(["dent", "good"], ["good"])), Asking().with_views(1)
 
     def __init__(self, data, splits):
         super().__init__(read_task(data))

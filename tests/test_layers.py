@@ -13,7 +13,7 @@ ORDER = [
     "metrics", "tasks", "runtime",
     "cascade",
     "prompts", "data", "hub", "training", "vlm", "students", "export", "scoring", "calibrate",
-    "inspector", "bundle", "predict", "reports", "demo", "cli",
+    "inspector", "bundle", "predict", "reports", "plan", "demo", "cli",
 ]  # fmt: skip
 EDGE = ORDER[: ORDER.index("prompts")]
 BUILDER = (

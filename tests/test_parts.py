@@ -218,8 +218,8 @@ def test_a_repository_is_a_part_at_a_whole_commit_alone(cascade, name, revision)
 
 
 OLD = [
-    ({"version": 1}, r"has version 1, and 2 is read here; run 'hf-inspect calibrate' again"),
-    ({"version": ...}, r"has version None, and 2 is read here; run 'hf-inspect calibrate' again"),
+    ({"version": 1}, r"has version 1, and 3 is read here; run 'hf-inspect calibrate' again"),
+    ({"version": ...}, r"has version None, and 3 is read here; run 'hf-inspect calibrate' again"),
     ({"files": ...}, r"states no files; run 'hf-inspect calibrate' again"),
     ({"files": {}}, r"states no SHA-256 of any file; run 'hf-inspect calibrate' again"),
     ({"files": None}, r"states no SHA-256 of any file; run 'hf-inspect calibrate' again"),
@@ -242,7 +242,7 @@ def test_an_older_cascade_or_one_without_hashes_is_refused_in_a_sentence(cascade
 
 def test_cascade_json_that_holds_no_table_is_a_sentence(cascade):
     (cascade / "cascade.json").write_text("[]")
-    with pytest.raises(DataError, match=r"has version None, and 2 is read here"):
+    with pytest.raises(DataError, match=r"has version None, and 3 is read here"):
         Inspector.from_pretrained(cascade)
 
 

@@ -196,7 +196,7 @@ def test_predict_takes_a_repository_and_its_revision(hub, cascade, tmp_path):
         done = CliRunner().invoke(app, ["predict", "acme/cascade", str(tmp_path / "part.png"), *revision])
         assert done.exit_code == 0, done.output
         said[tuple(revision)] = done.output
-    assert "part.png: between the thresholds" in said["--revision", "v1.0"]
+    assert "part.png: between the limits" in said["--revision", "v1.0"]
     assert "part.png: low confidence" in said[()]
 
 

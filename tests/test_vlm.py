@@ -557,7 +557,10 @@ def test_views_are_a_mean_of_log_probabilities_over_an_image_s_own(folder, askin
     one, several = VLM(*tiny.parts(folder), SEVERAL), VLM(*tiny.parts(folder), SEVERAL, asking=asking)
     images = tiny.pictures(5)
     found = several.rank(images)
-    shown = [[v for crop in crops_of(image, asking.crops) for v in views_of(crop, asking.views)] for image in images]
+    fit = sizing_of(parity.image_settings(one.processor)).fit  # turned once they have their size, as on the wire
+    shown = [
+        [v for crop in crops_of(image, asking.crops) for v in views_of(fit(crop), asking.views)] for image in images
+    ]
     by_hand = [np.log(one.rank(some, 1)).mean(0) for some in shown]
     assert found == pytest.approx(softmax(np.array(by_hand)), abs=1e-4)
     assert np.abs(found - one.rank(images)).max() > 1e-3

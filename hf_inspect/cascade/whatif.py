@@ -94,9 +94,8 @@ def edge_alone_threshold(scores: CalibrationScores, policy: Policy) -> float:
 class WhatIf:
     """Another promise's limits, and their outcome on the parts that set them (of a group one of each class).
 
-    Parts without an answer set no limit, and are not counted. `asked` and `undecided` are of all others,
-    `undecided_alone` of each model by itself at the same promise; `escapes` of the defects and `overkill` of the good
-    parts.
+    `asked` and `undecided` are of all parts, `undecided_alone` of each model by itself at the same promise; `escapes`
+    of the defects and `overkill` of the good parts. Parts without an answer set no limit, and are counted.
     """
 
     policy: Certified
@@ -110,8 +109,7 @@ class WhatIf:
 def what_if(scores: CalibrationScores, composite: Composite, promise: Promise) -> WhatIf:
     """The policy `certified` fitted anew for a promise, replayed on the parts it was fitted on."""
     policy = scores.certified(composite, promise)
-    answered = np.flatnonzero(~np.isnan(composite.scores(scores.edge, scores.cloud)))
-    kept = answered[one_per_group(scores.edge[answered], scores.labels[answered], scores.groups[answered], policy.seed)]
+    kept = _kept(scores, ~np.isnan(composite.scores(scores.edge, scores.cloud)), policy.seed)
     y, groups = scores.labels[kept], scores.groups[kept]
     played = replay(policy, scores.edge[kept], scores.vlm[kept])
     models = {"edge": scores.edge, "vlm": scores.vlm}
@@ -129,6 +127,16 @@ def what_if(scores: CalibrationScores, composite: Composite, promise: Promise) -
         },
         escapes=of(1, IS_GOOD),
         overkill=of(0, IS_DEFECT),
+    )
+
+
+def _kept(scores: CalibrationScores, answered: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
+    """Rows of one defect and one good part a group: those that set the limits, and of what else there is another."""
+    names = np.char.add(scores.groups.astype(str), np.where(scores.labels == 1, " defect", " good"))
+    others = ~answered & ~np.isin(names, names[answered])
+    rows = [np.flatnonzero(own) for own in (answered, others) if own.any()]
+    return np.concatenate(
+        [own[one_per_group(scores.edge[own], scores.labels[own], scores.groups[own], seed)] for own in rows]
     )
 
 

@@ -210,7 +210,7 @@ def _steps(verdict: Verdict, policy: Certified) -> dict[str, str]:
     if first.codes[0] != ASK:
         return steps | {"VLM": "not asked"}
     if isnan(vlm):
-        return steps | {"VLM": f"no answer: {verdict.reason.removeprefix(f'{why}; ')}"}
+        return steps | {"VLM": f"no answer: {verdict.reason.removeprefix(f'{why}; the VLM gave no answer: ')}"}
     said = str(policy.second([edge], [vlm]).reasons[0])
     return steps | {
         "VLM": f"P(defect) {vlm:.3f}, {verdict.ms['vlm']:.1f} ms",
