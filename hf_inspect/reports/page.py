@@ -210,7 +210,8 @@ def _steps(verdict: Verdict, policy: Certified) -> dict[str, str]:
     if first.codes[0] != ASK:
         return steps | {"VLM": "not asked"}
     if isnan(vlm):
-        return steps | {"VLM": f"no answer: {verdict.reason.removeprefix(f'{why}; the VLM gave no answer: ')}"}
+        because = verdict.reason.removeprefix(f"{why}; ").removeprefix("the VLM gave no answer: ")
+        return steps | {"VLM": f"no answer: {because}"}
     said = str(policy.second([edge], [vlm]).reasons[0])
     return steps | {
         "VLM": f"P(defect) {vlm:.3f}, {verdict.ms['vlm']:.1f} ms",
