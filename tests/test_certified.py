@@ -156,6 +156,17 @@ def test_what_only_the_vlm_sees_is_left_to_it():
     assert composite.early_defect is not None
 
 
+def test_no_part_leaves_early_where_an_unseen_defect_may_lie():
+    """No defect of validation lies below 0.30, the next at 0.36: one further out is reckoned with, down to 0.24."""
+    goods, defects = np.linspace(0.01, 0.6, 200), np.append(0.30, np.linspace(0.36, 0.99, 99))
+    vlm = np.random.default_rng(13).permutation(np.concatenate([np.linspace(0.02, 0.6, 200)]))
+    edge, y = np.concatenate([goods, defects]), np.repeat([0, 1], [200, 100])
+    seen = np.concatenate([vlm, np.random.default_rng(14).permutation(np.linspace(0.4, 0.98, 100))])
+    composite = fitted(edge, seen, y)
+    assert composite.vlm is not None
+    assert composite.early_good is None or composite.early_good <= 0.24
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
 def test_ends_lie_beyond_all_that_is_fused(pairs):
     edge, vlm = np.array(pairs).T
@@ -280,6 +291,7 @@ def test_the_statement_gives_the_counts_and_claims_no_more():
     policy = certified()
     for words in ("400 parts", "200 defects and 200 good", "5.00%", "10.00%", "97.50%", "95.00%", "whoever decides"):
         assert words in policy.statement
+    assert "What lies between is undecided: a person looks." in policy.statement
     assert "With the fallback 'pass' such parts may be escapes and with 'reject' overkill" in policy.statement
     assert "beyond what is promised" in policy.statement
     few = fit_certified(Composite(PLAIN), np.linspace(0, 1, 107), None, [1] * 71 + [0] * 36, range(107), PROMISE)

@@ -95,6 +95,17 @@ def test_what_follows_is_counted_by_hand():
         assert found.undecided_alone[name]["k"] == ((own >= lower) & (own <= upper)).sum() > 1
 
 
+def test_of_a_group_the_answered_part_is_counted_that_set_the_limit():
+    y, groups = np.repeat([1, 0], 80), np.repeat(np.arange(80), 2).astype(str)
+    edge = np.tile(np.linspace(0.3, 0.7, 80), 2)
+    vlm = np.where(np.arange(160) % 2, edge, np.nan)
+    asked = CalibrationScores(y, groups, edge, vlm)
+    found = what_if(asked, BOTH, Promise(0.2, 0.2, 0.8))
+    assert found.undecided["n"] == found.policy.limits.defects + found.policy.limits.goods == 80
+    assert found.escapes["k"] <= found.policy.limits.k_defects
+    assert found.overkill["k"] <= found.policy.limits.k_goods
+
+
 def test_a_part_that_the_vlm_did_not_answer_for_is_neither_escape_nor_overkill():
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], 60)

@@ -10,6 +10,7 @@ import pytest
 
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Prediction
+from hf_inspect.vlm.batching import Batcher
 from hf_inspect.vlm.remote import LEFT, encode
 from hf_inspect.vlm.serve import Limits, load_served
 from hf_inspect.vlm.wire import TOKEN
@@ -131,6 +132,17 @@ def test_nobody_is_answered_who_waits_no_more():
     assert response.status_code == 504
     assert "time that its client waits" in sentence(response)
     assert predictor.asked == [1]
+
+
+def test_one_who_goes_away_does_not_stop_the_server_for_the_others():
+    """A request that was cancelled cannot be answered: the thread that answers batches must outlive that."""
+    predictor = Brightness(seconds=0.2)
+    batcher = Batcher(predictor, window=0)
+    first, gone, last = (batcher.submit(grey(level), time.monotonic() + 30) for level in (3, 4, 5))
+    assert gone.cancel()
+    assert [one.result(20).severity for one in (first, last)] == [3 / 255, 5 / 255]
+    assert sum(predictor.asked) == 2
+    batcher.close()
 
 
 def test_a_token_is_asked_for_of_everything_but_health(caplog, capfd):

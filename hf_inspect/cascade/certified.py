@@ -148,27 +148,25 @@ def statement_of(policy: Certified) -> str:
 
 
 def _good_sentence(limits: Limits, promise: Promise) -> str:
-    if limits.low is None:
-        return (
-            f"The system never says good: {limits.defects} calibration defects are too few for an escape of at most "
-            f"{promise.escape:.2%}, it takes {parts_needed(promise.escape, promise.miss)}."
-        )
-    return (
-        f"The system says good to at most {promise.escape:.2%} of defects: below {limits.low:.6g}, "
-        f"where at most {limits.k_defects} of the calibration defects lie."
-    )
+    where = None if limits.low is None else f"below {limits.low:.6g}, where at most {limits.k_defects}"
+    there = f"{limits.defects} calibration defects"
+    return _side("good", "an escape", promise.escape, promise.miss, "defects", there, where)
 
 
 def _defect_sentence(limits: Limits, promise: Promise) -> str:
-    if limits.high is None:
+    where = None if limits.high is None else f"above {limits.high:.6g}, where at most {limits.k_goods}"
+    there = f"{limits.goods} good calibration parts"
+    return _side("defect", "an overkill", promise.overkill, promise.miss, "good parts", there, where)
+
+
+def _side(verdict: str, an: str, risk: float, miss: float, of: str, there: str, where: str | None) -> str:
+    """What is promised of one verdict, or that `there` are too few parts for it: `where` None."""
+    if where is None:
+        needed = parts_needed(risk, miss)
         return (
-            f"The system never says defect: {limits.goods} good calibration parts are too few for an overkill of at "
-            f"most {promise.overkill:.2%}, it takes {parts_needed(promise.overkill, promise.miss)}."
+            f"The system never says {verdict}: {there} are too few for {an} of at most {risk:.2%}, it takes {needed}."
         )
-    return (
-        f"The system says defect to at most {promise.overkill:.2%} of good parts: above {limits.high:.6g}, "
-        f"where at most {limits.k_goods} of the good calibration parts lie."
-    )
+    return f"The system says {verdict} to at most {risk:.2%} of {of}: {where} of the {there.partition(' ')[2]} lie."
 
 
 def _exit_sentences(policy: Certified) -> list[str]:

@@ -70,28 +70,20 @@ def edge_settings(amount: Amount, side: int | None = None, steps: int | None = N
 
     None: `side_of` the images, and EDGE_STEPS. The classes are weighed by how unequal they are.
     """
-    n, most = amount.images, steps or EDGE_STEPS
+    n, strength = amount.images, _strength(amount.images)
     batch = _batch(n, EDGE_BATCH)
-    epochs = _epochs(n, batch, most, EDGE_EPOCHS, steps)
-    strength = _strength(n)
+    epochs = _epochs(n, batch, steps or EDGE_STEPS, EDGE_EPOCHS, steps)
     unequal = max(amount.counts.values()) / min(amount.counts.values())
     return {
         "side": side or side_of(amount),
         "drop_path": round(0.2 + 0.1 * strength, 2),
         "balance": 0.5 if unequal < 10 else 0.7,
-        "soft_labels": True,
-        "jitter": round(0.2 + 0.1 * strength, 2),
-        "min_crop": round(0.8 - 0.1 * strength, 2),
         "patience": epochs,
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": batch,
         "per_device_eval_batch_size": 32,
         "learning_rate": _rate(1e-3, batch, EDGE_BATCH, strength),
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": _warmup(n, batch, epochs),
         "weight_decay": 0.02,
         "torch_compile": _pays(n, batch, epochs),
-        **_common(),
+        **_common(n, batch, epochs),
     }
 
 
@@ -100,10 +92,9 @@ def vlm_settings(amount: Amount, side: int | None = None, steps: int | None = No
 
     As of `edge_settings`; its tower starts from a student of the same images.
     """
-    n, most = amount.images, steps or VLM_STEPS
+    n, strength = amount.images, _strength(amount.images)
     batch = _batch(n, VLM_BATCH)
-    epochs = _epochs(n, batch, most, VLM_EPOCHS, steps)
-    strength = _strength(n)
+    epochs = _epochs(n, batch, steps or VLM_STEPS, VLM_EPOCHS, steps)
     peaks = {"vision_tower": 2e-4, "multi_modal_projector": 1e-3, "lora_": 5e-4}
     compiled = r".*(vision_tower\.modules_to_save\.default|language_model\.layers\.\d+)"
     return {
@@ -117,20 +108,13 @@ def vlm_settings(amount: Amount, side: int | None = None, steps: int | None = No
         "float32_tower": "base_model.model.model.vision_tower.modules_to_save.default",
         **({"compiled": compiled} if _pays(n, batch, epochs) else {}),
         "attention": "eager",
-        "soft_labels": True,
-        "jitter": round(0.2 + 0.1 * strength, 2),
-        "min_crop": round(0.8 - 0.1 * strength, 2),
         "bf16": False,
         "gradient_checkpointing": False,
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": batch,
         "per_device_eval_batch_size": 16,
         "learning_rate": _rate(5e-4, batch, VLM_BATCH, strength),
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": _warmup(n, batch, epochs),
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
-        **_common(),
+        **_common(n, batch, epochs),
     }
 
 
@@ -144,8 +128,13 @@ def reasons(amount: Amount, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _common() -> dict[str, Any]:
+def _common(n: int, batch: int, epochs: int) -> dict[str, Any]:
+    """What both trainings have: their course, how much images are disturbed, and how they are saved and judged."""
+    strength = _strength(n)
     return {
+        "num_train_epochs": epochs, "per_device_train_batch_size": batch, "warmup_steps": _warmup(n, batch, epochs),
+        "lr_scheduler_type": "cosine", "soft_labels": True, "jitter": round(0.2 + 0.1 * strength, 2),
+        "min_crop": round(0.8 - 0.1 * strength, 2),
         "seed": 0, "dataloader_drop_last": True, "eval_strategy": "epoch", "save_strategy": "epoch",
         "save_total_limit": 2, "load_best_model_at_end": True, "metric_for_best_model": "auroc", "logging_steps": 5,
         "report_to": "none",

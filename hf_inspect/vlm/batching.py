@@ -29,7 +29,7 @@ class Batcher:
     """A thread that asks `predictor` about what has come from all sides, up to 16 images at a time.
 
     `submit` may be called from any thread. An image at which the predictor fails is answered by that alone, and one
-    whose time is over is not asked about.
+    whose time is over, or that nobody waits for any more, is not asked about.
     """
 
     def __init__(self, predictor: Predictor, waiting: int = WAITING, window: float = WINDOW) -> None:
@@ -78,10 +78,11 @@ class Batcher:
 
     def _answer(self, batch: Sequence[_Asked]) -> None:
         now = time.monotonic()
-        late = [one for one in batch if one.until <= now]
-        for one in late:
-            one.answer.set_exception(TimeoutError())
-        asked = [one for one in batch if one.until > now]
+        waited_for = [one for one in batch if one.answer.set_running_or_notify_cancel()]
+        for one in waited_for:
+            if one.until <= now:
+                one.answer.set_exception(TimeoutError())
+        asked = [one for one in waited_for if one.until > now]
         found = each(lambda some: self._predictor.predict([one.image for one in some]), asked, _failed)
         for one, prediction in zip(asked, found, strict=True):
             one.answer.set_result(prediction)

@@ -25,7 +25,7 @@ from hf_inspect.vlm.wire import DEADLINE, PATIENCE, REST, Reply, Unanswered, Wir
 ABOUT, PREDICT, HISTORY = "/vlm", "/predict", "/history"  # what a server of ours answers
 LEFT = "x-seconds-left"  # header: after so many nobody waits for the answer
 _FAST = 1  # zlib's level: at 224 pixels a third of the time of the default, for a tenth more bytes
-_UNCHECKED = ("failed", "broken", "garbage", "late", "changed")  # after which the server may be another one
+_UNCHECKED = ("failed", "absent", "broken", "garbage", "late", "changed")  # after which the server may be another one
 
 
 class RemoteVLM:
@@ -171,7 +171,7 @@ async def _about(wire: Wire, files: Mapping[str, str] | None) -> About:
         reply = await wire.send("GET", ABOUT)
         about = About.from_dict(_json(reply), wire.url)
     except Unanswered as error:
-        if error.kind == "garbage" or "404" in str(error):
+        if error.kind in ("garbage", "absent"):
             raise DataError(f"{wire.url} is no server of a VLM of ours; start 'hf-inspect serve' there.") from None
         raise
     if files is not None:

@@ -280,7 +280,7 @@ def _refused(reply: Reply, url: str, retry_after: str | None, with_token: bool) 
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
         return Unanswered("busy", f"its server is busy ({status})", again=True, pause=seconds)
-    kind = "failed" if status >= 500 or status == HTTPStatus.NOT_FOUND else "refused"
+    kind = "absent" if status == HTTPStatus.NOT_FOUND else "failed" if status >= 500 else "refused"
     kind = "broken" if status == HTTPStatus.INTERNAL_SERVER_ERROR else kind  # at this request
     return Unanswered(kind, f"its server answered {status} ({said or _phrase(status)})", again=status in _PASSING)
 
