@@ -262,6 +262,16 @@ def test_what_it_says_of_numbers_is_so():
     assert (parts_needed(0.05, miss), parts_needed(0.10, miss)) == (72, 36)
     assert re.search(r"must hold 72\s+defects and 36 good parts", text)
     assert f"({results['data']['evaluations_of_this_split']} in results.json" in text
+    said, edge = " ".join(text.split()), results["fewer_undecided"]["edge"]
+    points = [f"{100 * edge[key]:.1f}" for key in ("value", "low", "high")]
+    assert (
+        f"{points[0]} points fewer cells stay undecided than with the edge alone ({points[1]} to {points[2]})" in said
+    )
+    less = 100 * results["fewer_undecided"]["vlm"]["value"]
+    assert f"the VLM by itself would have left {-less:.0f} points fewer than both together" in said
+    for promised, measured in (("escape", "escapes"), ("overkill", "overkill")):
+        assert results["cascade"]["certified"][measured]["high"] <= results["promise"][promised]
+    assert "Both rates lie within what was promised" in said
 
 
 # The others, and what is run elsewhere.
