@@ -68,6 +68,7 @@ def serving(
 
     app = application(predictor, says or about(predictor.task), token, limits or Limits())
     settings = {"host": "127.0.0.1", "port": free_port(), "log_level": "warning", "access_log": False} | options
+    settings["log_config"] = None  # uvicorn's own closes the handlers of all others, and what they write to
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **settings))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -479,6 +479,7 @@ def test_the_command_serves_what_a_cascade_has_at_this_machine_alone(cascade, se
     assert f"identity {served[0].identity[:16]}" in done.output
     assert "http://127.0.0.1:8123, no token asked for" in done.output
     assert [(one["host"], one["port"], one["access_log"]) for one in ran] == [("127.0.0.1", 8123, False)]
+    assert ran[0]["log_config"] is None  # uvicorn's own would close the logging handlers of everybody else here
     monkeypatch.setenv(TOKEN, SECRET)
     done = CliRunner().invoke(app, ["serve", str(cascade), "--host", "0.0.0.0"])
     assert "a token asked for" in done.output

@@ -90,7 +90,7 @@ def serve(
     show(f"http://{host}:{port}, {'a token' if token else 'no token'} asked for")
     app = application(vlm, about, token, limits)
     uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
+        app, host=host, port=port, log_config=None, log_level="warning", access_log=False, server_header=False,
         limit_concurrency=_CONNECTIONS, timeout_graceful_shutdown=10,
     )  # fmt: skip
 
