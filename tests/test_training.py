@@ -1,11 +1,14 @@
 """Checkpoints bound to what made them: a run goes on from its own, and from no other's."""
 
 import errno
+import functools
 import json
 import multiprocessing
 import os
 import random
 import shutil
+import signal
+import threading
 import time
 import zipfile
 from dataclasses import dataclass, field
@@ -291,9 +294,21 @@ MANY = {"max_steps": 24, "save_steps": 1, "save_total_limit": 3}
 KILLS = int(os.environ.get("HF_INSPECT_TEST_KILLS", "8"))
 
 
-def train_to_the_end(out):
+class Killing(TrainerCallback):
+    """Kills its own process so many seconds after a step has begun; at once where these are none."""
+
+    def __init__(self, step, seconds):
+        self.step, self.seconds = step, seconds
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
+        if state.global_step + 1 == self.step:
+            threading.Timer(self.seconds, kill).start() if self.seconds else kill()
+
+
+def train_to_the_end(out, *killing):
     """A run with a checkpoint a step, in a process of its own."""
-    log_of(train(Path(out), of(Path(out), **MANY), **MANY), Path(out))
+    log_of(train(Path(out), of(Path(out), **MANY), callbacks=killing, **MANY), Path(out))
 
 
 def test_kill_9_at_random_moments_of_a_resume_loses_nothing_and_changes_nothing(tmp_path):
@@ -302,9 +317,9 @@ def test_kill_9_at_random_moments_of_a_resume_loses_nothing_and_changes_nothing(
     processes.set_forkserver_preload(["tests.test_training"])
     wanted, killed = tmp_path / "undisturbed", tmp_path / "killed"
 
-    def begun(folder):
+    def begun(folder, *killing):
         """A run of its own process, as all are: what other tests left in this one is no part of it."""
-        child = processes.Process(target=train_to_the_end, args=(str(folder),))
+        child = processes.Process(target=train_to_the_end, args=(str(folder), *killing))
         child.start()
         return child
 
@@ -315,31 +330,24 @@ def test_kill_9_at_random_moments_of_a_resume_loses_nothing_and_changes_nothing(
         whole = time.monotonic() - began
     rng, reached = random.Random(0), []
     for kill in range(KILLS):
-        child = begun(killed)
+        done = reached[-1] if reached else 0
         if kill % 2:  # at any moment of a run
+            child = begun(killed)
             child.join(rng.uniform(0, whole))
-        else:  # at any moment of a step, wherever this machine's clock has it
-            step = rng.randint(1, MANY["max_steps"])
-            while child.is_alive() and furthest(killed) < step:
-                child.join(0.002)
-            child.join(rng.uniform(0, whole / MANY["max_steps"]))
-        child.kill()
+            child.kill()
+        else:  # in a step that is yet to come, however fast this machine takes it: as it begins, or a little later
+            step = rng.randint(min(done + 2, MANY["max_steps"]), MANY["max_steps"])
+            child = begun(killed, Killing(step, rng.uniform(0, whole / MANY["max_steps"]) if kill % 4 else 0))
         child.join()
         reached.append(int((newest_whole_checkpoint(killed) or "-0").rpartition("-")[2]))
+        assert reached[-1] >= done, "a kill cost a whole checkpoint"
         if (killed / "training_log.json").exists():  # it came to its end: from the beginning again
             assert_same_end(wanted, killed)
             shutil.rmtree(killed)
             reached.append(0)
-        elif len(reached) > 1:
-            assert reached[-1] >= reached[-2], "a kill cost a whole checkpoint"
     begun(killed).join()
     assert_same_end(wanted, killed)
     assert any(0 < step < MANY["max_steps"] for step in reached), reached
-
-
-def furthest(folder):
-    """The highest number of a checkpoint in `folder`, whole or not."""
-    return max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*[0-9]")), default=0)
 
 
 def assert_same_end(one, other):
