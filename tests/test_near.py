@@ -1,6 +1,8 @@
 """Parts before a fixed camera: told from copies by their grain or by a group rule, and next week's shots measured."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,3 +233,14 @@ def test_the_card_says_what_the_measured_table_says():
     assert f"{min(map(min, normal.values()))} % and more are found" in FOUND
     assert f"moved by 4 pixels {min(moved):g} to {max(moved)} %" in FOUND
     assert f"{found['JPEG 75'][2]} % of the cells' copies as JPEG 75" in FOUND
+
+
+def test_images_none_of_which_look_alike_are_grouped_without_scipy_s_graphs():
+    """Whose import is a fixed cost of a small build."""
+    code = (
+        "import sys; from hf_inspect.data import group, sign; from tests.conftest import picture, png; "
+        "assert group([sign(png(picture(1))), sign(png(picture(2)))]).tolist() == [0, 1]; "
+        "print('scipy.sparse.csgraph' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split()[-1:] == ["False"], done.stderr[-2000:]
