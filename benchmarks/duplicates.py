@@ -1,16 +1,19 @@
 """What the search for near-copies finds and joins wrongly, by transform: as it was before it looked at eight
-orientations, and by `--near normal` and `strict`. Prints Markdown tables.
+orientations, and by `--near normal` and `strict`. Prints Markdown tables, and writes duplicates.json, which the README
+of dataset_scripts/ is held to.
 
 On ELPV's cells, on photos of a folder, on parts before a fixed camera at four levels of sensor noise, and on textures
-that differ in their noise alone: python benchmarks/duplicates.py [--photos FOLDER] [--planted 200] [--sets elpv,...]
+that differ in their noise alone: python benchmarks/duplicates.py [--photos FOLDER] [--planted 1.0] [--sets elpv,...]
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from hf_inspect import files
 from hf_inspect.data import Signature, duplicates, packaged_folder, sign
 from hf_inspect.data.hashing import check_bits, thumbs_of
 from hf_inspect.data.near import MAX_CHECK_DISTANCE, MAX_DISTANCE, MIN_CORRELATION
@@ -28,6 +32,9 @@ Rule = Callable[[Sequence[Signature], Sequence[Signature]], NDArray[np.int64]]
 FIXED = 120  # parts before a fixed camera
 TEXTURES = 200
 SIDE = 512  # pixels of what is generated
+NOISES = (1, 3, 6, 12)  # grey levels of a fixed camera's sensor
+PLANTED = {"elpv": 200, "photos": 30, "fixed": 20, "textures": 20}  # images of a set that are copied in each way
+RESULTS = Path(__file__).parents[1] / "dataset_scripts" / "duplicates.json"
 
 
 def encoded(pixels: Pixels, **how: object) -> bytes:
@@ -124,8 +131,8 @@ RULES: dict[str, Rule] = {
 }
 
 
-def report(name: str, pictures: Sequence[Pixels], planted: int, different: bool) -> None:
-    """Recall by transform and rule; pairs of originals that are joined; copies taken for another picture's.
+def measured(name: str, pictures: Sequence[Pixels], planted: int, different: bool) -> dict[str, Any]:
+    """Copies found by transform and rule; pairs of originals that are joined; copies taken for another picture's.
 
     `different`: no two originals show the same part, so that whatever joins two of them is wrong. Else those that the
     rule as it was joins are let pass.
@@ -133,20 +140,25 @@ def report(name: str, pictures: Sequence[Pixels], planted: int, different: bool)
     originals = signed([encoded(picture) for picture in pictures])
     n, chosen = len(originals), range(min(planted, len(originals)))
     known = set() if different else {tuple(pair) for pair in upright_alone(originals, originals).tolist()}
-    print(f"\n### {name}: {n} images, {len(chosen)} copies of each kind\n\n| found | {' | '.join(RULES)} |")
-    print("|---" * (1 + len(RULES)) + "|")
-    wrong = dict.fromkeys(RULES, 0)
+    found, wrong = dict[str, dict[str, int]](), dict.fromkeys(RULES, 0)
+    print(f"\n### {name}: {n} images, {len(chosen)} copies of each kind\n\n{row('found', RULES)}\n{'|---' * 4}|")
     for kind, made in TRANSFORMS.items():
-        copies, cells = signed([made(pictures[i]) for i in chosen]), []
+        copies, found[kind] = signed([made(pictures[i]) for i in chosen]), {}
         for rule, search in RULES.items():
             pairs = {tuple(pair) for pair in search(copies, originals).tolist()}
             wrong[rule] += sum(i != j and (i, j) not in known for i, j in pairs)
-            cells.append(f"{np.mean([(i, i) in pairs for i in chosen]):.1%}")
-        print(f"| {kind} | {' | '.join(cells)} |", flush=True)
-    joined = [sum(i < j for i, j in search(originals, originals).tolist()) for search in RULES.values()]
-    total = len(TRANSFORMS) * len(chosen) * (n - 1)
-    print(f"| *originals joined, of {n * (n - 1) // 2:,} pairs* | {' | '.join(f'{k:,}' for k in joined)} |")
-    print(f"| *copies like another original, of {total:,}* | {' | '.join(f'{wrong[rule]:,}' for rule in RULES)} |")
+            found[kind][rule] = sum((i, i) in pairs for i in chosen)
+        print(row(kind, (f"{k / len(chosen):.1%}" for k in found[kind].values())), flush=True)
+    joined = {rule: sum(i < j for i, j in search(originals, originals).tolist()) for rule, search in RULES.items()}
+    pairs_of = {"originals": n * (n - 1) // 2, "copies": len(TRANSFORMS) * len(chosen) * (n - 1)}
+    print(row(f"*originals joined, of {pairs_of['originals']:,} pairs*", joined.values()))
+    print(row(f"*copies like another original, of {pairs_of['copies']:,}*", wrong.values()))
+    counts = {"images": n, "copied": len(chosen), "pairs": pairs_of}
+    return {"set": name, **counts, "found": found, "originals_joined": joined, "copies_near_another": wrong}
+
+
+def row(name: str, values: Iterable[object]) -> str:
+    return f"| {name} | {' | '.join(map(str, values))} |"
 
 
 def signed(contents: Sequence[bytes]) -> list[Signature]:
@@ -168,25 +180,34 @@ def textures(n: int, seed: int = 0) -> list[Pixels]:
     return [(128 + rng.normal(0, 12, (SIDE, SIDE))).clip(0, 255).astype(np.uint8) for _ in range(n)]
 
 
+def sets(names: Sequence[str], photos: Path | None) -> Iterator[tuple[str, str, list[Pixels], bool]]:
+    """Kind of the sets asked for, name, pictures, and whether all of them are different."""
+    if "elpv" in names:
+        folder = packaged_folder("elpv-dataset", "1.0.0.post1", "elpv_dataset") / "data"
+        yield "elpv", "ELPV", read(sorted(folder.rglob("*.png"))), False
+    if "photos" in names and photos:
+        paths = sorted(p for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".png"))
+        yield "photos", "photos", read(paths), False
+    for noise in NOISES if "fixed" in names else ():
+        pictures = list(shots(FIXED, seed=noise, side=SIDE, noise=noise, scratched=FIXED // 8))
+        yield "fixed", f"fixed camera, noise {noise}", pictures, True
+    if "textures" in names:
+        yield "textures", "textures of noise", textures(TEXTURES), True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, help="a folder of photos to measure on")
-    parser.add_argument("--planted", type=int, default=200, help="images of each set that are copied")
-    parser.add_argument("--sets", default="elpv,photos,fixed,textures")
+    parser.add_argument("--planted", type=float, default=1.0, help="share of the copies to make, for a trial")
+    parser.add_argument("--sets", default=",".join(PLANTED))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON to write")
     arguments = parser.parse_args()
-    sets = arguments.sets.split(",")
-    if "elpv" in sets:
-        folder = packaged_folder("elpv-dataset", "1.0.0.post1", "elpv_dataset") / "data"
-        report("ELPV", read(sorted(folder.rglob("*.png"))), arguments.planted, different=False)
-    if "photos" in sets and arguments.photos:
-        paths = sorted(p for p in arguments.photos.iterdir() if p.suffix.lower() in (".jpg", ".png"))
-        report(arguments.photos.parent.name, read(paths), arguments.planted, different=False)
-    if "fixed" in sets:
-        for noise in (1, 3, 6, 12):
-            pictures = list(shots(FIXED, seed=noise, side=SIDE, noise=noise, scratched=FIXED // 8))
-            report(f"Fixed camera, noise {noise}", pictures, arguments.planted, different=True)
-    if "textures" in sets:
-        report("Textures of noise", textures(TEXTURES), arguments.planted, different=True)
+    found = [
+        measured(name, pictures, max(1, round(arguments.planted * PLANTED[kind])), different)
+        for kind, name, pictures, different in sets(arguments.sets.split(","), arguments.photos)
+    ]
+    head = {"benchmark": "benchmarks/duplicates.py", "cores": os.cpu_count(), "rules": list(RULES)}
+    files.write_table(arguments.out, head, "sets", found)
 
 
 if __name__ == "__main__":

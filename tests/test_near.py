@@ -1,6 +1,8 @@
 """Parts before a fixed camera: told from copies by their grain or by a group rule, and next week's shots measured."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from hf_inspect import files
 from hf_inspect.cli import app
 from hf_inspect.data import Rules, audit, build, read_history, record_history, refuse_seen, sign, write_history
 from hf_inspect.data.examine import Examined
@@ -168,15 +171,76 @@ def test_the_command_takes_the_rule_and_refuses_another(tmp_path):
     assert str(refused) == "--near loose is not known; use one of normal, strict, off."
 
 
+ROOT = Path(__file__).parents[1]
+MEASURED = ROOT / "dataset_scripts" / "duplicates.json"
+
+
+def printed_table() -> dict[str, list[str]]:
+    """The README's table of recall: 12 cells by the name of a row."""
+    text = (ROOT / "dataset_scripts/README.md").read_text()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in lines if len(row) == 13 and row[0] != "copies (%)"}
+
+
+def measured_sets() -> list[list[dict]]:
+    """What the benchmark wrote of cells, photos, parts before a fixed camera at four levels of noise, and surfaces."""
+    written = {one["set"]: one for one in files.read_json(MEASURED)["sets"]}
+    parts = [f"fixed camera, noise {noise}" for noise in (1, 3, 6, 12)]
+    assert set(written) == {"ELPV", "photos", *parts, "textures of noise"}
+    names = (["ELPV"], ["photos"], parts, ["textures of noise"])
+    return [[written[name] for name in some] for some in names]
+
+
+def test_the_printed_table_is_what_the_benchmark_wrote():
+    rules, sets, told = files.read_json(MEASURED)["rules"], measured_sets(), printed_table()
+    kinds = list(sets[0][0]["found"])
+    rows = {name: [name] if name in kinds else name.split(", ") for name in told if name[0] != "*"}
+    assert sorted(kind for row in rows.values() for kind in row) == sorted(kinds)
+    for name, cells in told.items():
+        pairs = {
+            "*pairs of originals joined*": "originals_joined",
+            "*copies near another original*": "copies_near_another",
+        }
+        for kind in rows.get(name, [name]):
+            measured = []
+            for some in sets:
+                for rule in rules:
+                    if kind in pairs:
+                        measured.append(f"{sum(one[pairs[kind]][rule] for one in some):,}")
+                    else:
+                        found = sum(one["found"][kind][rule] for one in some)
+                        measured.append(f"{round(100 * found / sum(one['copied'] for one in some), 1):g}")
+            assert cells == measured, kind
+
+
+def test_how_many_were_copied_is_what_the_benchmark_wrote():
+    (cells,), (photos,), parts, (surfaces,) = measured_sets()
+    text = " ".join((ROOT / "dataset_scripts/README.md").read_text().split())
+    assert f"Of {cells['images']:,} ELPV cells {cells['copied']} were copied" in text
+    assert f"of {photos['images']} photos {photos['copied']}" in text
+    assert {(one["images"], one["copied"]) for one in parts} == {(120, 20)}
+    assert "of 120 parts before a fixed camera 20 at each of four levels of sensor noise (1, 3, 6 and 12" in text
+    assert f"of {surfaces['images']} even surfaces" in text
+    assert f"in their noise alone {surfaces['copied']}" in text
+
+
 def test_the_card_says_what_the_measured_table_says():
     """Of `normal`, cells, photos and parts: the worst of what is found, the best of what moves; of `strict`, JPEG."""
-    text = (Path(__file__).parents[1] / "dataset_scripts/README.md").read_text()
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    measured = [row for row in table if len(row) == 13 and row[1].replace(".", "").isdigit() and row[0][0] != "*"]
-    found = {row[0]: list(map(float, row[1:])) for row in measured}
+    found = {name: list(map(float, cells)) for name, cells in printed_table().items() if name[0] != "*"}
     normal = {name: [values[at] for at in (1, 4, 7)] for name, values in found.items()}
     moved = normal.pop("4 pixels off")
     assert normal.pop("2.5 % cropped off each side, 3 degrees") == [0, 0, 0]
     assert f"{min(map(min, normal.values()))} % and more are found" in FOUND
     assert f"moved by 4 pixels {min(moved):g} to {max(moved)} %" in FOUND
     assert f"{found['JPEG 75'][2]} % of the cells' copies as JPEG 75" in FOUND
+
+
+def test_images_none_of_which_look_alike_are_grouped_without_scipy_s_graphs():
+    """Whose import is a fixed cost of a small build."""
+    code = (
+        "import sys; from hf_inspect.data import group, sign; from tests.conftest import picture, png; "
+        "assert group([sign(png(picture(1))), sign(png(picture(2)))]).tolist() == [0, 1]; "
+        "print('scipy.sparse.csgraph' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split()[-1:] == ["False"], done.stderr[-2000:]

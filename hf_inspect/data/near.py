@@ -321,11 +321,11 @@ def _alike(number: NDArray[np.int64]) -> Pairs:
 
 def _joined(label: NDArray[np.int64], i: Places, j: Places) -> NDArray[np.int64]:
     """Labels (n,) once each i is in one group with its j; a group's label is its first image."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     if not len(i):
         return label
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components  # with its own imports a fifth of a second, once
+
     ends, (one, other) = np.unique(np.stack([label[i], label[j]]), return_inverse=True)
     links = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(ends), len(ends)))
     _, component = connected_components(links, directed=False)
