@@ -130,7 +130,7 @@ def _curves(defect: NDArray[np.bool_], severity: NDArray[np.float64]) -> dict[st
     """What the picture is drawn of: the ROC's points, and counts by side between `edges` of severity."""
     top = float(np.quantile(severity, 0.99)) if severity.max(initial=0.0) > 1 else 1.0  # a distance has no end
     edges = np.linspace(0.0, top, BINS + 1)
-    counts = {
+    counts: dict[str, Any] = {
         side: np.histogram(severity[own].clip(0, top), edges)[0].tolist()
         for side, own in ((GOOD, ~defect), (DEFECT, defect))
     }
