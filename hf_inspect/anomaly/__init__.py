@@ -3,8 +3,8 @@
 Deep-feature modelling: Ahuja et al., arXiv 1909.11786. Maps by PCA over patch features: SubspaceAD, CVPR 2026.
 """
 
-from hf_inspect.anomaly.fitting import Fitted, Settings, fit
+from hf_inspect.anomaly.fitting import Fitted, Settings, categories, fit
 from hf_inspect.anomaly.predictor import AnomalyDetector
 from hf_inspect.anomaly.subspace import Fitting, Subspace
 
-__all__ = ["AnomalyDetector", "Fitted", "Fitting", "Settings", "Subspace", "fit"]
+__all__ = ["AnomalyDetector", "Fitted", "Fitting", "Settings", "Subspace", "categories", "fit"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from hf_inspect.anomaly.predictor import raw, state, tensor
 from hf_inspect.anomaly.subspace import MOST, Fitting
 from hf_inspect.cascade.composite import Platt
 from hf_inspect.data import write_history
+from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess, Reading, Rgb
 from hf_inspect.schema import ANOMALY, BINARY, History, Meaning, Progress, TaskSpec, no_progress
@@ -49,7 +50,6 @@ class Settings:
     most: int = MOST
     hold_out: float = 0.2
     batch: int = 32
-    model_args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def fit(settings: Settings, data: Path, config: str = "", progress: Progress = n
     good = _good(train, task)
     fitting, held = (good, []) if _has_good(checked, task) else _held_out(train, good, settings.hold_out)
     _refuse_few(settings, len(fitting), f"{data} {config}".strip())
-    network, preprocess = new_network(settings.base, settings.side, settings.model_args)
+    network, preprocess = new_network(settings.base, settings.side)
     check_layers(network, settings.layers)
     given = {name: getattr(settings, name) for name in ("pool", "score", "smooth", "bf16")}
     own = AnomalyConfig(stated(network), settings.layers, preprocess=preprocess.to_dict(), **given)
@@ -104,6 +104,21 @@ def fit(settings: Settings, data: Path, config: str = "", progress: Progress = n
     seen = {_place(config, "train"): train.select(good)} | ({_place(config, "validation"): None} if checked else {})
     history = sets.record_history(data, seen, [ancestors_of(settings.base)])
     return Fitted(model, answers, history, {"fitted": len(fitting), "held_out": len(held), **figures})
+
+
+def categories(data: Path, only: Sequence[str] = ()) -> dict[str, str]:
+    """Configs of a built data set that have a train split -> the folder of each one's model; "" -> "" of a plain one.
+
+    `only` are the ones wanted; DataError for one that is not there, or where none has a train split.
+    """
+    counts = sets.read_head(data)["counts"]
+    having = [name for name in counts if "train" in counts[name]]
+    if not having:
+        raise DataError(f"{data} has no train split, whose good images a model is fitted to; build it with one.")
+    if unknown := [name for name in only if name not in having]:
+        raise DataError(f"{data} has no category {unknown[0]!r} to fit to; it has {', '.join(having)}.")
+    wanted = [name for name in having if not only or name in only]
+    return {"": ""} if list(counts) == [DEFAULT] else {name: name for name in wanted}
 
 
 def batches(rows: "datasets.Dataset", size: int, reading: Reading) -> Iterator[tuple[dict[str, Any], list[Rgb]]]:

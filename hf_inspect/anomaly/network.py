@@ -24,17 +24,17 @@ _TIMM = "timm_wrapper"  # transformers' model_type of timm's networks
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std where a model states none
 
 
-def new_network(base: str, side: int, model_args: dict[str, Any] | None = None) -> "tuple[PreTrainedModel, Preprocess]":
+def new_network(base: str, side: int) -> "tuple[PreTrainedModel, Preprocess]":
     """The network of a name, in eval mode, for square images of `side` pixels, and the preprocessing of these.
 
-    DataError for one that is no vision model. `model_args` go to `timm.create_model`.
+    DataError for one that is no vision model.
     """
     from transformers import AutoConfig, AutoModel, TimmWrapperConfig
 
     base = _of_timm(base)
     config = None if family_named(base) else AutoConfig.from_pretrained(hub.resolve(base))
     if config is None or config.model_type in FAMILIES:
-        student = new_student(base, side, BINARY, model_args)
+        student = new_student(base, side, BINARY)
         own = student.config
         if own.model_type != _TIMM:
             raise DataError(f"{base} is a {own.model_type}; features are taken of timm's and transformers' networks.")
