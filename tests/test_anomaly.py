@@ -214,3 +214,18 @@ def test_the_layers_of_a_network_of_stages_with_channels_last_are_read_right():
     assert (_by_position(grid.permute(0, 2, 3, 1), True) == grid).all()
     tokens = torch.cat([torch.zeros(2, 1, 3), grid[:, :, :, :4].flatten(2).transpose(1, 2)], 1)
     assert (_by_position(tokens, False) == grid[:, :, :, :4]).all()
+
+
+def test_scoring_asks_it_about_classes_of_other_names(tmp_path):
+    from hf_inspect.data import build
+
+    data = tiny_anomaly.built_parts(tmp_path, 40, 20)
+    fit(SETTINGS, data).save(tmp_path / "model")
+    (tmp_path / "raw" / "good").rename(tmp_path / "raw" / "fine")
+    options = {"license": "cc0-1.0", "good": "fine", "shares": "0/0/0/100"}
+    build("folder", tmp_path / "other", src=tmp_path / "raw", options=options)
+    model = AnomalyDetector.from_pretrained(tmp_path / "model")
+    found = scoring.run({"anomaly": model}, tmp_path / "other", "test", tmp_path / "s.jsonl", fitting=True)
+    assert found.task.classes != model.task.classes
+    assert np.isfinite(found.answers["anomaly"].severity).all()
+    assert np.isnan(found.answers["anomaly"].probabilities).all()

@@ -1,18 +1,27 @@
 """The anomaly recipe, a model a category: its table, what it leaves alone, and a kill that changes no bit."""
 
 import json
+import runpy
 import shutil
 import signal
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from hf_inspect import files
 from hf_inspect.anomaly import AnomalyDetector, categories
+from hf_inspect.anomaly.network import check_layers, new_network
 from hf_inspect.errors import DataError
+from hf_inspect.training import parsed
 from tests import launch, tiny_anomaly
 
 COUNTS = {"grid": (24, 4, 6), "wood": (16, 4, 6)}
+
+
+RECIPES = Path(__file__).parent.parent / "recipes/anomaly"
+TRUE_SIZE = {"elpv": ("elpv", ["blocks.6"]), "mvtec": ("mvtec_ad", ["blocks.4", "blocks.6"])}
 
 
 def arguments(data, out, *more):
@@ -106,6 +115,19 @@ def test_what_cannot_be_is_one_sentence(data, tmp_path, more, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not [path for path in (tmp_path / "models").rglob("*.safetensors")]
+
+
+def test_the_settings_of_true_size_are_read_and_their_layers_are_there(monkeypatch):
+    given = runpy.run_path(str(RECIPES / "train.py"))
+    read = {}
+    for path in RECIPES.glob("*.yaml"):
+        monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(path)])
+        (read[path.stem],) = parsed(given["AnomalyArguments"])
+    assert set(read) == {"tiny", *TRUE_SIZE}
+    for name, (data, layers) in TRUE_SIZE.items():
+        assert (read[name].data.name, read[name].layers) == (data, layers)
+        network, _ = new_network(read[name].base, 64)
+        check_layers(network, tuple(layers))
 
 
 def test_a_data_set_without_train_is_refused(tmp_path):
