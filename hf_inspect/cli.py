@@ -274,6 +274,30 @@ def eval_cascade(model: str, data: Data, out: Results, split: Split = "test", pl
     _report(results, out, plot)
 
 
+@evaluate.command("anomaly")
+def eval_anomaly(
+    model: Annotated[str, typer.Argument(help="Anomaly model: folder or repository; or a folder of one a category.")],
+    data: Data,
+    out: Results,
+    split: Split = "test",
+    plot: Annotated[Path | None, typer.Option(help="ROC and histogram to write, a picture.", callback=_picture)] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Picture of maps beside masks.", callback=_picture)] = None,
+) -> None:
+    """Measure an anomaly model, and its maps where there are masks; a killed run goes on at OUT.scores.jsonl."""
+    from hf_inspect.reports import anomaly_table, evaluate_anomaly, write_sheet
+    from hf_inspect.tasks import TASKS
+
+    with Bars() as bar:
+        results, shown = evaluate_anomaly(model, data, split, out.with_suffix(_SCORES), bar.of_many)
+    files.write_json(out, results)
+    print(anomaly_table(results))
+    for category, report in results.get("categories", {"": results["anomaly"]}).items():
+        if plot:
+            TASKS["anomaly"].draw(report, plot.with_stem(f"{plot.stem}-{category}") if category else plot)
+    if sheet:
+        write_sheet(sheet, shown)
+
+
 @evaluate.command("wire")
 def eval_wire(
     url: Annotated[str, typer.Argument(help="Server of a VLM: http://host:port of `hf-inspect serve`.")],

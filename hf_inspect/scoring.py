@@ -91,7 +91,7 @@ def run(
     """
     task = sets.read_task(data)
     for name, one in predictors.items():
-        task.refuse_other(one.task, f"The data set {data.name}", f"the {name}")
+        task.refuse_model(one.task, f"The data set {data.name}", f"the {name}")
         sets.read_reading(data).refuse_model(one.reading, f"The data set {data.name}", f"the {name}")
     if not fitting:
         for name, one in predictors.items():
@@ -138,7 +138,7 @@ def _answered(
                 rows[i]["complexity"] = complexity_of(image)
         pixels: list[Any] = [loaded[i] for i in read]
         for name, one in predictors.items() if read else ():
-            order = task.order_in(one.task)
+            order = task.order_in(one.task) if set(task.classes) == set(one.task.classes) else None
             found = each(one.predict, pixels, _failed)
             for i, answer in zip(read, found, strict=True):
                 rows[i][name] = _in_order(answer.to_dict(), order)
@@ -166,10 +166,10 @@ def _row(one: Row, task: TaskSpec, column: str) -> Row:
     return {"source": one["image"]["path"], "class": name, "label": task.disposition(name), "group": one["group"]}
 
 
-def _in_order(answer: Row, order: Sequence[int]) -> Row:
-    """An answer with its class probabilities in the data set's order."""
-    p = answer.get("probabilities")
-    return answer if p is None else answer | {"probabilities": [p[i] for i in order]}
+def _in_order(answer: Row, order: Sequence[int] | None) -> Row:
+    """An answer with its class probabilities in the data set's order; without them where its classes are others."""
+    p = answer.pop("probabilities", None)
+    return answer if p is None or order is None else answer | {"probabilities": [p[i] for i in order]}
 
 
 def _resume(out: Path, stated: Mapping[str, Any]) -> tuple[str, int]:

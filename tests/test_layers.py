@@ -12,7 +12,7 @@ ORDER = [
     "errors", "others", "faults", "console", "reading", "schema", "prefetch", "files", "pixels", "images",
     "metrics", "tasks", "runtime",
     "cascade",
-    "prompts", "data", "hub", "training", "vlm", "students", "export", "scoring", "calibrate",
+    "prompts", "data", "hub", "training", "vlm", "students", "anomaly", "export", "scoring", "calibrate",
     "inspector", "bundle", "predict", "reports", "plan", "demo", "cli",
 ]  # fmt: skip
 EDGE = ORDER[: ORDER.index("prompts")]
@@ -20,9 +20,10 @@ BUILDER = (
     "data/builder.py"  # a base class of `datasets`' own: data sets' scripts import it, and nothing else at its top
 )
 YOLO = "students/yolo.py"  # a `PreTrainedModel`, which transformers must know as soon as hf_inspect.students does
+ANOMALY = "anomaly/model.py"  # a `PreTrainedModel`: imported where one is fitted or loaded
 TRAINER = "vlm/trainer.py"  # a subclass of TRL's own: the recipe imports it, and nothing else
 HEAVY = {"torch", "transformers", "datasets", "timm", "peft", "trl", "accelerate", "optimum", "nncf", "ultralytics"}
-AT_TOP = {BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, TRAINER: {"trl"}}
+AT_TOP = {BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, ANOMALY: {"torch", "transformers"}, TRAINER: {"trl"}}
 
 
 def imports_of(path: Path) -> list[tuple[str, bool]]:

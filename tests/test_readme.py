@@ -60,6 +60,15 @@ ELSEWHERE = {
     ),
     launched("edge_classifier", "tiny"): ("tests/test_recipe_edge.py", '"recipes/edge_classifier/tiny.yaml"'),
     launched("edge_classifier", "tiny_yolo"): ("tests/test_yolo.py", '"recipes/edge_classifier/tiny_yolo.yaml"'),
+    launched("anomaly", "tiny"): ("tests/test_anomaly_recipe.py", '"recipes/anomaly/tiny.yaml"'),
+    **{
+        launched("anomaly", name): ("tests/test_anomaly_recipe.py", 'RECIPES.glob("*.yaml")')
+        for name in ("elpv", "mvtec")  # true size: settings read
+    },
+    "hf-inspect eval anomaly outputs/anomaly/mvtec_ad --data outputs/data/mvtec_ad --out outputs/anomaly/mvtec_ad.json "
+    "--plot outputs/anomaly/curves.png --sheet outputs/anomaly/maps.png": (
+        "tests/test_anomaly_eval.py", '"--plot", plot, "--sheet", sheet',
+    ),
     launched("vlm_sft", "tiny"): ("tests/test_recipe_vlm.py", '"recipes/vlm_sft/tiny.yaml"'),
     **{
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from hf_inspect.metrics.inputs import as_decisions, as_groups, as_labels, as_severities, same_length
 from hf_inspect.metrics.intervals import LIMITS, Figure, Rate, figure, grouped, mean_limits, rate_of, undefined
 
+_DRAWS = 200  # weightings of good parts, for what their choice adds to a variance
+
 
 def binary_report(
     labels: ArrayLike, severity: ArrayLike, threshold: float, groups: ArrayLike | None = None
@@ -71,6 +73,31 @@ def auroc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None)
     by_group = grouped(np.bincount(of))
     method = f"{'Obuchowski' if by_group else 'DeLong'} variance, {LIMITS}{by_group}"
     return figure(value, low, high, len(y), method)
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None) -> Figure:
+    """Mean over the defects of the precision at each one's score (n,): the area under precision over recall, in steps.
+
+    The limits are `mean_limits`' of that mean, by group, with the variance that comes of which good parts were there:
+    that of `_DRAWS` random weightings of their groups. It depends on the prevalence, as every precision does.
+    """
+    y = as_labels(labels)
+    p = as_severities(scores, "scores", len(y))
+    of, order = as_groups(groups, len(y)), np.lexsort((y, -p))
+    y, p, of = y[order], p[order], of[order]
+    defect = y == 1
+    if defect.all() or not defect.any():
+        return undefined(len(y), f"precision needs both classes, came {(~defect).sum()} good and {defect.sum()} defect")
+    end_of_tie = np.searchsorted(-p, -p[defect], "right") - 1
+    caught = np.cumsum(defect)[end_of_tie]
+    precision = caught / (1 + end_of_tie)
+    weights = np.random.default_rng(0).dirichlet(np.ones(of.max() + 1), _DRAWS) * (of.max() + 1)
+    alarms = np.cumsum(weights[:, of] * ~defect, axis=1)[:, end_of_tie]
+    further = float((caught / (caught + alarms)).mean(1).var())
+    there = np.bincount(of[defect], minlength=of.max() + 1)
+    sums = np.bincount(of[defect], precision, of.max() + 1)
+    low, high = mean_limits(sums[there > 0], there[there > 0], further)
+    return figure(precision.mean(), low, high, len(y), f"mean over defects, {LIMITS}{grouped(np.bincount(of))}")
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

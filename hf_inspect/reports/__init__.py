@@ -1,5 +1,6 @@
 """Models and splits -> results.json, and from it tables and plots."""
 
+from hf_inspect.reports.anomaly import anomaly_table, evaluate_anomaly, write_sheet
 from hf_inspect.reports.card import card_of, write_card
 from hf_inspect.reports.evaluate import (
     cascade_report,
@@ -15,10 +16,12 @@ from hf_inspect.reports.plots import write_comparison
 from hf_inspect.reports.table import model_summary, results_table, vlm_table
 
 __all__ = [
+    "anomaly_table",
     "card_of",
     "cascade_report",
     "data_section",
     "environment",
+    "evaluate_anomaly",
     "evaluate_cascade",
     "evaluate_edge",
     "evaluate_vlm",
@@ -29,4 +32,5 @@ __all__ = [
     "write_card",
     "write_comparison",
     "write_report",
+    "write_sheet",
 ]

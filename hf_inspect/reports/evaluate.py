@@ -115,13 +115,13 @@ def evaluate_cascade(
     return results_of(data, split, str(folder), figures, answered)
 
 
-def model_report(scores: Scores, name: str, model: Predictor, threshold: float = 0.5) -> dict[str, Any]:
-    """Figures of one model alone, by its task; severity >= `threshold` is a defect.
+def model_report(scores: Scores, name: str, model: Predictor, threshold: float | None = THRESHOLD) -> dict[str, Any]:
+    """Figures of one model alone, by its own task; severity >= `threshold` is a defect.
 
     `history` says what it and its ancestors were trained on, `not_scored` which images could not be read.
     """
     answers = scores.answers[name]
-    measure = TASKS[scores.task.kind].measure
+    measure = TASKS[model.task.kind].measure
     report = measure(
         scores.task, scores.classes, answers.severity, answers.probabilities, threshold, groups=scores.groups
     )

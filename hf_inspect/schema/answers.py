@@ -24,11 +24,13 @@ class Prediction:
 
     `severity` is finite, higher is worse, and its order is all that thresholds and promises rest on; None exactly where
     the answer could not be read, and `unreadable` says why. `probabilities` are of the task's classes, in its order.
+    `map` says where: float32 (h, w) over the whole image, whatever the size of that; higher is worse.
     """
 
     severity: float | None
     probabilities: tuple[float, ...] | None = None
     unreadable: str | None = None
+    map: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if (self.severity is None) != (self.unreadable is not None):
@@ -47,7 +49,7 @@ class Prediction:
         return max(((name, p) for name, one, p in named if one == disposition), key=lambda pair: pair[1], default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction as plain JSON values, without what it does not have."""
+        """The prediction as plain JSON values, without what it does not have, and without its map."""
         if self.severity is None:
             return {"unreadable": self.unreadable}
         p = {} if self.probabilities is None else {"probabilities": list(self.probabilities)}

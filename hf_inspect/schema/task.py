@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect.errors import DataError
+from hf_inspect.schema.meaning import Meaning
 
 Disposition = Literal["good", "defect"]
 GOOD: Disposition = "good"
 DEFECT: Disposition = "defect"
-KINDS = ("classification",)  # a kind is a row of `tasks.TASKS`
+ANOMALY = "anomaly"
+KINDS = ("classification", ANOMALY)  # a kind is a row of `tasks.TASKS`
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,14 @@ class TaskSpec:
     """What a model answers: the classes, in the order of its outputs, and whether each is `good` or `defect`.
 
     Travels with every artefact. Two specs are of one task when they name the same classes with the same dispositions;
-    the order is the model's own, and `order_in` translates it.
+    the order is the model's own, and `order_in` translates it. `score` says what an anomaly's severity means, and is of
+    this kind alone.
     """
 
     classes: tuple[str, ...]
     dispositions: tuple[Disposition, ...]
     kind: str = "classification"
+    score: Meaning | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -41,6 +45,10 @@ class TaskSpec:
             raise DataError(f"A task names a class twice: {', '.join(self.classes)}.")
         if unknown := [one for one in self.dispositions if one not in (GOOD, DEFECT)]:
             raise DataError(f"A class is {unknown[0]!r}; it is {GOOD!r} or {DEFECT!r}.")
+        if (self.score is not None) != (self.kind == ANOMALY):
+            raise DataError(
+                f"A task of kind {self.kind!r} states what its score means, or is no anomaly's; fit it again."
+            )
 
     @classmethod
     def of(cls, names: Iterable[str], good: Iterable[str]) -> "TaskSpec":
@@ -58,7 +66,9 @@ class TaskSpec:
         """The spec that `to_dict` wrote into the record `where`; DataError names what is missing or wrong."""
         try:
             classes = [(one["name"], one["disposition"]) for one in value["classes"]]
-            return cls(tuple(name for name, _ in classes), tuple(one for _, one in classes), value["kind"])
+            names, dispositions = tuple(name for name, _ in classes), tuple(one for _, one in classes)
+            score = Meaning.from_dict(value["score"], where) if value["kind"] == ANOMALY else None
+            return cls(names, dispositions, value["kind"], score)
         except (KeyError, TypeError):
             raise DataError(
                 f"{where} does not say which classes there are and which of them are good (it holds the task "
@@ -68,7 +78,8 @@ class TaskSpec:
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain JSON values."""
         pairs = zip(self.classes, self.dispositions, strict=True)
-        return {"kind": self.kind, "classes": [{"name": name, "disposition": one} for name, one in pairs]}
+        score = {} if self.score is None else {"score": self.score.to_dict()}
+        return {"kind": self.kind, "classes": [{"name": name, "disposition": one} for name, one in pairs]} | score
 
     @property
     def good(self) -> tuple[str, ...]:
@@ -107,6 +118,18 @@ class TaskSpec:
         """DataError, with both printed, unless the two are of one task; `own` and `others` say whose they are."""
         if not self.same_as(other):
             raise DataError(f"{own} and {others} answer different questions.\n  {own}: {self}\n  {others}: {other}")
+
+    def answered_by(self, model: "TaskSpec") -> bool:
+        """Whether a model of task `model` answers what this one, a data set's, asks.
+
+        It does where both are of one task; an anomaly model tells good parts from all others, whatever their names.
+        """
+        return self.same_as(model) or (model.kind == ANOMALY and self.kind != ANOMALY and bool(self.good))
+
+    def refuse_model(self, model: "TaskSpec", own: str, its: str) -> None:
+        """DataError, with both printed, unless `answered_by` the model; `own` and `its` say whose they are."""
+        if not self.answered_by(model):
+            self.refuse_other(model, own, its)
 
     def refuse_one_sided(self, what: str) -> None:
         """DataError unless there is a good and a defect class: a model of one side alone decides nothing."""

@@ -9,24 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect.schema import Prediction, TaskSpec
-from hf_inspect.tasks import classification
+from hf_inspect.tasks import anomaly, classification
 
 __all__ = ["TASKS", "TaskFunctions"]
 
 _Ids = NDArray[np.int64]
-_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFunctions:
     """The functions of one kind of task.
 
-    `decode`: a model's outputs (n, k) -> an answer an image. `compare`: answers before and after an export -> what
-    changed. `measure`: classes, severities (n,) and probabilities (n, k) -> the figures of results.json. `draw`: those
-    figures -> a picture.
+    `decode`: a model's outputs (logits (n, k); or raw scores (n,) and maps (n, h, w)) -> an answer an image. `compare`:
+    answers before and after an export -> what changed. `measure`: classes, severities (n,) and probabilities (n, k) ->
+    the figures of results.json. `draw`: those figures -> a picture.
     """
 
-    decode: Callable[[_Floats, TaskSpec], list[Prediction]]
+    decode: Callable[[Any, TaskSpec], list[Prediction]]
     compare: Callable[[TaskSpec, _Ids, list[Prediction], list[Prediction]], dict[str, Any]]
     measure: Callable[..., dict[str, Any]]
     draw: Callable[[Mapping[str, Any], Path], None]
@@ -35,5 +34,6 @@ class TaskFunctions:
 TASKS: Mapping[str, TaskFunctions] = {
     "classification": TaskFunctions(
         classification.decode, classification.compare, classification.measure, classification.draw
-    )
+    ),
+    "anomaly": TaskFunctions(anomaly.decode, anomaly.compare, anomaly.measure, anomaly.draw),
 }

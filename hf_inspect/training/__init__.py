@@ -4,6 +4,7 @@ from hf_inspect.training.checkpoints import (
     bound_checkpoints,
     content_of,
     differences,
+    fit_made_from,
     made_from,
     newest_whole_checkpoint,
     resume_from,
@@ -18,6 +19,7 @@ from hf_inspect.training.recipe import (
     check_processes,
     check_splits,
     parsed,
+    recipe_log,
     run,
     write_training_log,
 )
@@ -25,6 +27,7 @@ from hf_inspect.training.steps import INSPECT, LAUNCH, Step, do, perform
 
 __all__ = [
     "INSPECT", "LAUNCH", "LOG", "Publication", "Step", "augmentation", "bound_checkpoints", "check_classes",
-    "check_processes", "check_splits", "content_of", "differences", "do", "made_from", "newest_whole_checkpoint",
-    "parsed", "perform", "publication", "resume_from", "run", "torn", "train", "write_training_log",
+    "check_processes", "check_splits", "content_of", "differences", "do", "fit_made_from", "made_from",
+    "newest_whole_checkpoint", "parsed", "perform", "publication", "recipe_log", "resume_from", "run", "torn", "train",
+    "write_training_log",
 ]  # fmt: skip

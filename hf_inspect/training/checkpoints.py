@@ -39,6 +39,13 @@ def made_from(fingerprint: str, arguments: Any, training: "TrainingArguments") -
     return json.loads(json.dumps({"data": fingerprint, "settings": settings}, default=str))
 
 
+def fit_made_from(fingerprint: str, arguments: Any, left_out: Iterable[str]) -> dict[str, Any]:
+    """`made_from` of a recipe without a Trainer; `left_out` are its settings that change no result."""
+    own = {name: value for name, value in asdict(arguments).items() if name not in ("data", *left_out)}
+    settings = {name: _by_content(name, value) for name, value in own.items()}
+    return json.loads(json.dumps({"data": fingerprint, "settings": settings}, default=str))
+
+
 def bound_checkpoints(made: Mapping[str, Any]) -> "TrainerCallback":
     """A Trainer's callback that keeps what `made_from` gave in every checkpoint, for `resume_from` to compare.
 

@@ -101,6 +101,15 @@ def check_splits(data: Path) -> None:
         )
 
 
+def recipe_log(arguments: Any) -> dict[str, Any]:
+    """What training_log.json holds of any recipe: its arguments, a dataclass, and with what it ran."""
+    return {
+        "recipe": {k: files.portable_name(v) if isinstance(v, str | Path) else v for k, v in asdict(arguments).items()},
+        "versions": _versions(),
+        "device": _device(),
+    }
+
+
 def write_training_log(trainer: "Trainer", arguments: Any) -> None:
     """Write training_log.json: what was asked (the recipe's own arguments, the trainer's), and what ran.
 
@@ -108,11 +117,9 @@ def write_training_log(trainer: "Trainer", arguments: Any) -> None:
     """
     state = trainer.state
     value = {
-        "recipe": {k: files.portable_name(v) if isinstance(v, str | Path) else v for k, v in asdict(arguments).items()},
+        **recipe_log(arguments),
         "trainer": {k: getattr(trainer.args, k) for k in _KEPT},
         "ran": _ran(trainer),
-        "versions": _versions(),
-        "device": _device(),
         "processes": trainer.args.world_size,
         "best": {"checkpoint_step": state.best_global_step, "score": state.best_metric},
         "history": [row for row in state.log_history if "train_runtime" not in row],
