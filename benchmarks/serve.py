@@ -38,7 +38,9 @@ def main() -> None:
     try:
         url = f"http://127.0.0.1:{arguments.port}"
         first, vlm = connected(url), load_served(arguments.served)
-        print(f"{arguments.served}: {first.about.task}; same identity in process: {first.identity == vlm.identity}")
+        print(
+            f"{arguments.served}: {first.about.task}; same identity in process: {first.about.identity == vlm.identity}"
+        )
         for some in (first, vlm):  # what is compiled when an image first comes
             some.predict(parts[:16])
         for clients in arguments.clients:

@@ -46,7 +46,7 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
     files.refuse_overlap(out, [folder])
     stated = hub.read_cascade(folder)
     hub.refuse_changed(folder, stated)
-    parts = hub.parts_of(stated)
+    parts = {role: part for role, part in hub.parts_of(stated).items() if part.kind != "server"}
     found = {role: hub.part_of(folder, stated, role, _assembled) for role in parts}
     places = {role: _place(folder, role, part) for role, part in parts.items()}
     wanted = {path: file for path, file in hub.own_files(folder, CASCADE).items() if path not in (SUMS, LICENCES)}
@@ -56,6 +56,7 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
         sums = dict(_copied(wanted, stage, progress))
         origin = _origin(cascade, folder, stated)
         inside = hub.stated_parts({role: Part("folder", place) for role, place in places.items()})
+        inside |= {"vlm": stated["vlm"]} if hub.server_of(stated) else {}  # which stays where it is
         files.write_json(stage / CASCADE_JSON, {**stated, **inside, FROM: origin})
         files.write_text(stage / LICENCES, _licences(stage, places, origin))
         sums |= {name: files.sha256(stage / name) for name in (CASCADE_JSON, LICENCES)}
@@ -105,7 +106,7 @@ def _origin(cascade: str | Path, folder: Path, stated: Mapping[str, Any]) -> dic
     """Where cascade and parts came from, as far as they are no folders of this machine."""
     repository = hub.repository_of(cascade)
     came = {"cascade": str(hub.pinned(repository, folder))} if repository else {}
-    named = {role: str(part) for role, part in hub.parts_of(stated).items() if part.kind != "folder"}
+    named = {role: str(part) for role, part in hub.parts_of(stated).items() if part.kind in ("hub", "packaged")}
     return {**stated.get(FROM, {}), **came, **named}
 
 

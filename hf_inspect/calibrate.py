@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files, hub
 from hf_inspect.cascade import (
@@ -17,24 +17,30 @@ from hf_inspect.cascade import (
     fit_saec,
     what_if,
 )
-from hf_inspect.data import absences, read_head
+from hf_inspect.data import absences, questions_of, read_head
 from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
-from hf_inspect.schema import Predictor, Progress, TaskSpec, no_progress
+from hf_inspect.schema import Part, Predictor, Progress, TaskSpec, no_progress
 from hf_inspect.scoring import Scores, run, write_rows
+
+if TYPE_CHECKING:
+    from hf_inspect.vlm.openai import OpenAIVLM
+    from hf_inspect.vlm.remote import RemoteVLM
 
 VALIDATION, SAMPLED = "validation", "calibration"
 SPLITS = (VALIDATION, SAMPLED)
 MODELS = {"edge": "edge", "vlm": "VLM"}
+_DEADLINE = 120.0  # seconds that a part waits for a server: one that is late here would be a gap in what is fitted
 CLASSES = "It is of good against the rest: which class a defect is called is measured, not promised."
 
 
 def calibrate(
     edge: str | Path,
-    vlm: tuple[str | Path, str | Path | None] | None,
+    vlm: tuple[str | Path, str | Path | None] | str | None,
     data: Path,
     out: Path,
     *,
+    model: str | None = None,
     escape: float = 0.05,
     overkill: float = 0.10,
     confidence: float = 0.95,
@@ -46,36 +52,48 @@ def calibrate(
 
     `edge` is an exported student, `vlm` a base (also `demo-base`) and its adapter, or None for a base that was
     fine-tuned whole; each a folder or a repository. Folders are copied into the cascade's; a repository (`org/name`,
-    `org/name@revision`) is named with its commit; `demo-base` by its name. The validation split fits the composite
-    of `certified` and the complexity limit of `saec`; the calibration split sets the two limits of `certified` and
-    nothing else. All answers are kept. DataError when data set, edge and VLM do not answer one question.
+    `org/name@revision`) is named with its commit; `demo-base` by its name. `vlm` may also be a server's address:
+    `http://host:port` of `hf-inspect serve`, or `openai+http://host:port/v1` of any that scores tokens, whose `model`
+    is asked the data set's own question; ServerError where it leaves a part without an answer.
+
+    The validation split fits the composite of `certified` and the complexity limit of `saec`; the calibration split
+    sets the two limits of `certified` and nothing else. All answers are kept. DataError when data set, edge and VLM do
+    not answer one question.
 
     Scores lie beside `out` until it is written: a run that was killed goes on.
     """
     promise = Promise(escape, overkill, confidence)
-    given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), vlm or (), strict=False) if part}
+    named = vlm if isinstance(vlm, tuple) else ()
+    given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), named, strict=False) if part}
     kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
     found = _found(given)
     with files.staged_folder(out, [data, *found.values()]) as stage:
         parts, places = hub.gather_parts(stage, given, found)
         lacks = _lacks(data)
-        predictors = _predictors(places)  # from the copies: what is hashed is what was asked
+        served = _served(vlm, data, model) if isinstance(vlm, str) else None
+        predictors = _predictors(places, served)  # from the copies: what is hashed is what was asked
         scores = {
             split: run(predictors, data, split, path, fitting=split == VALIDATION, complexity=True, progress=progress)
             for split, path in kept.items()
         }
         write_rows(stage / CALIBRATION, _rows(scores))
-        certified, second_look = _certified(predictors["edge"].task, scores, promise, lacks)
+        certified, second_look = _certified(
+            predictors["edge"].task, scores, promise, [*lacks, *(served.caveats if served else ())]
+        )
         saec = fit_saec(scores[VALIDATION].complexity)
         stated = {
             "version": hub.CASCADE_VERSION,
             "task": predictors["edge"].task.to_dict(),
             "policy": certified.name,
-            **hub.stated_parts(parts),
+            **_stated(parts, served),
             "policies": {policy.name: policy.to_dict() for policy in (certified, saec)},
             "second_look": second_look,
             "calibration": _provenance(data, scores) | {"scores": CALIBRATION},
-            "files": {CALIBRATION: files.sha256(stage / CALIBRATION)} | hub.file_hashes(places),
+            "files": {
+                CALIBRATION: files.sha256(stage / CALIBRATION),
+                **hub.file_hashes(places),
+                **(served.files if served else {}),
+            },
         }
         files.write_json(stage / CASCADE, stated)
     for path in kept.values():
@@ -100,14 +118,40 @@ def _found(given: Mapping[str, str | Path]) -> dict[str, Path]:
     return {role: base_folder(part) if role == "base" else hub.resolve(part) for role, part in given.items()}
 
 
-def _predictors(places: Mapping[str, Path]) -> dict[str, Predictor]:
+def _served(url: str, data: Path, model: str | None) -> "RemoteVLM | OpenAIVLM":
+    """The VLM at the server at an address; a part that it does not answer ends the calibration."""
+    from hf_inspect.vlm.openai import SCHEME, OpenAIVLM
+    from hf_inspect.vlm.remote import RemoteVLM
+
+    served: RemoteVLM | OpenAIVLM
+    if url.startswith(SCHEME):
+        served = OpenAIVLM.connect(url, questions_of(data).question(), model, deadline=_DEADLINE)
+    elif model is not None:
+        raise DataError(f"{url} serves one VLM, and {model!r} was named; leave the model out, or give {SCHEME}{url}.")
+    else:
+        served = RemoteVLM.connect(url, deadline=_DEADLINE)
+    served.wire.strict = True
+    return served
+
+
+def _stated(parts: Mapping[str, Part], served: "RemoteVLM | OpenAIVLM | None") -> dict[str, Any]:
+    """The parts as cascade.json states them, a server with what is known of its VLM."""
+    if served is None:
+        return hub.stated_parts(parts)
+    return hub.stated_parts({**parts, "vlm": Part("server", served.address)}, served.states)
+
+
+def _predictors(places: Mapping[str, Path], served: Predictor | None) -> dict[str, Predictor]:
     """The models in the folders of the parts; DataError for two that were made of images read in two ways."""
     edge = Engine.from_pretrained(places["edge"])
-    if "base" not in places:
+    if "base" not in places and served is None:
         return {"edge": edge}
-    from hf_inspect.vlm import VLM
+    if served is None:
+        from hf_inspect.vlm import VLM
 
-    vlm = VLM.from_pretrained(places["base"], places.get("adapter"))
+        vlm: Predictor = VLM.from_pretrained(places["base"], places.get("adapter"))
+    else:
+        vlm = served
     edge.reading.refuse_other(vlm.reading, "The cascade's edge", "its VLM")
     return {"edge": edge, "vlm": vlm}
 

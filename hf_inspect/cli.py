@@ -142,6 +142,8 @@ def calibrate(
     out: Out,
     base: Annotated[str | None, typer.Option(help="VLM base, as for `eval vlm`; none: an edge-only cascade.")] = None,
     adapter: Annotated[str | None, typer.Option(help="Its adapter; none: a base that was fine-tuned whole.")] = None,
+    vlm: Annotated[str | None, typer.Option(help="In their place, a server: http://host:port of `serve`.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of openai+http://host:port/v1, where it lists several.")] = None,
     escape: Annotated[float, typer.Option(help="Most defects the system may pass, as a share.")] = 0.05,
     overkill: Annotated[float, typer.Option(help="Most good parts the system may reject, as a share.")] = 0.10,
     confidence: float = 0.95,
@@ -151,11 +153,14 @@ def calibrate(
 
     if adapter and not base:
         raise typer.BadParameter("an adapter needs its base: give --base, demo-base say.", param_hint="--adapter")
-    vlm = (base, adapter) if base else None
+    if (vlm and base) or (model and not vlm):
+        raise typer.BadParameter("a VLM is --base with its --adapter, or --vlm with its --model.", param_hint="--vlm")
+    second = vlm or ((base, adapter) if base else None)
     with Bars() as bar:
         stated = run(
-            edge, vlm, data, out, escape=escape, overkill=overkill, confidence=confidence, progress=bar.of_many
-        )
+            edge, second, data, out, model=model, escape=escape, overkill=overkill, confidence=confidence,
+            progress=bar.of_many,
+        )  # fmt: skip
     print(stated["policies"]["certified"]["statement"])
     print(stated["second_look"])
 
@@ -188,7 +193,7 @@ def predict(
     policy: Annotated[str | None, typer.Option(help="Another of the cascade's policies.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of org/name.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 2 if any file or folder is unreadable.")] = False,
-    vlm: Annotated[str | None, typer.Option(help="Address of its VLM: http://host:port of `serve`.")] = None,
+    vlm: Annotated[str | None, typer.Option(help="Address of its VLM's server; the cascade's own by default.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds that a part waits for it; 10 by default.")] = None,
     jpeg: Annotated[int | None, typer.Option(help="Send it JPEG of this quality, 1 to 100; see `eval wire`.")] = None,
 ) -> None:
@@ -201,7 +206,10 @@ def predict(
             cascade, paths, out, show=print, progress=bar.of_many,
             policy=policy, fallback=fallback, revision=revision, vlm=vlm, deadline=deadline, jpeg=jpeg, **limits,
         )  # fmt: skip
-    if strict and summary["label"].get("unreadable"):
+    changed = summary.get("wire", {}).get("changed", 0)
+    if changed:
+        print(f"hf-inspect: {changed} parts have no answer of the VLM, as its server has another one.", file=sys.stderr)
+    if changed or (strict and summary["label"].get("unreadable")):
         raise typer.Exit(2)
 
 

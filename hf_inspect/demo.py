@@ -22,7 +22,7 @@ from hf_inspect.scoring import Scores, read_rows, write_rows
 from hf_inspect.scoring import run as score
 from hf_inspect.vlm import demo_base
 
-RISK = {"escape": 0.05, "overkill": 0.10, "confidence": 0.95}
+RISK: dict[str, Any] = {"escape": 0.05, "overkill": 0.10, "confidence": 0.95}
 BASE = "demo-base"
 TEST_SCORES = "test_scores.jsonl"
 

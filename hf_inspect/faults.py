@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from hf_inspect.errors import DataError, ForkError
+from hf_inspect.errors import DataError, ForkError, ServerError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -15,7 +15,7 @@ def each(
 ) -> list[Answer]:
     """`work` of all items at once; where it raises, of each half, down to the one item that only `failed` answers.
 
-    Memory may suffice for half a batch. ForkError is of the process, not of an item, and is raised.
+    Memory may suffice for half a batch. ForkError and ServerError are of no single item, and are raised.
     """
     if not items:
         return []
@@ -24,7 +24,7 @@ def each(
         if len(found) != len(items):
             raise DataError(f"{len(found)} answers came for {len(items)} images")
         return found
-    except ForkError:
+    except (ForkError, ServerError):
         raise
     except Exception as error:
         if len(items) == 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from hf_inspect.images import Reading, Source
 from hf_inspect.prefetch import as_they_come
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import DEFECT, GOOD, DecidedBy, Prediction, Predictor, TaskSpec, Verdict
+
+if TYPE_CHECKING:
+    from hf_inspect.vlm.wire import Wire
 
 AT_ONCE = 16  # images a batch: what keeps both models busy and memory small
 _RULES = 4  # of how an image becomes a verdict, `images.load` included: one more with each change that alters verdicts
@@ -76,9 +79,11 @@ class Inspector:
         is not the one that was calibrated with. `policy` picks another of its policies by name. Without transformers,
         or with `use_vlm` off, what the edge cannot decide is left to `fallback`.
 
-        `vlm` is the address of a server of the cascade's VLM, `http://host:port` (see `vlm.remote`): it must be there
-        now (ServerError), and serve the files that were calibrated with (ParityError). Later, a part that it does not
-        answer within `deadline` seconds is left to `fallback`, with the reason; `jpeg` sends images at that quality.
+        `vlm` is the address of a server of the cascade's VLM, `http://host:port` (see `vlm.remote`), by default the one
+        that it was calibrated with, if that is where its VLM is. It must be the VLM that was calibrated with
+        (ParityError). One that is not there yet is told of in the log, and checked when a part comes. A part that it
+        does not answer within `deadline` seconds, or that only another VLM would answer, is left to `fallback`, with
+        the reason; `jpeg` sends images at that quality.
         """
         folder = hub.cascade_folder(cascade, revision)
         stated = hub.read_cascade(folder)
@@ -86,11 +91,11 @@ class Inspector:
         if name not in stated["policies"]:
             raise DataError(f"{folder} has no policy {name!r}; it has {', '.join(stated['policies'])}.")
         hub.refuse_changed(folder, stated)
-        remote = _Remote(vlm, deadline, jpeg)
-        second, why = _load_vlm(folder, stated, remote) if use_vlm else (None, "the VLM is switched off")
         edge = Engine.from_pretrained(hub.part_of(folder, stated, "edge"))
         task = TaskSpec.from_dict(stated["task"], folder / CASCADE)
         task.refuse_other(edge.task, f"{CASCADE} of {folder.name}", "its edge")
+        remote = _Remote(vlm or hub.server_of(stated), deadline, jpeg)
+        second, why = _load_vlm(folder, stated, remote, edge) if use_vlm else (None, "the VLM is switched off")
         return cls(
             edge=edge,
             policy=policy_from_dict(stated["policies"][name]),
@@ -112,6 +117,11 @@ class Inspector:
             f"VLM {self.vlm.identity[:16] if self.vlm else 'none'}, fallback {self.fallback}, "
             f"{self.reading}, at most {self.reading.max_pixels} pixels, rules {_RULES}"
         )
+
+    @property
+    def wire(self) -> "Wire | None":
+        """What leads to the VLM's server, where that is where it is."""
+        return getattr(self.vlm, "wire", None)
 
     @property
     def task(self) -> TaskSpec:
@@ -244,12 +254,12 @@ class _Remote(NamedTuple):
     jpeg: int | None
 
 
-def _load_vlm(folder: Path, stated: dict[str, Any], remote: _Remote) -> tuple[Predictor | None, str]:
+def _load_vlm(folder: Path, stated: dict[str, Any], remote: _Remote, edge: Engine) -> tuple[Predictor | None, str]:
     """The VLM that cascade.json names, here or at a server, or None and the reason why there is none."""
     if remote.url is None and (remote.deadline, remote.jpeg) != (None, None):
         raise DataError("A deadline and JPEG are of a VLM's server; give its address too, as vlm.")
     if remote.url is not None:
-        return _connected(folder, stated, remote, remote.url), ""
+        return _connected(folder, stated, remote, remote.url, edge), ""
     if stated["vlm"] is None:
         return None, "this cascade has no VLM"
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
@@ -262,12 +272,25 @@ def _load_vlm(folder: Path, stated: dict[str, Any], remote: _Remote) -> tuple[Pr
     return VLM.from_pretrained(hub.part_of(folder, stated, "base", base_folder), adapter), ""
 
 
-def _connected(folder: Path, stated: dict[str, Any], remote: _Remote, url: str) -> Predictor:
-    """The cascade's VLM at a server that serves the files that cascade.json states."""
+def _connected(folder: Path, stated: dict[str, Any], remote: _Remote, url: str, edge: Engine) -> Predictor:
+    """The cascade's VLM at a server, which is the one that cascade.json states, or is not asked."""
+    from hf_inspect.vlm.identity import SERVER, Wanted
+    from hf_inspect.vlm.openai import KIND, SCHEME, OpenAIVLM
     from hf_inspect.vlm.remote import RemoteVLM
     from hf_inspect.vlm.wire import DEADLINE
 
     if stated["vlm"] is None:
         raise DataError(f"{folder} has no VLM, and {url} was given for one; calibrate with a VLM, or leave it out.")
     deadline = DEADLINE if remote.deadline is None else remote.deadline
-    return RemoteVLM.connect(url, stated["files"], deadline=deadline, jpeg=remote.jpeg)
+    states = stated["vlm"].get("states", {"kind": SERVER})
+    if states.get("kind") == KIND:
+        if remote.jpeg is not None:
+            raise DataError(f"{url} is sent images as they are; leave the JPEG quality out.")
+        return OpenAIVLM.awaited(url, states, deadline=deadline)
+    if url.startswith(SCHEME):
+        raise DataError(
+            f"{folder} was not calibrated with the model of such a server; give that of 'hf-inspect serve'."
+        )
+    task = TaskSpec.from_dict(stated["task"], folder)
+    wanted = Wanted(stated["files"], task, edge.reading, states.get("fingerprint"))
+    return RemoteVLM.connect(url, wanted, deadline=deadline, jpeg=remote.jpeg, wait=True)

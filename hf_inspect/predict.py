@@ -37,6 +37,7 @@ def run(
 ) -> dict[str, dict[str, int]]:
     """Inspect files and folders with a cascade (folder, or org/name); returns the summary.
 
+    It holds, of a VLM at a server, under `wire` what became of the parts: those `changed` were due to another VLM.
     `show` gets a line a file, and those of the summary. `settings` go to `Inspector.from_pretrained` (policy, fallback,
     revision, max_pixels, vlm, deadline, jpeg).
     """
@@ -59,11 +60,9 @@ def run(
         show(f"  undecided {more}: for {len(reasons) - _REASONS} further reasons")
     if other:
         show(f"  {other} other files in these folders have no image's name and were left out")
-    if settings.get("vlm"):
-        from hf_inspect.vlm.remote import RemoteVLM
-
-        assert isinstance(inspector.vlm, RemoteVLM)
-        show(f"  {inspector.vlm.wire.summary()}")
+    if (wire := inspector.wire) is not None:
+        show(f"  {wire.summary()}")
+        summary["wire"] = dict(wire.counts)
     return summary
 
 

@@ -25,11 +25,15 @@ def main() -> None:
     from dataclasses import replace
 
     from hf_inspect import Inspector, hub
+    from hf_inspect.schema import TaskSpec
+    from hf_inspect.vlm.identity import Wanted
     from hf_inspect.vlm.remote import RemoteVLM
 
     cascade, url, folder = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     deadline, rest = map(float, sys.argv[4:6])
-    vlm = RemoteVLM.connect(url, hub.read_cascade(cascade)["files"], deadline=deadline, rest=rest)
+    stated = hub.read_cascade(cascade)
+    wanted = Wanted(stated["files"], TaskSpec.from_dict(stated["task"], cascade))
+    vlm = RemoteVLM.connect(url, wanted, deadline=deadline, rest=rest)
     inspector = replace(Inspector.from_pretrained(cascade, use_vlm=False), vlm=vlm)
     paths = sorted(folder.iterdir())
 

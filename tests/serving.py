@@ -14,7 +14,7 @@ import numpy as np
 from starlette.responses import Response
 
 from hf_inspect.schema import BINARY, History, Prediction, TaskSpec
-from hf_inspect.vlm.identity import About, identity_of
+from hf_inspect.vlm.identity import About, Wanted, history_sha256, identity_of
 from hf_inspect.vlm.serve import Limits, application
 
 PROMPT = {"do_resize": True, "size": {"height": 16, "width": 16}, "resample": 2}
@@ -50,7 +50,12 @@ def decides(**files: str) -> dict:
 def about(task: TaskSpec = BINARY, rule: Mapping = PROMPT, **files: str) -> About:
     """What a stand-in's server says; `files` are other hashes than the usual ones."""
     stated = decides(**files)
-    return About("0", task, identity_of(stated), "d" * 64, rule, None, stated)
+    return About("0", task, identity_of(stated), "d" * 64, rule, None, stated, history_sha256(History()))
+
+
+def wanted(task: TaskSpec = BINARY) -> Wanted:
+    """What a cascade that was calibrated with the stand-in wants of a server."""
+    return Wanted(about().files, task)
 
 
 def free_port() -> int:

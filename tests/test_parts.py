@@ -203,7 +203,9 @@ def test_a_part_lies_right_inside_its_artefact(cascade, name):
         Inspector.from_pretrained(cascade)
 
 
-@pytest.mark.parametrize("part", ["edge", None, {}, {"folder": 3}, {"folder": "edge", "hub": "a/b"}, {"server": "x"}])
+@pytest.mark.parametrize(
+    "part", ["edge", None, {}, {"folder": 3}, {"folder": "edge", "hub": "a/b"}, {"server": "http://h:1"}]
+)
 def test_a_part_that_is_none_says_how_to_make_it_anew(cascade, part):
     state(cascade, edge=part)
     with pytest.raises(DataError, match=r"names a part as .*'hf-inspect calibrate' again"):

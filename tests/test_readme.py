@@ -100,6 +100,9 @@ ELSEWHERE = {
     "hf-inspect eval wire http://10.0.0.5:8100 --data outputs/data/parts --jpeg 95 --out outputs/wire.json": (
         "tests/test_remote.py", '["eval", "wire", url, "--data"',
     ),
+    "hf-inspect calibrate --edge outputs/edge --vlm http://10.0.0.5:8100 --data outputs/data/parts --out outputs/far": (
+        "tests/test_served.py", '"--vlm", url, "--data"',
+    ),
     "python recipes/saec/run.py --config recipes/saec/tiny.yaml": (
         "tests/test_recipe_saec.py", '"recipes/saec/tiny.yaml"',
     ),

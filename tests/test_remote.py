@@ -24,7 +24,7 @@ from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.wire import FAILURES, TOKEN
 from tests import line, tiny, tiny_edge
 from tests.scripted import brightness_cascade, grey
-from tests.serving import PROMPT, Brightness, about, answering, reply, serving
+from tests.serving import PROMPT, Brightness, about, answering, reply, serving, wanted
 
 SECRET = "correct-horse-battery-staple"
 FAST = {"deadline": 5.0, "patience": 0.3}
@@ -75,7 +75,7 @@ def test_in_process_and_remote_verdicts_are_equal(cascade, served):
     for a, b in zip(at_home, over_the_wire, strict=True):
         assert (a.label, a.decided_by, a.reason, a.class_name) == (b.label, b.decided_by, b.reason, b.class_name)
         assert a.severity == pytest.approx(b.severity, abs=0.02)  # bfloat16 where the machine has it, in other batches
-    assert remote.identity == here.identity
+    assert remote.vlm.about.identity == vlm.identity
     assert remote.vlm.wire.counts["answered"] == 24
 
 
@@ -120,7 +120,7 @@ def test_what_travels_is_small_and_jpeg_is_another_identity():
     said = about(rule=PROMPT | {"size": {"height": 96, "width": 96}})
     part = np.random.default_rng(0).integers(0, 255, (400, 600, 3)).astype(np.uint8)
     with serving(Brightness(), said) as url:
-        plain, jpeg = (RemoteVLM.connect(url, said.files, jpeg=quality, **FAST) for quality in (None, 60))
+        plain, jpeg = (RemoteVLM.connect(url, wanted(), jpeg=quality, **FAST) for quality in (None, 60))
         for one in (plain, jpeg):
             assert one.predict([part])[0].severity == pytest.approx(0.5, abs=0.02)
         for quality in (0, 101):
@@ -128,7 +128,7 @@ def test_what_travels_is_small_and_jpeg_is_another_identity():
                 RemoteVLM.connect(url, jpeg=quality)
     assert plain.wire.counts["bytes"] < 96 * 96 * 3 + 1000
     assert jpeg.wire.counts["bytes"] < plain.wire.counts["bytes"] / 2
-    assert plain.identity == said.identity != jpeg.identity
+    assert plain.identity == wanted().identity != jpeg.identity
 
 
 def test_the_day_of_a_line_loses_no_part(tmp_path):
@@ -195,9 +195,9 @@ def test_an_identity_that_is_not_of_the_files_stated_is_refused():
 def test_a_server_that_has_another_vlm_since_decides_nothing():
     """A load balancer, or a restart with another adapter: the connection stays whole, the answers are no longer his."""
     with serving(Brightness()) as url:
-        remote = RemoteVLM.connect(url, about().files, deadline=2)
+        remote = RemoteVLM.connect(url, wanted(), deadline=2)
         assert remote.predict([grey(51)])[0].severity == pytest.approx(0.2)
-        remote.about = dataclasses.replace(remote.about, identity="0" * 64)
+        remote._about = dataclasses.replace(remote.about, identity="0" * 64)
         for _ in range(2):
             [found] = remote.predict([grey(51)])
             assert "another VLM now than the one that was checked" in str(found.unreadable)
@@ -221,7 +221,7 @@ def old(handler, body):
 
 
 def empty(handler, body):
-    reply(handler, 200, json.dumps({"server": "hf_inspect", "format": 1}).encode())
+    reply(handler, 200, json.dumps({"server": "hf_inspect", "format": 2}).encode())
 
 
 def endless(handler, body):
@@ -267,7 +267,7 @@ def test_tls_is_believed_only_when_its_certificate_is(certificate, monkeypatch):
         with pytest.raises(ServerError, match=r"no secure connection comes about \(.*certificate"):
             RemoteVLM.connect(url, **FAST)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "ca.pem"))
-        assert RemoteVLM.connect(url, about().files, deadline=5).predict([grey(51)])[0].severity == pytest.approx(0.2)
+        assert RemoteVLM.connect(url, wanted(), deadline=5).predict([grey(51)])[0].severity == pytest.approx(0.2)
 
 
 def test_tls_to_a_server_without_it_is_a_sentence(bright):
@@ -336,7 +336,7 @@ def test_garbage_is_undecided_with_its_reason(answer, words):
         reply(handler, 200, answer if handler.command == "POST" else json.dumps(about().to_dict()).encode())
 
     with answering(garbled) as url:
-        remote = RemoteVLM.connect(url, about().files, deadline=5)
+        remote = RemoteVLM.connect(url, wanted(), deadline=5)
         [found] = remote.predict([grey(51)])
     assert found.severity is None
     assert words in str(found.unreadable)
@@ -355,7 +355,7 @@ def test_busy_is_asked_again_when_the_server_says_and_is_no_failure():
         reply(handler, 200, json.dumps(about().to_dict()).encode())
 
     with answering(busy) as url:
-        remote = RemoteVLM.connect(url, about().files, deadline=10)
+        remote = RemoteVLM.connect(url, wanted(), deadline=10)
         assert remote.predict([grey(51)])[0].severity == 0.25
     assert asked[1] - asked[0] >= 1
     assert remote.wire.counts["retries"] == 1
@@ -367,7 +367,7 @@ def test_a_server_that_stays_busy_is_not_given_up():
         reply(handler, 429 if full else 200, b"" if full else json.dumps(about().to_dict()).encode())
 
     with answering(busy) as url:
-        remote = RemoteVLM.connect(url, about().files, deadline=2)
+        remote = RemoteVLM.connect(url, wanted(), deadline=2)
         found = remote.predict([grey(51)] * (FAILURES + 2))
         assert {one.unreadable for one in found} == {"its server is busy (429), for 2 s"}
         assert remote.predict([grey(51)])[0].unreadable == "its server is busy (429), for 2 s"
@@ -381,7 +381,7 @@ def test_an_image_that_the_server_refuses_is_its_own_alone():
         reply(handler, 200, json.dumps(about().to_dict()).encode())
 
     with answering(picky) as url:
-        remote = RemoteVLM.connect(url, about().files, deadline=5)
+        remote = RemoteVLM.connect(url, wanted(), deadline=5)
         for _ in range(FAILURES + 1):
             [found] = remote.predict([grey(51)])
     assert found.unreadable == "its server answered 413 (the image has more than 100 bytes; send it smaller)"
@@ -401,7 +401,7 @@ def test_one_answer_that_drips_does_not_outlast_the_deadline():
             handler.wfile.flush()
 
     with answering(dripping) as url:
-        remote = RemoteVLM.connect(url, about().files, deadline=0.5)
+        remote = RemoteVLM.connect(url, wanted(), deadline=0.5)
         begin = time.monotonic()
         assert remote.predict([grey(51)])[0].unreadable == "its server did not answer within 0.5 s"
         assert time.monotonic() - begin < 3
@@ -409,7 +409,7 @@ def test_one_answer_that_drips_does_not_outlast_the_deadline():
 
 
 def test_threads_may_share_one(bright):
-    remote, found = RemoteVLM.connect(bright, about().files, deadline=20), {}
+    remote, found = RemoteVLM.connect(bright, wanted(), deadline=20), {}
 
     def ask(first):
         levels = range(first, first + 12)
@@ -432,7 +432,7 @@ def test_predict_asks_the_server_and_says_what_it_cost(tmp_path, bright):
     assert "decided by both " in done.output or "decided by rule " in done.output
     assert re.search(rf"the VLM's server {bright}: 5 parts asked \(5 answered\); \d+ bytes a part", done.output)
     settings = {"vlm": bright, "deadline": 20.0}
-    assert f"VLM {about().identity[:16]}" in Inspector.from_pretrained(cascade, **settings).identity
+    assert f"VLM {wanted().identity[:16]}" in Inspector.from_pretrained(cascade, **settings).identity
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hf_inspect.hub.parts import (
     parts_of,
     read_cascade,
     refuse_changed,
+    server_of,
     stated_parts,
     weights_of,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "refuse_changed",
     "repository_of",
     "resolve",
+    "server_of",
     "stated_parts",
     "task_of",
     "verify",

@@ -1,4 +1,5 @@
-"""A cascade's parts: edge, base, adapter, each in the cascade's folder, at a commit on the Hub, or out of packages.
+"""A cascade's parts: edge, base, adapter, each in the cascade's folder, at a commit on the Hub, or out of packages;
+or, for base and adapter, the server of a VLM.
 
 cascade.json states the SHA-256 of every file that decides; nothing is ever looked for in the working directory.
 """
@@ -53,7 +54,7 @@ def read_cascade(folder: Path) -> dict[str, Any]:
     TaskSpec.from_dict(stated["task"], path)
     _check_hashes(path, stated["files"])
     for role, part in parts_of(stated, path).items():
-        if not any(name.startswith(f"{role}/") for name in stated["files"]):
+        if part.kind != "server" and not any(name.startswith(f"{role}/") for name in stated["files"]):
             raise DataError(f"{path} states no SHA-256 of any file of its {role}; {AGAIN}.")
         if part.kind == "folder" and (folder / part.name).is_dir():
             _refuse_unstated(folder / part.name, stated, role)
@@ -63,23 +64,43 @@ def read_cascade(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(stated: Mapping[str, Any], where: str | Path = CASCADE) -> dict[str, Part]:
-    """The parts that a cascade.json names, by role: edge, and of a VLM its base and the adapter, if it has one."""
-    vlm = stated["vlm"]
+    """The parts that a cascade.json names, by role: edge, and of a VLM its base and the adapter, if it has one.
+
+    A VLM that is a server is one part, `vlm`.
+    """
+    vlm, edge = stated["vlm"], Part.from_dict(stated["edge"], where)
+    if edge.kind == "server":
+        raise DataError(f"{where} names a part as a server that is no VLM, its edge; run 'hf-inspect calibrate' again.")
     if vlm is None:
-        return {"edge": Part.from_dict(stated["edge"], where)}
+        return {"edge": edge}
+    if isinstance(vlm, Mapping) and set(vlm) == {"server", "states"} and isinstance(vlm["states"], Mapping):
+        return {
+            "edge": edge, "vlm": Part.from_dict({"server": vlm["server"]}, where),
+        }  # fmt: skip
     if not isinstance(vlm, Mapping) or set(vlm) != {"base", "adapter"}:
-        raise DataError(f"{where} names as its vlm {vlm!r}; it is null, or has a base and an adapter. {AGAIN}.")
+        raise DataError(
+            f"{where} names as its vlm what is neither null, nor a base and an adapter, nor a server and what it "
+            f"states; {AGAIN}."
+        )
     named = {"edge": stated["edge"], **vlm}
     return {role: Part.from_dict(part, where) for role, part in named.items() if role != "adapter" or part is not None}
 
 
-def stated_parts(parts: Mapping[str, Part]) -> dict[str, Any]:
-    """The inverse of `parts_of`: `edge` and `vlm` as cascade.json states them."""
-    named = {role: part.to_dict() for role, part in parts.items()}
+def stated_parts(parts: Mapping[str, Part], states: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The inverse of `parts_of`: `edge` and `vlm` as cascade.json states them, of a server with what it `states`."""
+    named: dict[str, Any] = {role: part.to_dict() for role, part in parts.items()}
+    if "vlm" in named:
+        return {"edge": named["edge"], "vlm": {**named["vlm"], "states": dict(states or {})}}
     return {
         "edge": named["edge"],
         "vlm": {"base": named["base"], "adapter": named.get("adapter")} if "base" in named else None,
     }
+
+
+def server_of(stated: Mapping[str, Any]) -> str | None:
+    """The address of a cascade's VLM, where that is a server."""
+    part = parts_of(stated).get("vlm")
+    return part.name if part else None
 
 
 def part_of(
@@ -126,9 +147,9 @@ def weights_of(stated: Mapping[str, Any]) -> dict[str, str]:
 
     Of a VLM those of its adapter, and of its base where it has none.
     """
-    roles = set(parts_of(stated))
+    hashes: Mapping[str, str] = stated["files"]  # those of a server's base and adapter too
+    roles = {path.partition("/")[0] for path in hashes if "/" in path}
     measured = roles - {"base"} if "adapter" in roles else roles
-    hashes: Mapping[str, str] = stated["files"]
     return {
         path: sha256
         for path, sha256 in hashes.items()

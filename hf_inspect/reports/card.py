@@ -114,12 +114,14 @@ def _of_cascade(folder: Path) -> dict[str, Any]:
         how = f"eval cascade {folder} --data DATA --out {folder / RESULTS}"
         raise HubError(f"{folder} was not measured; run 'hf-inspect {how}'.")
     parts = hub.parts_of(stated)
-    places = {role: hub.part_of(folder, stated, role) for role, part in parts.items() if part.kind != "packaged"}
+    away = ("packaged", "server")
+    places = {role: hub.part_of(folder, stated, role) for role, part in parts.items() if part.kind not in away}
     given = {"library": "hf-inspect", "cascade": stated, "seeds": _read(folder / "seeds.json"), "roles": parts}
     given |= {"base": str(parts["base"]) if "base" in set(parts) - set(places) else None}
+    given |= {"served": _served(stated)}
     given["bases"] = [part.name for part in parts.values() if part.kind == "hub"]
     tags = ["cascade", *(["conformal"] if "certified" in stated["policies"] else [])]
-    title = "Inspection cascade" if "base" in parts else "Edge-only cascade"
+    title = "Inspection cascade" if len(parts) > 1 else "Edge-only cascade"
     seen = {"parts": {"": folder} | places, "history": _united(parts, places)}
     return given | seen | {"title": title, "tags": tags}
 
@@ -137,6 +139,15 @@ def _united(parts: Mapping[str, Part], places: Mapping[str, Path]) -> History:
         for role in telling
     ]
     return History().union(*known)
+
+
+def _served(stated: Mapping[str, Any]) -> str | None:
+    """What a card says of a VLM that a server answers for; None where it is none."""
+    url = hub.server_of(stated)
+    states = stated["vlm"]["states"] if url else {}
+    if url is None or "model" in states:
+        return url and f"the model `{states['model']}` of the server `{url}`, scored by `{states['scoring']}`"
+    return f"served by `hf-inspect serve` at `{url}`, known by its files (identity `{states['identity'][:12]}`)"
 
 
 def _repositories(base: str | None) -> list[str]:

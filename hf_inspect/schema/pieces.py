@@ -9,6 +9,7 @@ from typing import Any, Literal
 from hf_inspect.errors import DataError
 
 _REPOSITORY, _COMMIT = re.compile(r"\w[\w.-]*/\w[\w.-]*"), re.compile(r"[0-9a-f]{40}")
+_ADDRESS = re.compile(r"(openai\+)?https?://[^\s@?#\\]+")  # without a name, a password or a query
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +17,11 @@ class Part:
     """Where a piece of an artefact lies; nothing else is ever looked for in its place.
 
     `folder`: a folder inside the artefact. `hub`: a repository `org/name` at a full commit. `packaged`: a base that is
-    assembled from PyPI packages, by its name (`demo-base`).
+    assembled from PyPI packages, by its name (`demo-base`). `server`: the address of who answers for a piece that lies
+    elsewhere.
     """
 
-    kind: Literal["folder", "hub", "packaged"]
+    kind: Literal["folder", "hub", "packaged", "server"]
     name: str
     revision: str | None = None
 
@@ -28,6 +30,8 @@ class Part:
             raise DataError(f"The part {self} is no repository org/name at a commit of 40 digits; pin it at one.")
         if self.kind != "hub" and self.revision is not None:
             raise DataError(f"The {self.kind} part {self.name} has a revision, {self.revision}; only a repository has.")
+        if self.kind == "server" and not _ADDRESS.fullmatch(self.name):  # which may hold a secret, and is not shown
+            raise DataError("A part is a server without an address http://host:port, with no name or password in it.")
         if self.kind == "folder" and (Path(self.name).name != self.name or self.name == ".."):
             raise DataError(f"The part {self.name!r} is no folder right inside its artefact, where parts lie.")
 
@@ -41,11 +45,14 @@ class Part:
                 return cls("folder", given["folder"])
             case ["packaged"]:
                 return cls("packaged", given["packaged"])
+            case ["server"]:
+                return cls("server", given["server"])
             case ["hub", "revision"]:
                 return cls("hub", given["hub"], given["revision"])
         raise DataError(
             f'{where} names a part as {value!r}; parts are {{"folder": "edge"}}, {{"hub": "org/name", "revision": '
-            '"commit"}} or {{"packaged": "demo-base"}}. Run \'hf-inspect calibrate\' again.'
+            '"commit"}, {"packaged": "demo-base"} or {"server": "http://host:port"}. Run \'hf-inspect calibrate\' '
+            "again."
         )
 
     def to_dict(self) -> dict[str, str]:

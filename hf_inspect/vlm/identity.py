@@ -8,9 +8,9 @@ from typing import Any
 
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.reading import Reading
-from hf_inspect.schema import TaskSpec
+from hf_inspect.schema import History, TaskSpec
 
-FORMAT = 1  # of what a server states; a client refuses another
+FORMAT = 2  # of what a server states; a client refuses another
 SERVER = "hf_inspect"  # what a server of this package calls itself
 _OF_THE_VLM = ("base/", "adapter/")
 _NAMED = 3  # files an error names
@@ -21,12 +21,45 @@ def identity_of(decides: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
+def history_sha256(history: History) -> str:
+    """SHA-256 (hex) by which a client knows that what it was told of a training is what the server has."""
+    return hashlib.sha256(json.dumps(history.to_dict()).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a server's VLM must be: `files` of base and adapter as a cascade.json states them, its task and reading.
+
+    `fingerprint` is that of its prompt, where one was stated.
+    """
+
+    files: Mapping[str, str]
+    task: TaskSpec
+    reading: Reading | None = None
+    fingerprint: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) over the files: known while no server answers, and the same on whichever machine."""
+        return identity_of({"files": _of_vlm(self.files)})
+
+    def refuse_other(self, about: "About", where: str) -> None:
+        """ParityError unless the server at `where` has these files, DataError for another task or reading."""
+        about.refuse_other_files(self.files, where)
+        if self.fingerprint is not None and about.fingerprint != self.fingerprint:
+            raise ParityError(f"{where} asks by another prompt than the cascade was calibrated with; calibrate again.")
+        self.task.refuse_other(about.task, "The cascade", f"the VLM of {where}")
+        if self.reading is not None:
+            self.reading.refuse_other(about.reading, "The cascade's edge", f"the VLM of {where}")
+
+
 @dataclass(frozen=True, slots=True)
 class About:
     """A VLM as its server states it.
 
     `fingerprint` is that of its prompt.json, `image_rule` how images are sized, `decides` what its answers rest on,
-    whose SHA-256 is `identity`; None for a stand-in that has no files.
+    whose SHA-256 is `identity`; None for a stand-in that has no files. `history` is the SHA-256 of what it was trained
+    on (`history_sha256`).
     """
 
     version: str
@@ -36,6 +69,7 @@ class About:
     image_rule: Mapping[str, Any]
     reading: Reading | None
     decides: Mapping[str, Any] | None
+    history: str
 
     @property
     def files(self) -> dict[str, str]:
@@ -54,6 +88,7 @@ class About:
             "image_rule": dict(self.image_rule),
             "reading": self.reading.to_dict() if self.reading else None,
             "decides": self.decides,
+            "history": self.history,
         }
 
     @classmethod
@@ -76,6 +111,7 @@ class About:
                 image_rule=dict(value["image_rule"]),
                 reading=reading,
                 decides=value["decides"],
+                history=str(value["history"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{where} does not say what its VLM is ({error!r}); start it again.") from None
@@ -85,8 +121,7 @@ class About:
 
     def refuse_other_files(self, hashes: Mapping[str, str], where: str) -> None:
         """ParityError unless its files are those of the base and the adapter in `hashes`, of a cascade.json."""
-        wanted = {name: sha256 for name, sha256 in hashes.items() if name.startswith(_OF_THE_VLM)}
-        mine = self.files
+        wanted, mine = _of_vlm(hashes), self.files
         if mine == wanted:
             return
         differ = sorted(name for name in wanted.keys() | mine.keys() if wanted.get(name) != mine.get(name))
@@ -95,6 +130,10 @@ class About:
             f"{where} serves {_other(differ)} than the cascade was calibrated with ({named}); start 'hf-inspect serve' "
             "there with this cascade, or calibrate with that VLM."
         )
+
+
+def _of_vlm(hashes: Mapping[str, str]) -> dict[str, str]:
+    return {name: sha256 for name, sha256 in hashes.items() if name.startswith(_OF_THE_VLM)}
 
 
 def _other(names: list[str]) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -16,19 +16,22 @@ from typing import Any
 import numpy as np
 
 from hf_inspect import prompts
-from hf_inspect.errors import DataError, ServerError
+from hf_inspect.errors import DataError, ParityError, ServerError
 from hf_inspect.images import Rgb
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.tasks import TASKS
 from hf_inspect.vlm.ranking import scored_ids
 from hf_inspect.vlm.remote import encode
-from hf_inspect.vlm.wire import DEADLINE, PATIENCE, REST, Reply, Unanswered, Wire, refusal
+from hf_inspect.vlm.wire import DEADLINE, PATIENCE, REST, Reply, Trust, Unanswered, Wire, refusal
 
+KIND = "openai"  # what a cascade.json calls such a server
 SCHEME = "openai+"  # before http:// or https://, so that no server is taken for one of another kind
 PROMPT_LOGPROBS, TOP_LOGPROBS = "prompt_logprobs", "top_logprobs"  # ways to score options, the better one first
 _SHOWN = 20  # likeliest first tokens, the most that the interface has
 _LONGEST = 16 << 20  # bytes of an answer: a prompt's every token, those of its image too
+_AS_IT_IS = {"do_resize": False}  # image rule: the server's own processor sizes images
 _PROBE = np.full((64, 64, 3), 128, np.uint8)
+_SCORELESS = ("refused", "garbage", "broken")  # how a server answers that has no such scores
 _NO_PROMISE = (
     "gives the probability of no answer, neither by prompt_logprobs nor by top_logprobs: no promise can be made with "
     "it, and calibration is refused. Serve the model with vLLM, or with 'hf-inspect serve'."
@@ -52,6 +55,7 @@ class OpenAIVLM:
     def __init__(self, wire: Wire, model: str, question: prompts.Question, scoring: str) -> None:
         """`scoring` is PROMPT_LOGPROBS or TOP_LOGPROBS; `connect` finds out which the server has."""
         self.wire, self.model, self.question, self.scoring = wire, model, question, scoring
+        self._trust = Trust(wire, self._check)
 
     @classmethod
     def connect(
@@ -79,7 +83,32 @@ class OpenAIVLM:
         except BaseException:
             wire.close()
             raise
-        return cls(wire, name, question, scoring)
+        connected = cls(wire, name, question, scoring)
+        connected._trust.checked = True
+        return connected
+
+    @classmethod
+    def awaited(
+        cls, url: str, states: Mapping[str, Any], *, deadline: float = DEADLINE, patience: float = PATIENCE
+    ) -> "OpenAIVLM":
+        """The model that a cascade.json `states`, at the server at `url`; one that is not there is asked when it is.
+
+        ParityError where the server lists no such model, or this version asks by another prompt; ServerError where it
+        no longer scores options so; DataError for a statement that is none.
+        """
+        try:
+            question = prompts.Question.from_dict(states["question"], url)
+            model, scoring, wanted = str(states["model"]), str(states["scoring"]), states["fingerprint"]
+            way = _WAYS[scoring]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"The cascade does not say how {url} is asked ({error!r}); calibrate again.") from None
+        vlm = cls(Wire(url.removeprefix(SCHEME), deadline, REST, _LONGEST), model, question, scoring)
+        if vlm.states != dict(states):
+            raise ParityError(f"The VLM of {url} would be asked by another prompt ({wanted}) now; calibrate again.")
+        vlm._trust.connect(url, patience, wait=True)
+        if vlm._trust.checked:
+            _refuse_scoreless(vlm.wire, partial(way, vlm.wire, model, question, _picture(_PROBE)), patience)
+        return vlm
 
     @property
     def task(self) -> TaskSpec:
@@ -88,27 +117,61 @@ class OpenAIVLM:
 
     @property
     def identity(self) -> str:
-        """SHA-256 (hex) over the model's name, the question, and the way of scoring."""
-        stated = {"model": self.model, "question": self.question.to_dict(), "scoring": self.scoring}
-        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+        """SHA-256 (hex) over the model's name, the question, how images are sized, and the way of scoring."""
+        return _sha256(self.states)
+
+    @property
+    def address(self) -> str:
+        """Where it is served, as a cascade.json names it."""
+        return f"{SCHEME}{self.wire.url}"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the files that decide: none can be had."""
+        return {}
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What a promise made with it must say of it besides, in sentences."""
+        return (
+            f"The VLM is the model {self.model} of an OpenAI-compatible server, known by its name alone: its weights "
+            "cannot be checked, and nothing is promised once they are others than in calibration.",
+            "What it was trained on is not known: if these parts were among it, the promise is not made.",
+        )
+
+    @property
+    def states(self) -> dict[str, Any]:
+        """What a cascade.json keeps of it, as plain JSON values: all by which it is known."""
+        messages = [prompts.render(self.question, class_id) for class_id in range(len(self.question.options))]
+        return {
+            "kind": KIND, "model": self.model, "scoring": self.scoring, "question": self.question.to_dict(),
+            "image_rule": _AS_IT_IS, "fingerprint": _sha256({"messages": messages, "image_rule": _AS_IT_IS}),
+        }  # fmt: skip
 
     @property
     def history(self) -> History:
-        """Nothing is known of what the server's model was trained on."""
+        """Nothing is known of what the server's model was trained on; ServerError where it is not there at all."""
+        self._trust.require(self.wire.url)
         return History(unknown=(self.model,))
 
     def predict(self, images: Sequence[Rgb]) -> list[Prediction]:
         """An answer for each RGB uint8 (h, w, 3) image of any size, in order; they travel as they are, all at once."""
-        asks = [partial(_asked, self.wire, self.model, self.question, self.scoring, image) for image in images]
-        found = self.wire.each(asks)
+        found = self.wire.each([partial(self._trust.ask, partial(self._asked, image)) for image in images])
         return [Prediction(None, unreadable=str(one)) if isinstance(one, Unanswered) else one for one in found]
 
+    async def _asked(self, image: Rgb) -> Prediction:
+        """One image's answer, by the log-probability of each option."""
+        picture = await asyncio.to_thread(_picture, image)
+        scores = await _WAYS[self.scoring](self.wire, self.model, self.question, picture)
+        return TASKS[self.task.kind].decode(np.array([scores], np.float64), self.task)[0]
 
-async def _asked(wire: Wire, model: str, question: prompts.Question, scoring: str, image: Rgb) -> Prediction:
-    """One image's answer, by the log-probability of each option."""
-    picture = await asyncio.to_thread(_picture, image)
-    scores = await _WAYS[scoring](wire, model, question, picture)
-    return TASKS[question.task.kind].decode(np.array([scores], np.float64), question.task)[0]
+    async def _check(self) -> None:
+        """ParityError unless the server lists the model by the name that is known."""
+        if self.model not in (listed := await _models(self.wire)):
+            raise ParityError(
+                f"{self.wire.url} serves {', '.join(listed[:5]) or 'no model that it lists'}, not {self.model!r}; "
+                "start that model there, or calibrate with another."
+            )
 
 
 async def _by_prompt(wire: Wire, model: str, question: prompts.Question, picture: str) -> list[float]:
@@ -162,7 +225,7 @@ def _offered(wire: Wire, model: str, question: prompts.Question, patience: float
         except _NoOption:
             pass
         except Unanswered as error:
-            if error.kind not in ("refused", "garbage", "broken"):
+            if error.kind not in _SCORELESS:
                 raise
             said = str(error)
             continue
@@ -170,6 +233,22 @@ def _offered(wire: Wire, model: str, question: prompts.Question, patience: float
             _refuse_beginnings(question.options)
         return scoring
     raise ServerError(f"{wire.url}: the server {_NO_PROMISE} (Asked for them, {said}.)")
+
+
+def _refuse_scoreless(wire: Wire, score: Callable[[], Awaitable[Any]], patience: float) -> None:
+    """ServerError, and the wire closed, where the server is there and does not score options in the way that it did."""
+    try:
+        wire.wait(wire.within(score, max(patience, wire.deadline)))
+    except _NoOption:
+        pass
+    except Unanswered as error:
+        if error.kind in _SCORELESS:
+            wire.close()
+            raise ServerError(f"{wire.url}: the server {_NO_PROMISE} (Asked as in calibration, {error}.)") from None
+
+
+def _sha256(stated: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 
 async def _chat(wire: Wire, model: str, messages: list[dict[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from hf_inspect.images import Rgb
 from hf_inspect.reading import Reading
 from hf_inspect.schema import Predictor
 from hf_inspect.vlm.batching import WAITING, WINDOW, Batcher, Full
-from hf_inspect.vlm.identity import SERVER, About
+from hf_inspect.vlm.identity import SERVER, About, history_sha256
 from hf_inspect.vlm.parity import PROMPT, image_rule
 from hf_inspect.vlm.remote import ABOUT, HISTORY, LEFT, PREDICT
 from hf_inspect.vlm.wire import TOKEN, token_of_environment
@@ -106,8 +106,9 @@ def load_served(served: str | Path, base: str | Path | None = None) -> "VLM":
         raise DataError(f"{served} is a {kind}, which brings its own base; leave --base out.")
     if kind is kinds.CASCADE:
         stated = hub.read_cascade(folder)
-        if stated["vlm"] is None:
-            raise DataError(f"{served} has no VLM to serve; give a cascade that was calibrated with one.")
+        if stated["vlm"] is None or "server" in stated["vlm"]:
+            why = "has no VLM to serve" if stated["vlm"] is None else "has its VLM at a server already"
+            raise DataError(f"{served} {why}; give a cascade that was calibrated with one of its own.")
         hub.refuse_changed(folder, stated)
         adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
         return VLM.from_pretrained(hub.part_of(folder, stated, "base", base_folder), adapter)
@@ -132,6 +133,7 @@ def about_of(vlm: "VLM") -> About:
         image_rule=image_rule(vlm.processor),
         reading=vlm.reading,
         decides=vlm.decides,
+        history=history_sha256(vlm.history),
     )
 
 

@@ -4,6 +4,7 @@ server or by why there is no answer. Needs neither torch nor transformers.
 
 import asyncio
 import json
+import logging
 import os
 import re
 import ssl
@@ -29,11 +30,14 @@ DEADLINE = 10.0  # seconds a part
 PATIENCE = 5.0  # seconds that a server may take to say what it is, and its whole history
 FAILURES, REST = 8, 10.0  # parts in a row without an answer, after which the server is left alone; seconds
 _CONNECTIONS = 32
+_UNCHECKED = ("failed", "absent", "broken", "garbage", "late", "changed")  # after which the server may be another one
+LOST = ("failed", "absent", "broken", "garbage", "late", "changed", "busy", "given up")  # for want of a server
 _LONGEST = 1 << 20  # bytes of an answer; ours has a few hundred
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds before a part is asked again: twice as long each time, jittered
 _QUOTED = 160  # letters of what a server says of itself
 _PASSING = (502, 503, 504)
 _FITS_HEADER = re.compile(r"[\x21-\x7e]+")
+_LOG = logging.getLogger("hf_inspect.wire")
 Answer = TypeVar("Answer")
 
 
@@ -58,8 +62,11 @@ class Wire:
     """One server at `url`, asked by a thread of its own; `counts` of what came of it.
 
     `late` parts had no answer within the deadline, `given up` were not asked because so many before them had failed.
-    Threads may share one, a fork of the process may not use it.
+    A `strict` one raises ServerError where a part has no answer for want of a server: what is fitted on the answers
+    needs them all. Threads may share one, a fork of the process may not use it.
     """
+
+    strict = False
 
     def __init__(self, url: str, deadline: float = DEADLINE, rest: float = REST, longest: int = _LONGEST) -> None:
         """Ask nothing yet. `deadline` is of a part, in seconds; `rest` of a server that `FAILURES` parts in a row had
@@ -91,22 +98,37 @@ class Wire:
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
     def each(self, asks: Sequence[Callable[[], Awaitable[Answer]]]) -> list[Answer | Unanswered]:
-        """An answer for each part, in order, all asked at once; Unanswered says why there is none."""
+        """An answer for each part, in order, all asked at once; Unanswered says why there is none.
+
+        ServerError where it is `strict`, and the server had none for one of them.
+        """
 
         async def every() -> list[Answer | Unanswered]:
             return await asyncio.gather(*(self._or_why(ask) for ask in asks))
 
-        return self.wait(every())
+        found = self.wait(every())
+        lost = [one for one in found if isinstance(one, Unanswered) and one.kind in LOST]
+        if self.strict and lost:
+            raise ServerError(
+                f"{self.url} gave no answer for {len(lost)} of {len(found)} parts ({lost[0]}); look after the server "
+                "and run the same command again: it goes on from the last whole batch."
+            )
+        return found
 
-    async def send(self, method: str, path: str, **given: Any) -> Reply:
-        """One request, without a second try; Unanswered where no whole answer comes, or one that is no 2xx."""
+    async def send(self, method: str, path: str, longest: int | None = None, **given: Any) -> Reply:
+        """One request, without a second try; Unanswered where no whole answer comes, or one that is no 2xx.
+
+        `longest` is the most bytes of this one's answer.
+        """
         import httpx
 
         self.counts["bytes"] += len(given.get("content") or b"")
         try:
             async with self._client.stream(method, f"{self.url}{path}", **given) as response:
                 reply = Reply(
-                    response.status_code, await _body(response, self._longest), response.headers.get("location")
+                    response.status_code,
+                    await _body(response, longest or self._longest),
+                    response.headers.get("location"),
                 )
         except (httpx.HTTPError, ssl.SSLError, OSError) as error:
             raise _failed(error, self.url) from None
@@ -139,8 +161,8 @@ class Wire:
                 return await AsyncRetrying(retry=again, wait=pause, before_sleep=self._retried, reraise=True)(once)
         except TimeoutError:
             if last:
-                raise Unanswered(last[0].kind, f"{last[0]}, for {seconds:g} s") from None
-            raise Unanswered("late", f"its server did not answer within {seconds:g} s") from None
+                raise Unanswered(last[0].kind, f"{last[0]}, for {seconds:g} s", again=True) from None
+            raise Unanswered("late", f"its server did not answer within {seconds:g} s", again=True) from None
 
     def summary(self) -> str:
         """How many parts were asked and what became of them, in a line."""
@@ -188,6 +210,63 @@ class Wire:
             follow_redirects=False,
             limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
         )
+
+
+class Trust:
+    """Whether a server is the one that is wanted: asked again after each failure, before a part is entrusted to it.
+
+    `check` asks; it raises an InspectError of ours where the server is another one.
+    """
+
+    def __init__(self, wire: Wire, check: Callable[[], Awaitable[None]]) -> None:
+        """Nothing is asked yet: see `connect`."""
+        self._wire, self._check, self._lock = wire, check, asyncio.Lock()
+        self.checked = False
+
+    def connect(self, url: str, patience: float, wait: bool) -> None:
+        """Check the server now; `wait`: one that is not there is told of in the log, and checked when a part comes.
+
+        ServerError where it does not answer within `patience` seconds, or whatever `check` raises; the wire is closed.
+        """
+        try:
+            self._wire.wait(self._wire.within(self._check, patience))
+            self.checked = True
+        except Unanswered as error:
+            if not (wait and error.again):
+                self._wire.close()
+                raise refusal(error, url) from None
+            _LOG.warning("The VLM does not answer (%s): parts that need it stay undecided until it does.", error)
+        except BaseException:
+            self._wire.close()
+            raise
+
+    def require(self, url: str, patience: float = PATIENCE) -> None:
+        """ServerError unless the server has been checked, or can be now."""
+        if not self.checked:
+            self.connect(url, patience, wait=False)
+
+    async def ask(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """What `ask` comes to, at a server that is the one that is wanted; Unanswered where it is not."""
+        try:
+            await self._ensure()
+            return await ask()
+        except Unanswered as error:
+            self.checked = self.checked and error.kind not in _UNCHECKED
+            raise
+        except asyncio.CancelledError:  # the deadline has passed
+            self.checked = False
+            raise
+
+    async def _ensure(self) -> None:
+        async with self._lock:
+            if self.checked:
+                return
+            try:
+                await self._check()
+            except InspectError as error:
+                raise Unanswered("changed", f"its server is not the one that is wanted: {error}") from None
+            self._wire.counts["reconnected"] += 1
+            self.checked = True
 
 
 def checked_url(url: str) -> str:
