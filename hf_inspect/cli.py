@@ -126,13 +126,14 @@ def export(
     out: Out,
     to: Annotated[str, typer.Option(help="Format; `openvino` is the one there is.")] = "openvino",
     int8: bool = False,
+    category: Annotated[str, typer.Option(help="Of the data, that an anomaly model was fitted to.")] = "",
 ) -> None:
-    """Export a student for the edge, or nothing if the export answers differently."""
-    from hf_inspect.export import described, export_student
+    """Export a student or an anomaly model for the edge, or nothing if the export answers differently."""
+    from hf_inspect.export import export as run
 
     if to != "openvino":
         raise typer.BadParameter(f"{to!r} is not known; use openvino.", param_hint="--to")
-    print(f"{out}:\n{described(export_student(student, out, data=calibrate, int8=int8))}")
+    print(f"{out}:\n{run(student, out, data=calibrate, int8=int8, category=category)}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from hf_inspect.tasks.canvas import new_figure, png_of
 OVERKILL = 0.05  # share of the good parts that lie above the threshold which exports are compared at
 BINS = 40  # of the histogram
 _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#888888"
-Outputs = tuple[NDArray[np.float64], NDArray[np.float32]]  # raw scores (n,), maps (n, h, w)
+Outputs = tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]  # raw scores (n,), maps (n, h, w)
 
 
 def decode(outputs: Outputs, task: TaskSpec) -> list[Prediction]:
@@ -29,8 +29,13 @@ def decode(outputs: Outputs, task: TaskSpec) -> list[Prediction]:
     if not (np.isfinite(scores).all() and np.isfinite(maps).all()):
         raise DataError("The model gave scores that are not finite; fit it again, in fp32 if it was in bf16.")
     assert task.score is not None
-    severities = task.score.severity(scores).tolist()
-    return [Prediction(s, _probabilities(s, task), map=one) for s, one in zip(severities, maps, strict=True)]
+    pairs = zip(task.score.severity(scores.astype(np.float64)).tolist(), maps.astype(np.float32), strict=True)
+    return [Prediction(severity, _probabilities(severity, task), map=one) for severity, one in pairs]
+
+
+def outputs(task: TaskSpec, height: int, width: int) -> list[list[int]]:
+    """Two, a raw score and a map in the pixels of the network's images."""
+    return [[-1], [-1, height, width]]
 
 
 def compare(
