@@ -69,8 +69,8 @@ def measure(
     """Figures of an anomaly model on a data set of `task`: good parts against all others by severity.
 
     `classes` (n,) are ids in the task's order, `severity` (n,) the answers; NaN stands for one that could not be read,
-    which is wrong: it counts as the least severity of a defect, or the highest of a good part. `classes` of the result
-    has the AUROC of each defect class against all good parts. Escapes and overkill are at `threshold`, and left out
+    which is wrong: it counts as the least severity of a defect, or the highest of a good part. `auroc_by_class`
+    has that of each defect class against all good parts. Escapes and overkill are at `threshold`, and left out
     without one. `probabilities` are not looked at.
     """
     unread, defect = np.isnan(severity), task.is_defect[classes]
@@ -84,7 +84,7 @@ def measure(
     if threshold is not None:
         report |= metrics.binary_report(defect, found, threshold, of)
     sides = {name: ~defect | (classes == task.index(name)) for name in task.defects}
-    report["classes"] = {name: metrics.auroc(defect[own], found[own], of[own]) for name, own in sides.items()}
+    report["auroc_by_class"] = {name: metrics.auroc(defect[own], found[own], of[own]) for name, own in sides.items()}
     return report | {"curves": _curves(defect, found)}
 
 
