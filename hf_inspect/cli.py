@@ -285,16 +285,14 @@ def eval_anomaly(
     sheet: Annotated[Path | None, typer.Option(help="Picture of maps beside masks.", callback=_picture)] = None,
 ) -> None:
     """Measure an anomaly model, and its maps where there are masks; a killed run goes on at OUT.scores.jsonl."""
-    from hf_inspect.reports import anomaly_table, evaluate_anomaly, write_sheet
-    from hf_inspect.tasks import TASKS
+    from hf_inspect.reports import anomaly_table, evaluate_anomaly, write_curves, write_sheet
 
     with Bars() as bar:
         results, shown = evaluate_anomaly(model, data, split, out.with_suffix(_SCORES), bar.of_many)
     files.write_json(out, results)
     print(anomaly_table(results))
-    for category, report in results.get("categories", {"": results["anomaly"]}).items():
-        if plot:
-            TASKS["anomaly"].draw(report, plot.with_stem(f"{plot.stem}-{category}") if category else plot)
+    if plot:
+        write_curves(plot, results)
     if sheet:
         write_sheet(sheet, shown)
 
