@@ -126,13 +126,14 @@ def export(
     out: Out,
     to: Annotated[str, typer.Option(help="Format; `openvino` is the one there is.")] = "openvino",
     int8: bool = False,
+    category: Annotated[str, typer.Option(help="Of the data, that an anomaly model was fitted to.")] = "",
 ) -> None:
-    """Export a student for the edge, or nothing if the export answers differently."""
-    from hf_inspect.export import described, export_student
+    """Export a student or an anomaly model for the edge, or nothing if the export answers differently."""
+    from hf_inspect.export import export as run
 
     if to != "openvino":
         raise typer.BadParameter(f"{to!r} is not known; use openvino.", param_hint="--to")
-    print(f"{out}:\n{described(export_student(student, out, data=calibrate, int8=int8))}")
+    print(f"{out}:\n{run(student, out, data=calibrate, int8=int8, category=category)}")
 
 
 @app.command()
@@ -292,16 +293,14 @@ def eval_anomaly(
     sheet: Annotated[Path | None, typer.Option(help="Picture of maps beside masks.", callback=_picture)] = None,
 ) -> None:
     """Measure an anomaly model, and its maps where there are masks; a killed run goes on at OUT.scores.jsonl."""
-    from hf_inspect.reports import anomaly_table, evaluate_anomaly, write_sheet
-    from hf_inspect.tasks import TASKS
+    from hf_inspect.reports import anomaly_table, evaluate_anomaly, write_curves, write_sheet
 
     with Bars() as bar:
         results, shown = evaluate_anomaly(model, data, split, out.with_suffix(_SCORES), bar.of_many)
     files.write_json(out, results)
     print(anomaly_table(results))
-    for category, report in results.get("categories", {"": results["anomaly"]}).items():
-        if plot:
-            TASKS["anomaly"].draw(report, plot.with_stem(f"{plot.stem}-{category}") if category else plot)
+    if plot:
+        write_curves(plot, results)
     if sheet:
         write_sheet(sheet, shown)
 
@@ -323,7 +322,9 @@ def eval_wire(
 
 
 @app.command()
-def card(folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student or cascade of ours.")]) -> None:
+def card(
+    folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student, anomaly model or cascade.")],
+) -> None:
     """Write a folder's card, README.md, from its own records; what only you know goes into its notes.md."""
     from hf_inspect.reports import write_card
 
@@ -344,7 +345,7 @@ def report(
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student, cascade or Space of ours.")],
+    folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student, anomaly model, cascade or Space.")],
     repository: Annotated[str, typer.Argument(help="org/name")],
     public: Annotated[bool, typer.Option("--public", help="All may read it; private without.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose the commit as a pull request.")] = False,

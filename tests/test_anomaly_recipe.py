@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from hf_inspect import files
 from hf_inspect.anomaly import AnomalyDetector, categories
 from hf_inspect.anomaly.network import check_layers, new_network
 from hf_inspect.errors import DataError
+from hf_inspect.hub import check, kind_of, kinds
+from hf_inspect.reports import evaluate_anomaly, write_card
 from hf_inspect.training import parsed
 from tests import launch, tiny_anomaly
 
@@ -57,8 +60,31 @@ def test_every_category_has_a_model_and_a_row(fitted):
     assert int(rows[0][1]) + int(rows[0][2]) == 24
     assert "share of" in rows[0][5]
     names = {path.name for path in (out / "grid").iterdir()} - {files.MARKER}
-    assert names == {"config.json", "model.safetensors", "trained_on.json", "training_log.json"}
+    assert names == {"README.md", "config.json", "model.safetensors", "trained_on.json", "training_log.json"}
     assert AnomalyDetector.from_pretrained(out / "wood").history.sources[0].images == 16
+
+
+def test_what_was_fitted_and_measured_has_its_card_and_may_be_pushed(fitted, data, tmp_path):
+    model = Path(shutil.copytree(fitted[0] / "grid", tmp_path / "grid"))
+    unmeasured = (model / "README.md").read_text()
+    for said in (
+        "Not measured on a test split yet",
+        "Anomaly model on test_efficientnet, grid",
+        "share of",
+        "CC-BY-NC",
+    ):
+        assert said in unmeasured, said
+    results, _ = evaluate_anomaly(model, data, "grid/test", tmp_path / "s.jsonl")
+    files.write_json(model / "results.json", results)
+    card = write_card(model).read_text()
+    assert "AUPRO up to 30 %" in card
+    named = {one.metric_name: one.metric_value for one in ModelCard(card).data.eval_results}
+    assert named == {
+        "AUROC": results["anomaly"]["auroc"]["value"],
+        "average precision": results["anomaly"]["average_precision"]["value"],
+    }
+    assert kind_of(model) is kinds.ANOMALY
+    assert "results.json" in check(model)
 
 
 def test_what_is_finished_is_left_alone_and_other_settings_are_refused(fitted, data, tmp_path):

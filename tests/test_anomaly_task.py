@@ -120,7 +120,7 @@ def test_measure_is_of_good_parts_against_the_rest(tmp_path):
     report = TASKS["anomaly"].measure(task, classes, severity, np.full((8, 3), np.nan), 0.5)
     assert report["escapes"]["k"] == 1
     assert report["overkill"]["k"] == 1  # the part that could not be read
-    assert report["classes"]["scratch"]["value"] == pytest.approx(0.75)
+    assert report["auroc_by_class"]["scratch"]["value"] == pytest.approx(0.75)
     assert report["unreadable"]["k"] == 1
     assert "escapes" not in TASKS["anomaly"].measure(task, classes, severity, np.full((8, 3), np.nan))
     TASKS["anomaly"].draw(report, tmp_path / "drawn.png")

@@ -69,6 +69,8 @@ ELSEWHERE = {
     "--plot outputs/anomaly/curves.png --sheet outputs/anomaly/maps.png": (
         "tests/test_anomaly_eval.py", '"--plot", plot, "--sheet", sheet',
     ),
+    "hf-inspect export outputs/anomaly/mvtec_ad/grid --calibrate outputs/data/mvtec_ad --category grid "
+    "--out outputs/anomaly/edge": ("tests/test_anomaly_export.py", '"--calibrate", str(data), "--category", "grid"'),
     launched("vlm_sft", "tiny"): ("tests/test_recipe_vlm.py", '"recipes/vlm_sft/tiny.yaml"'),
     **{
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")

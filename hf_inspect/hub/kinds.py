@@ -1,4 +1,4 @@
-"""A folder -> which of six kinds it is, and its files; a file that this kind does not know is refused."""
+"""A folder -> which of seven kinds it is, and its files; a file that this kind does not know is refused."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -51,6 +51,7 @@ MACRO_F1 = Metric("macro_f1", "f1", "macro F1")  # of more than two classes: for
 AUROC = Metric("auroc", "roc_auc", "AUROC")
 ESCAPES = Metric("escapes", "escape_rate", "escape rate")
 OVERKILL = Metric("overkill", "overkill_rate", "overkill rate")
+PRECISION = Metric("average_precision", "average_precision", "average precision")
 METRICS = (ACCURACY, MACRO_F1, AUROC, ESCAPES, OVERKILL)
 
 
@@ -144,7 +145,17 @@ VLM = Kind(
     template="vlm.md.j2",
     pipeline="image-text-to-text",
 )
-KINDS = (SPACE, CASCADE, ADAPTER, STUDENT, DATA_SET, VLM)  # a folder with marks of several is of the first
+ANOMALY = Kind(
+    "anomaly model",
+    _NETWORK,
+    architecture="ForAnomalyDetection",
+    task=((CONFIG, "inspection_task"),),
+    section="anomaly",
+    metrics=(AUROC, PRECISION),
+    template="anomaly.md.j2",
+    pipeline="image-classification",
+)
+KINDS = (SPACE, CASCADE, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY)  # a folder with marks of several is of the first
 ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTER}  # a cascade's parts and what they are
 PART_FILES = sorted({*_EVERYWHERE, *(one for kind in ROLES.values() for one in kind.files)} - {".gitattributes"})
 

@@ -48,7 +48,7 @@ def results_of(folder: Path) -> dict[str, Any] | None:
         raise HubError(f"{folder / RESULTS} does not say that it was measured on {unknown[0]}; measure again.")
     task = TaskSpec.from_dict(results.get("task"), folder / RESULTS)
     if stated := task_of(folder):
-        task.refuse_other(stated, str(folder / RESULTS), str(folder))
+        task.refuse_model(stated, str(folder / RESULTS), str(folder))
     return results
 
 

@@ -1,6 +1,6 @@
 """Models and splits -> results.json, and from it tables and plots."""
 
-from hf_inspect.reports.anomaly import anomaly_table, evaluate_anomaly, write_sheet
+from hf_inspect.reports.anomaly import anomaly_table, evaluate_anomaly, write_curves, write_sheet
 from hf_inspect.reports.card import card_of, write_card
 from hf_inspect.reports.evaluate import (
     cascade_report,
@@ -31,6 +31,7 @@ __all__ = [
     "vlm_table",
     "write_card",
     "write_comparison",
+    "write_curves",
     "write_report",
     "write_sheet",
 ]

@@ -25,8 +25,9 @@ from hf_inspect.reports.evaluate import (
     model_speed,
     results_of,
 )
-from hf_inspect.schema import DEFECT, GOOD, Prediction, Progress, no_progress
+from hf_inspect.schema import ANOMALY, DEFECT, GOOD, Prediction, Progress, no_progress
 from hf_inspect.scoring import Scores, run
+from hf_inspect.tasks import TASKS
 from hf_inspect.tasks.heat import in_pixels, overlay
 
 if TYPE_CHECKING:
@@ -95,6 +96,12 @@ def anomaly_table(results: Mapping[str, Any]) -> str:
     lines = [head, ["---"] * len(head)]
     lines += [[name, str(report["n"]), *(_said(report[key]) for key in names)] for name, report in rows.items()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_curves(out: Path, results: Mapping[str, Any]) -> None:
+    """ROC and histogram of a model to `out` (PNG), or of each category's to a file beside it, `out`-<category>."""
+    for category, report in results.get("categories", {"": results["anomaly"]}).items():
+        TASKS[ANOMALY].draw(report, out.with_stem(f"{out.stem}-{category}") if category else out)
 
 
 def write_sheet(out: Path, shown: Sequence[Mapped]) -> None:

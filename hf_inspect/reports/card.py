@@ -30,7 +30,7 @@ _NOTES = "\x00"  # what the notes take the place of: they stand in a card to the
 
 
 def write_card(folder: Path) -> Path:
-    """Write README.md of a data set, vlm, adapter, student or cascade; returns its path.
+    """Write README.md of a data set, vlm, adapter, student, anomaly model or cascade; returns its path.
 
     Figures come from results.json alone. HubError or DataError names the number that is missing, the file that
     results.json is not of, or the licence that nothing states. A model may be unmeasured, a cascade may not.
@@ -96,6 +96,20 @@ def _of_student(folder: Path) -> dict[str, Any]:
     return given | named | {"title": title, "own_class": type(config).__module__.startswith("hf_inspect.")}
 
 
+def _of_anomaly(folder: Path) -> dict[str, Any]:
+    """What an anomaly model's folder states of itself."""
+    config, task, log = files.read_json(folder / CONFIG), hub.task_of(folder), _read(folder / LOG)
+    if task is None or task.score is None:
+        raise HubError(f"{folder / CONFIG} does not say what its severity means; fit the model again.")
+    network = config["network"]
+    stated = {"layers": config["layers"], "preprocess": config["preprocess"], "kind": task.score.kind}
+    stated |= {"meaning": str(task.score), "network": network.get("architecture", network["model_type"])}
+    category = f", {log['category']}" if log and log["category"] else ""
+    given: dict[str, Any] = {"base": None, "bases": [], "parts": {"": folder}, "history": read_history(folder, "it")}
+    named = {"library": "transformers", "tags": ["anomaly-detection"], "anomaly": stated}
+    return given | named | {"title": f"Anomaly model on {stated['network']}{category}"}
+
+
 def _of_vlm(folder: Path) -> dict[str, Any]:
     """What an adapter's folder, or a whole fine-tune's, states of itself."""
     adapter, log, prompt = (_read(folder / name) for name in (ADAPTER_CONFIG, LOG, PROMPT))
@@ -127,7 +141,7 @@ def _of_cascade(folder: Path) -> dict[str, Any]:
 
 
 _OF_SECTION: Mapping[str, Callable[[Path], dict[str, Any]]] = {
-    "edge": _of_student, "vlm": _of_vlm, "cascade": _of_cascade,
+    "edge": _of_student, "vlm": _of_vlm, "cascade": _of_cascade, "anomaly": _of_anomaly,
 }  # fmt: skip
 
 
@@ -163,7 +177,7 @@ def _task(folder: Path, results: Mapping[str, Any] | None) -> TaskSpec | None:
 
 def _arguments(log: Mapping[str, Any]) -> dict[str, str]:
     """The training's arguments as YAML values."""
-    arguments = log["trainer"] | log["recipe"]
+    arguments = log.get("trainer", {}) | log["recipe"]
     return {name: json.dumps(value, ensure_ascii=False) for name, value in arguments.items() if value is not None}
 
 
@@ -177,7 +191,7 @@ def _figures(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     except KeyError as error:
         raise HubError(f"{folder / RESULTS} lacks {error} of a model, which the card needs; measure again.") from None
     figures = {metric.name: figure for metric, figure in next(iter(every.values())).items()}
-    counted = {name: figures[metric.name]["n"] for name, metric in _COUNTED.items()}
+    counted = {name: section.get(metric.figure, {}).get("n", 0) for name, metric in _COUNTED.items()}
     return {"section": section, "figures": figures, "table": table, "classes": classes} | counted
 
 

@@ -21,9 +21,10 @@ from hf_inspect.tasks import TASKS
 
 
 class Engine:
-    """An exported student on OpenVINO, a `Predictor`. Threads may share one: its network answers one of them at a time.
+    """An exported student or anomaly model on OpenVINO, a `Predictor`.
 
-    Processes may not: load one in each, by `spawn` (ForkError).
+    Threads may share one: its network answers one of them at a time. Processes may not: load one in each, by `spawn`
+    (ForkError).
 
     `task`, `reading` and `preprocess` say what it answers and how it sees, `info` is the whole inspect.json.
     """
@@ -82,27 +83,30 @@ class Engine:
         batch = np.stack([prepare(_rgb(image, self.reading), self.preprocess) for image in chunk])
         return TASKS[self.task.kind].decode(self._infer(batch), self.task)
 
-    def _infer(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Inputs (n, 3, h, w) -> logits (n, k). One request a shape, so one thread at a time."""
+    def _infer(self, batch: NDArray[np.float32]) -> Any:
+        """Inputs (n, 3, h, w) -> the task's outputs in float64, one or several. One thread at a time."""
         single = len(batch) == 1
         with self._lock:
             if single not in self._requests:
                 self._requests[single] = self._compile(single)
             request = self._requests[single]
             request.infer([batch], share_inputs=True)
-            return request.get_output_tensor(0).data.astype(np.float64)
+            found = [tensor.data.astype(np.float64) for tensor in request.output_tensors]
+        return found[0] if len(found) == 1 else tuple(found)
 
     def _compile(self, single: bool) -> Any:
         """An inference request for one image (a fixed shape is a fifth faster) or for any number."""
         openvino = _openvino()
         model = self._model.clone()
         shape = openvino.PartialShape([1 if single else -1, 3, self.preprocess.height, self.preprocess.width])
-        answers = openvino.PartialShape([-1, len(self.task.classes)])
-        stated = model.input(0).partial_shape, model.output(0).partial_shape
-        if not (stated[0].compatible(shape) and stated[1].compatible(answers)):
+        of_task = TASKS[self.task.kind].outputs(self.task, self.preprocess.height, self.preprocess.width)
+        answers = [openvino.PartialShape(one) for one in of_task]
+        given, told = model.input(0).partial_shape, [one.partial_shape for one in model.outputs]
+        fits = len(told) == len(answers) and all(a.compatible(b) for a, b in zip(told, answers, strict=True))
+        if not (given.compatible(shape) and fits):
             raise DataError(
-                f"{MODEL} maps {stated[0]} to {stated[1]}; {INSPECT} wants {shape} to {answers}. Export the student "
-                "again."
+                f"{MODEL} maps {given} to {_listed(told)}; {INSPECT} wants {shape} to {_listed(answers)}. Export the "
+                "model again."
             )
         model.reshape(shape)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISION, "PERFORMANCE_HINT": "LATENCY"}
@@ -117,6 +121,10 @@ def _openvino() -> Any:
     except ImportError as error:
         raise MissingExtraError("Running an exported student needs OpenVINO: pip install 'hf-inspect[edge]'") from error
     return openvino
+
+
+def _listed(shapes: Sequence[Any]) -> str:
+    return " and ".join(map(str, shapes))
 
 
 def _rgb(image: str | Path | bytes | Rgb, reading: Reading) -> Rgb:

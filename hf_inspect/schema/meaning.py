@@ -97,5 +97,5 @@ class Meaning:
         if self.kind == "probability":
             return f"P(defect), set on {self.goods} good parts and {self.defects} defects of {self.of}"
         if self.kind == "quantile":
-            return f"the share of {self.goods} good parts of {self.of} that score lower; of defects it promises nothing"
+            return f"the share of {self.goods} good parts ({self.of}) that score lower; of defects it promises nothing"
         return "a distance from the good parts; none were held out, so it orders parts and says no more"

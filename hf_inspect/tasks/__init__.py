@@ -1,4 +1,4 @@
-"""What each kind of task needs done: a row a kind, four functions a row. Whoever calls them need not know the kind."""
+"""What each kind of task needs done: a row a kind, five functions a row. Whoever calls them need not know the kind."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,18 +22,24 @@ class TaskFunctions:
 
     `decode`: a model's outputs (logits (n, k); or raw scores (n,) and maps (n, h, w)) -> an answer an image. `compare`:
     answers before and after an export -> what changed. `measure`: classes, severities (n,) and probabilities (n, k) ->
-    the figures of results.json. `draw`: those figures -> a picture.
+    the figures of results.json. `draw`: those figures -> a picture. `outputs`: the shapes of the model's outputs, for
+    images of a height and a width; -1 stands for their number.
     """
 
     decode: Callable[[Any, TaskSpec], list[Prediction]]
     compare: Callable[[TaskSpec, _Ids, list[Prediction], list[Prediction]], dict[str, Any]]
     measure: Callable[..., dict[str, Any]]
     draw: Callable[[Mapping[str, Any], Path], None]
+    outputs: Callable[[TaskSpec, int, int], list[list[int]]]
 
 
 TASKS: Mapping[str, TaskFunctions] = {
     "classification": TaskFunctions(
-        classification.decode, classification.compare, classification.measure, classification.draw
+        classification.decode,
+        classification.compare,
+        classification.measure,
+        classification.draw,
+        classification.outputs,
     ),
-    "anomaly": TaskFunctions(anomaly.decode, anomaly.compare, anomaly.measure, anomaly.draw),
+    "anomaly": TaskFunctions(anomaly.decode, anomaly.compare, anomaly.measure, anomaly.draw, anomaly.outputs),
 }

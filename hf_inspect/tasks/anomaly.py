@@ -15,7 +15,7 @@ from hf_inspect.tasks.canvas import new_figure, png_of
 OVERKILL = 0.05  # share of the good parts that lie above the threshold which exports are compared at
 BINS = 40  # of the histogram
 _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#888888"
-Outputs = tuple[NDArray[np.float64], NDArray[np.float32]]  # raw scores (n,), maps (n, h, w)
+Outputs = tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]  # raw scores (n,), maps (n, h, w)
 
 
 def decode(outputs: Outputs, task: TaskSpec) -> list[Prediction]:
@@ -29,8 +29,13 @@ def decode(outputs: Outputs, task: TaskSpec) -> list[Prediction]:
     if not (np.isfinite(scores).all() and np.isfinite(maps).all()):
         raise DataError("The model gave scores that are not finite; fit it again, in fp32 if it was in bf16.")
     assert task.score is not None
-    severities = task.score.severity(scores).tolist()
-    return [Prediction(s, _probabilities(s, task), map=one) for s, one in zip(severities, maps, strict=True)]
+    pairs = zip(task.score.severity(scores.astype(np.float64)).tolist(), maps.astype(np.float32), strict=True)
+    return [Prediction(severity, _probabilities(severity, task), map=one) for severity, one in pairs]
+
+
+def outputs(task: TaskSpec, height: int, width: int) -> list[list[int]]:
+    """Two, a raw score and a map in the pixels of the network's images."""
+    return [[-1], [-1, height, width]]
 
 
 def compare(
@@ -64,8 +69,8 @@ def measure(
     """Figures of an anomaly model on a data set of `task`: good parts against all others by severity.
 
     `classes` (n,) are ids in the task's order, `severity` (n,) the answers; NaN stands for one that could not be read,
-    which is wrong: it counts as the least severity of a defect, or the highest of a good part. `classes` of the result
-    has the AUROC of each defect class against all good parts. Escapes and overkill are at `threshold`, and left out
+    which is wrong: it counts as the least severity of a defect, or the highest of a good part. `auroc_by_class`
+    has that of each defect class against all good parts. Escapes and overkill are at `threshold`, and left out
     without one. `probabilities` are not looked at.
     """
     unread, defect = np.isnan(severity), task.is_defect[classes]
@@ -79,7 +84,7 @@ def measure(
     if threshold is not None:
         report |= metrics.binary_report(defect, found, threshold, of)
     sides = {name: ~defect | (classes == task.index(name)) for name in task.defects}
-    report["classes"] = {name: metrics.auroc(defect[own], found[own], of[own]) for name, own in sides.items()}
+    report["auroc_by_class"] = {name: metrics.auroc(defect[own], found[own], of[own]) for name, own in sides.items()}
     return report | {"curves": _curves(defect, found)}
 
 

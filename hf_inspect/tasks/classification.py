@@ -30,6 +30,11 @@ def decode(outputs: NDArray[np.float64], task: TaskSpec) -> list[Prediction]:
     return of_probabilities(p, task)
 
 
+def outputs(task: TaskSpec, height: int, width: int) -> list[list[int]]:
+    """One, a logit a class."""
+    return [[-1, len(task.classes)]]
+
+
 def of_probabilities(p: NDArray[np.float64], task: TaskSpec) -> list[Prediction]:
     """Class probabilities (n, k), rows sum to 1 -> an answer an image; severity is the sum over the defect classes."""
     pairs = zip(task.severity(p).tolist(), p.clip(0.0, 1.0).tolist(), strict=True)

@@ -2,9 +2,9 @@
 
     accelerate launch recipes/anomaly/train.py --config recipes/anomaly/mvtec.yaml
 
-Writes a folder that `AnomalyDetector.from_pretrained` loads, with trained_on.json and a log beside the weights; of a
-data set of several categories a folder each. Run again, it leaves alone what is finished; a category that was killed
-is fitted anew, to the same bits.
+Writes a folder that `AnomalyDetector.from_pretrained` loads, with trained_on.json, a log and a card beside the weights;
+of a data set of several categories a folder each. Run again, it leaves alone what is finished; a category that was
+killed is fitted anew, to the same bits.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -19,6 +19,7 @@ from hf_inspect.anomaly import Settings, categories, fit
 from hf_inspect.console import Bars
 from hf_inspect.data import read_head
 from hf_inspect.errors import DataError
+from hf_inspect.reports import write_card
 from hf_inspect.students import LITE0
 
 
@@ -65,6 +66,7 @@ def main():
                 ran = fitted.figures | {"meaning": str(fitted.task.score), "seconds": round(perf_counter() - begin, 1)}
                 log = runs.recipe_log(chosen) | {"made_from": made, "category": category, "ran": ran}
                 files.write_json(stage / runs.LOG, log)
+                write_card(stage)
         elif unlike := runs.differences(log["made_from"], made):
             raise DataError(f"{out} was made from something else ({'; '.join(unlike)}); give another --output_dir.")
         print(row(name or chosen.data.name, log["ran"]), flush=True)
