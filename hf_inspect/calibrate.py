@@ -9,19 +9,20 @@ from hf_inspect import files, hub
 from hf_inspect.cascade import (
     CALIBRATION,
     CASCADE,
+    OUT_OF_FOLD,
     CalibrationScores,
     Certified,
     Promise,
     WhatIf,
-    fit_composite,
+    composite_of,
     fit_saec,
     what_if,
 )
-from hf_inspect.data import absences, questions_of, read_head
+from hf_inspect.data import absences, fingerprint, images_of_fold, questions_of, read_head, read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import Part, Predictor, Progress, TaskSpec, no_progress
-from hf_inspect.scoring import Scores, run, write_rows
+from hf_inspect.scoring import Row, Scores, read_rows, run, write_rows
 
 if TYPE_CHECKING:
     from hf_inspect.vlm.openai import OpenAIVLM
@@ -41,6 +42,7 @@ def calibrate(
     out: Path,
     *,
     model: str | None = None,
+    siblings: Sequence[Path] = (),
     escape: float = 0.05,
     overkill: float = 0.10,
     confidence: float = 0.95,
@@ -57,8 +59,11 @@ def calibrate(
     is asked the data set's own question; ServerError where it leaves a part without an answer.
 
     The validation split fits the composite of `certified` and the complexity limit of `saec`; the calibration split
-    sets the two limits of `certified` and nothing else. All answers are kept. DataError when data set, edge and VLM do
-    not answer one question.
+    sets the two limits of `certified` and nothing else. All answers are kept.
+
+    `siblings` are cascades of the same recipes on folds of this data set (`data build --fold 1/2`): what they answered
+    about parts that they were not trained on helps validation to choose the composite. DataError when data set, edge
+    and VLM do not answer one question, and for a sibling on other data.
 
     Scores lie beside `out` until it is written: a run that was killed goes on.
     """
@@ -76,14 +81,15 @@ def calibrate(
             split: run(predictors, data, split, path, fitting=split == VALIDATION, complexity=True, progress=progress)
             for split, path in kept.items()
         }
-        write_rows(stage / CALIBRATION, _rows(scores))
-        certified, second_look = _certified(
-            predictors["edge"].task, scores, promise, [*lacks, *(served.caveats if served else ())]
-        )
+        task = predictors["edge"].task
+        rows = [*_rows(scores), *(row for sibling in siblings for row in _out_of_fold(sibling, data, task))]
+        write_rows(stage / CALIBRATION, rows)
+        caveats = [*lacks, *(served.caveats if served else ())]
+        certified, second_look = _certified(task, rows, promise, caveats)
         saec = fit_saec(scores[VALIDATION].complexity)
         stated = {
             "version": hub.CASCADE_VERSION,
-            "task": predictors["edge"].task.to_dict(),
+            "task": task.to_dict(),
             "policy": certified.name,
             **_stated(parts, served),
             "policies": {policy.name: policy.to_dict() for policy in (certified, saec)},
@@ -161,25 +167,30 @@ def _rows(scores: Mapping[str, Scores]) -> Iterator[dict[str, Any]]:
     return ({"split": split, **row} for split, one in scores.items() for row in one.rows())
 
 
-def _certified(
-    task: TaskSpec, scores: Mapping[str, Scores], promise: Promise, lacks: Sequence[str]
-) -> tuple[Certified, str]:
+def _out_of_fold(sibling: Path, data: Path, task: TaskSpec) -> list[Row]:
+    """The rows of a sibling's calibration split, a fold of the data set's train; DataError where it is none."""
+    stated, kept = hub.read_cascade(sibling), sibling / CALIBRATION
+    task.refuse_other(TaskSpec.from_dict(stated["task"], sibling / CASCADE), "The cascade", f"its sibling {sibling}")
+    if files.sha256(kept) != stated["files"][CALIBRATION]:
+        raise DataError(f"{kept} is not the one that its {CASCADE} states; calibrate the sibling again.")
+    fold, manifest = stated["calibration"].get("fold"), read_manifest(data)
+    images = images_of_fold(manifest["images"], fold) if fold else []
+    own = fingerprint(TaskSpec.from_dict(manifest["task"], data), images, manifest["reading"]["bits"])
+    if stated["calibration"]["data"] != own:
+        raise DataError(
+            f"{sibling} was not calibrated on a fold of {data}: build that with the options of {data} and --fold 1/2, "
+            "train both models on it, and calibrate them with it."
+        )
+    return [row | {"split": f"{OUT_OF_FOLD}{fold}"} for row in read_rows(kept) if row["split"] == SAMPLED]
+
+
+def _certified(task: TaskSpec, rows: Sequence[Row], promise: Promise, lacks: Sequence[str]) -> tuple[Certified, str]:
     """The policy `certified`, and a sentence on what the second look did on the calibration parts.
 
     Of the calibration split's severities nothing is known when the composite is fitted, of its labels the counts. The
     statement ends with what the promise is not about, and with what the calibration split lacks.
     """
-    rows = [*_rows(scores)]
-    fitting, sampled = (CalibrationScores.from_rows(rows, split) for split in SPLITS)
-    composite = fit_composite(
-        fitting.edge,
-        fitting.cloud,
-        fitting.labels,
-        fitting.groups,
-        promise,
-        sampled.sizes,
-        fitting.scale,
-    )
+    sampled, composite = CalibrationScores.from_rows(rows, SAMPLED), composite_of(rows, promise)
     fitted = sampled.certified(composite, promise)
     named = [CLASSES] if len(task.classes) > 2 else []
     fitted = replace(fitted, statement=" ".join([fitted.statement, *named, *lacks]))
@@ -200,8 +211,10 @@ def _second_look(found: WhatIf) -> str:
 
 def _provenance(data: Path, scores: Mapping[str, Scores]) -> dict[str, Any]:
     """The data, how many images of each split were scored, and which could not be read."""
+    head = read_head(data)
     return {
-        "data": read_head(data)["fingerprint"],
+        "data": head["fingerprint"],
+        "fold": head["builder"]["rules"].get("fold"),
         "images": {split: len(one.classes) for split, one in scores.items()},
         "not_scored": [{"split": split, **image} for split, one in scores.items() for image in one.not_scored],
     }

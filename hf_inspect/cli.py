@@ -65,13 +65,20 @@ def data_build(
     on_conflict: Annotated[str | None, typer.Option(help="`drop`: leave out equal images of unequal class.")] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of 16 that carry the picture; found without.")] = None,
     near: Annotated[str | None, typer.Option(help="One picture: `normal`, `strict` (fixed camera), `off`.")] = None,
+    fold: Annotated[str | None, typer.Option(help="`1/2`: that of train under calibration.")] = None,
 ) -> None:
     """Build a data set as Parquet, card and manifest: `load_dataset(OUT)` reads it."""
     from hf_inspect.data import Rules, build, described, options_from
 
     if layout not in ("parquet", "folders"):
         raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
-    given: dict[str, Any] = {"max_pixels": max_pixels, "on_conflict": on_conflict, "bits": bits, "near": near}
+    given: dict[str, Any] = {
+        "max_pixels": max_pixels,
+        "on_conflict": on_conflict,
+        "bits": bits,
+        "near": near,
+        "fold": fold,
+    }
     rules = Rules(**{name: value for name, value in given.items() if value is not None})
     with Bars() as bar:
         manifest = build(
@@ -145,6 +152,9 @@ def calibrate(
     adapter: Annotated[str | None, typer.Option(help="Its adapter; none: a base that was fine-tuned whole.")] = None,
     vlm: Annotated[str | None, typer.Option(help="In their place, a server: http://host:port of `serve`.")] = None,
     model: Annotated[str | None, typer.Option(help="Of openai+http://host:port/v1, where it lists several.")] = None,
+    sibling: Annotated[
+        list[Path], typer.Option(help="Cascade of the same recipes on a fold of the data; repeated, they fit with it.")
+    ] = [],  # noqa: B006 - typer's default
     escape: Annotated[float, typer.Option(help="Most defects the system may pass, as a share.")] = 0.05,
     overkill: Annotated[float, typer.Option(help="Most good parts the system may reject, as a share.")] = 0.10,
     confidence: float = 0.95,
@@ -159,8 +169,8 @@ def calibrate(
     second = vlm or ((base, adapter) if base else None)
     with Bars() as bar:
         stated = run(
-            edge, second, data, out, model=model, escape=escape, overkill=overkill, confidence=confidence,
-            progress=bar.of_many,
+            edge, second, data, out, model=model, siblings=sibling, escape=escape, overkill=overkill,
+            confidence=confidence, progress=bar.of_many,
         )  # fmt: skip
     print(stated["policies"]["certified"]["statement"])
     print(stated["second_look"])

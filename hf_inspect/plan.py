@@ -5,11 +5,10 @@ from pathlib import Path
 
 from hf_inspect.cascade import (
     CalibrationScores,
-    Composite,
     Outcome,
     Promise,
     Redrawn,
-    fit_composite,
+    composite_of,
     needs,
     outcome,
     redrawn,
@@ -89,13 +88,5 @@ def outcome_sentence(found: Outcome, shipped: float | None) -> str:
 
 def _redrawn(path: Path, promise: Promise) -> list[Redrawn]:
     rows = read_rows(path)
-    fitting, sampled = CalibrationScores.from_rows(rows, "validation"), CalibrationScores.from_rows(rows)
-    return redrawn(sampled, _composite(fitting, sampled, promise), promise)
-
-
-def _composite(fitting: CalibrationScores, sampled: CalibrationScores, promise: Promise) -> Composite | None:
-    """The composite for this promise; None where no VLM answered, and the edge's own order is all there is."""
-    if fitting.cloud is None or sampled.cloud is None:
-        return None
-    of = fitting.labels, fitting.groups, promise, sampled.sizes
-    return fit_composite(fitting.edge, fitting.cloud, *of, sampled.scale)
+    sampled = CalibrationScores.from_rows(rows)
+    return redrawn(sampled, None if sampled.cloud is None else composite_of(rows, promise), promise)

@@ -130,7 +130,7 @@ def test_the_composite_does_not_know_the_calibration_answers(data, with_vlm, tmp
     assert limits[0] != limits[1]
 
 
-def turned(given, turn, rows, split):
+def turned(given, turn, rows, split="calibration"):
     scores = given(rows, split)
     return (
         dataclasses.replace(scores, edge=1 - scores.edge, vlm=1 - scores.vlm) if turn and split == SPLITS[1] else scores
@@ -140,7 +140,7 @@ def turned(given, turn, rows, split):
 def test_it_states_its_data_task_parts_and_files(data, edge, base, with_vlm, tmp_path):
     stated = with_vlm()
     assert stated["calibration"] == {
-        "data": read_manifest(data)["fingerprint"], "scores": "calibration.jsonl", "not_scored": [],
+        "data": read_manifest(data)["fingerprint"], "fold": None, "scores": "calibration.jsonl", "not_scored": [],
         "images": {split: count(data, split) for split in SPLITS},
     }  # fmt: skip
     assert (stated["version"], stated["policy"], stated["task"]) == (3, "certified", read_task(data).to_dict())

@@ -11,7 +11,14 @@ from hf_inspect.cascade.plan import Needs, Outcome, Redrawn, needs, outcome, red
 from hf_inspect.cascade.replay import Policy, Replay, replay
 from hf_inspect.cascade.routes import ASK, IS_DEFECT, IS_GOOD, UNDECIDED, Routes
 from hf_inspect.cascade.saec import Saec, fit_saec
-from hf_inspect.cascade.whatif import CalibrationScores, WhatIf, edge_alone_threshold, what_if
+from hf_inspect.cascade.whatif import (
+    OUT_OF_FOLD,
+    CalibrationScores,
+    WhatIf,
+    composite_of,
+    edge_alone_threshold,
+    what_if,
+)
 from hf_inspect.errors import DataError
 
 __all__ = [
@@ -20,6 +27,7 @@ __all__ = [
     "CASCADE",
     "IS_DEFECT",
     "IS_GOOD",
+    "OUT_OF_FOLD",
     "UNDECIDED",
     "CalibrationScores",
     "Certified",
@@ -37,6 +45,7 @@ __all__ = [
     "alone",
     "complexity",
     "complexity_terms",
+    "composite_of",
     "edge_alone_threshold",
     "fit_certified",
     "fit_composite",

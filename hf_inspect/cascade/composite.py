@@ -6,7 +6,7 @@ alone is far enough out the VLM is not asked, and the part stands at that end of
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ ENDS = tuple(np.arange(0.025, 0.525, 0.025).round(3).tolist())  # shares of the 
 LEAST_SLOPE = 1e-3  # a model that validation shows no better than chance keeps its order: higher is worse
 
 Floats = NDArray[np.float64]
+Answers = tuple[ArrayLike, ArrayLike | None, ArrayLike, ArrayLike]  # edge, VLM (n,; NaN: none), labels, group ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class Platt:
     def __call__(self, severity: Floats) -> Floats:
         """Log-odds (n,) of severities (n,); NaN stays NaN."""
         return self.slope * _plain(severity, self.scale) + self.intercept
+
+    def inverse(self, odds: Floats) -> Floats:
+        """The severities (n,) that have these log-odds (n,)."""
+        x = (odds - self.intercept) / self.slope
+        return _sigmoid(x) if self.scale == "odds" else x
 
     @classmethod
     def fit(cls, severity: Floats, labels: NDArray[np.int64], scale: Scale) -> "Platt":
@@ -128,6 +134,7 @@ def fit_composite(
     sizes: tuple[int, int],
     scale: Scale = "odds",
     seed: int = 0,
+    siblings: Sequence[Answers] = (),
 ) -> Composite:
     """The composite of validation's severities (n,), labels (n,; 1 a defect) and group ids (n,); NaN: no answer.
 
@@ -135,24 +142,28 @@ def fit_composite(
     goods) calibration parts out of validation: the edge alone where nothing is better by a point, else the plain mean
     where no other weights are. Early exits then save as many questions to the VLM as cost at most one point more of
     undecided parts. DataError where a class is missing.
+
+    `siblings` are answers about parts out of fold, by models of the same recipes that were trained on the other folds
+    (cross-fitting, Stone 1974): each one's by Platt scaling of its own, so that they say what this edge and this VLM
+    would say of parts of those log-odds. They choose the fusion and the early exits together with validation.
     """
-    x, y = as_severities(edge, "the edge's severities", allow_nan=True), as_labels(labels)
-    cloud = None if vlm is None else as_severities(vlm, "the VLM's severities", len(x), allow_nan=True)
-    answered = ~np.isnan(x) if cloud is None else ~(np.isnan(x) | np.isnan(cloud))
-    names = np.asarray(groups)[answered]
-    x, y = x[answered], y[answered]
+    x, cloud, y = _answered((edge, vlm, labels, groups), seed)
     if y.all() or not y.any():
         raise DataError(
             f"The certificate's scores are fitted on validation, of which {int(y.sum())} defects and "
             f"{int((1 - y).sum())} good parts were answered; some of both are wanted."
         )
-    kept = one_per_group(x, y, names, seed)
-    x, y = x[kept], y[kept]
     own = Platt.fit(x, y, scale)
     if cloud is None:
         return Composite(own)
-    cloud = cloud[answered][kept]
     other = Platt.fit(cloud, y, scale)
+    for sibling in siblings:
+        its_x, its_cloud, its_y = _answered(sibling, seed)
+        if its_cloud is None or its_y.all() or not its_y.any():
+            raise DataError("A sibling answered for no good part, for no defect, or without a VLM; leave it out.")
+        x = np.append(x, own.inverse(Platt.fit(its_x, its_y, scale)(its_x)))
+        cloud = np.append(cloud, other.inverse(Platt.fit(its_cloud, its_y, scale)(its_cloud)))
+        y = np.append(y, its_y)
     drawn = _Draws.of(x, y, promise, sizes, seed)
     unseen = _unseen(x, cloud, y)
 
@@ -165,6 +176,17 @@ def fit_composite(
         return Composite(own)
     fused = Platt.fit(mean(best, x, cloud), y, "plain")
     return _with_exits(Composite(own, other, fused, best), x, cloud, drawn)
+
+
+def _answered(given: Answers, seed: int) -> tuple[Floats, Floats | None, NDArray[np.int64]]:
+    """Severities of edge and VLM and labels, of the parts that all answered; of a group one of each class."""
+    edge, vlm, labels, groups = given
+    x, y = as_severities(edge, "the edge's severities", allow_nan=True), as_labels(labels)
+    cloud = None if vlm is None else as_severities(vlm, "the VLM's severities", len(x), allow_nan=True)
+    answered = np.flatnonzero(~np.isnan(x) if cloud is None else ~(np.isnan(x) | np.isnan(cloud)))
+    if len(answered):
+        answered = answered[one_per_group(x[answered], y[answered], np.asarray(groups)[answered], seed)]
+    return x[answered], None if cloud is None else cloud[answered], y[answered]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -3,7 +3,7 @@
 In-sample: the scores that set the limits are those counted here, so nothing is measured for other parts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hf_inspect.cascade.bounds import Limits, Promise, one_per_group
 from hf_inspect.cascade.certified import Certified, alone, fit_certified
-from hf_inspect.cascade.composite import Composite, Floats, Scale
+from hf_inspect.cascade.composite import Composite, Floats, Scale, fit_composite
 from hf_inspect.cascade.replay import Policy, Replay, replay, threshold_at_overkill
 from hf_inspect.cascade.routes import IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.errors import DataError
@@ -20,7 +20,8 @@ from hf_inspect.metrics import Rate, rate, rate_of
 from hf_inspect.metrics.inputs import as_labels, as_severities
 from hf_inspect.schema import DEFECT
 
-SPLIT = "calibration"
+VALIDATION, SPLIT = "validation", "calibration"
+OUT_OF_FOLD = "out of fold "  # what the split of a sibling's rows begins with, before the fold: 1/2
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -82,6 +83,17 @@ class CalibrationScores:
         """The limits of each model by itself at the same promise: `edge`, and `vlm` where one answered."""
         models = {"edge": self.edge} | ({} if self.cloud is None else {"vlm": self.cloud})
         return {name: alone(found, self.labels, self.groups, promise) for name, found in models.items()}
+
+
+def composite_of(rows: Sequence[Mapping[str, Any]], promise: Promise) -> Composite:
+    """The composite that calibration.jsonl's rows of validation, and of siblings' folds, give at a promise."""
+    fitting, sampled = CalibrationScores.from_rows(rows, VALIDATION), CalibrationScores.from_rows(rows)
+    names = dict.fromkeys(row["split"] for row in rows if row["split"].startswith(OUT_OF_FOLD))
+    siblings = [CalibrationScores.from_rows(rows, name) for name in names]
+    return fit_composite(
+        fitting.edge, fitting.cloud, fitting.labels, fitting.groups, promise, sampled.sizes, fitting.scale,
+        siblings=[(one.edge, one.cloud, one.labels, one.groups) for one in siblings],
+    )  # fmt: skip
 
 
 def edge_alone_threshold(scores: CalibrationScores, policy: Policy) -> float:

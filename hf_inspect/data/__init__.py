@@ -1,11 +1,12 @@
 """Raw images -> checked, grouped, split and fingerprinted data sets that cannot leak."""
 
 from hf_inspect.data.audit import audit
-from hf_inspect.data.build import build, described, options_from, script_named
+from hf_inspect.data.build import build, described, fingerprint, options_from, script_named
 from hf_inspect.data.card import absences
 from hf_inspect.data.chat import Questions, chat, dataset_card, default_questions, questions_of
 from hf_inspect.data.classes import class_column, class_ids
 from hf_inspect.data.examine import Examined, Rejected, examine
+from hf_inspect.data.folds import images_of_fold
 from hf_inspect.data.hashing import Signature, sign
 from hf_inspect.data.leakage import TRAINED_ON, read_history, record_history, refuse_seen, write_history
 from hf_inspect.data.licence import Licence
@@ -26,10 +27,54 @@ from hf_inspect.data.raw.sources import Raw, relative, walk
 from hf_inspect.data.rules import Rules
 
 __all__ = [
-    "SPLITS", "TRAINED_ON", "Examined", "Licence", "Placement", "Questions", "Raw", "Rejected", "Row", "Rules",
-    "Signature", "absences", "audit", "build", "cache_folder", "chat", "class_column", "class_ids", "count",
-    "dataset_card", "default_questions", "described", "duplicates", "examine", "group", "imagenet_weights",
-    "load_split", "options_from", "packaged_folder", "partition", "place_of", "questions_of", "read_head",
-    "read_history", "read_manifest", "read_reading", "read_task", "record_history", "refuse_seen", "relative", "row_of",
-    "script_named", "sign", "stratified_group_split", "stream", "verified", "walk", "write_history",
+    "SPLITS",
+    "TRAINED_ON",
+    "Examined",
+    "Licence",
+    "Placement",
+    "Questions",
+    "Raw",
+    "Rejected",
+    "Row",
+    "Rules",
+    "Signature",
+    "absences",
+    "audit",
+    "build",
+    "cache_folder",
+    "chat",
+    "class_column",
+    "class_ids",
+    "count",
+    "dataset_card",
+    "default_questions",
+    "described",
+    "duplicates",
+    "examine",
+    "fingerprint",
+    "group",
+    "imagenet_weights",
+    "images_of_fold",
+    "load_split",
+    "options_from",
+    "packaged_folder",
+    "partition",
+    "place_of",
+    "questions_of",
+    "read_head",
+    "read_history",
+    "read_manifest",
+    "read_reading",
+    "read_task",
+    "record_history",
+    "refuse_seen",
+    "relative",
+    "row_of",
+    "script_named",
+    "sign",
+    "stratified_group_split",
+    "stream",
+    "verified",
+    "walk",
+    "write_history",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from hf_inspect.data import unchanged
 from hf_inspect.data.card import absences, data_card, read_as, write_sheet
 from hf_inspect.data.conflicts import settled
 from hf_inspect.data.examine import Examined, Rejected, depth_notes, examine, notes_of, reading_of
+from hf_inspect.data.folds import held_out
 from hf_inspect.data.joining import join
 from hf_inspect.data.layout import write_folders
 from hf_inspect.data.licence import pass_gate
@@ -61,6 +62,8 @@ def build(
     DataError for a licence not accepted, a wrong root, an unknown option, a full disk, or a group above 5 % of the
     images.
     """
+    if folders and rules.fold:
+        raise DataError("--layout folders writes the test split, which a fold does not have; leave one of them out.")
     script = script_named(name)
     chosen = script.checked(options or {})
     if script.LICENCE is not None:
@@ -240,6 +243,7 @@ def _write(
     joined = join(examined, script.keys(taken, options), rules.near, task)
     placement = script.place(examined, joined.groups, options)
     placement = replace(placement, notes=[*joined.notes, *placement.notes])
+    placement = held_out(placement, rules.fold) if rules.fold else placement
     write = partial(script, spec=task, columns=columns, dataset_name=str(arguments["name"]))
     with ThreadPoolExecutor(1) as beside:
         sheet = beside.submit(write_sheet, stage, placement.rows, reading_of(examined, rules))

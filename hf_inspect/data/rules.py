@@ -18,13 +18,14 @@ class Rules:
     picture; None finds the fewest that hold all that occur. `near`: images that count as one picture `normal`ly look
     the same; by `strict` their grain is the same as well, so that parts before a fixed camera are not copies of each
     other; by `off` their bytes are. `on_conflict`: images of equal bytes under several classes are refused (refuse),
-    or all of them left out (drop).
+    or all of them left out (drop). `fold` (`1/2`): that part of train stands under calibration (see `folds`).
     """
 
     max_pixels: int = MAX_PIXELS
     bits: int | None = None
     near: Near = "normal"
     on_conflict: str = "refuse"
+    fold: str | None = None
 
     def __post_init__(self) -> None:
         Reading(self.bits, self.max_pixels)  # which says what is wrong with either
@@ -32,6 +33,16 @@ class Rules:
             raise DataError(f"--near {self.near} is not known; use one of {', '.join(get_args(Near))}.")
         if self.on_conflict not in ("refuse", "drop"):
             raise DataError(f"--on-conflict {self.on_conflict} is not known; use refuse or drop.")
+        if self.fold is not None:
+            fold_of(self.fold)
+
+
+def fold_of(text: str) -> tuple[int, int]:
+    """`1/2` -> the number of a fold, from 1, and how many there are; DataError for what is none."""
+    number, _, k = text.partition("/")
+    if not (number.isdecimal() and k.isdecimal() and 1 <= int(number) <= int(k) and int(k) >= 2):
+        raise DataError(f"--fold {text!r} is no fold; the first of two is 1/2.")
+    return int(number), int(k)
 
 
 def evidence(builder: Mapping[str, Any]) -> Near:
