@@ -441,14 +441,23 @@ def test_parts_must_be_of_their_role_s_kind_and_of_the_cascade_s_task(cascade):
 
 
 def test_a_kind_is_one_value_with_all_that_it_differs_in():
-    assert [kind.name for kind in KINDS] == ["Space", "cascade", "adapter", "student", "data set", "vlm"]
-    assert [kind.repo_type for kind in KINDS] == ["space", "model", "model", "model", "dataset", "model"]
+    assert [kind.name for kind in KINDS] == [
+        "Space",
+        "cascade",
+        "adapter",
+        "student",
+        "data set",
+        "vlm",
+        "anomaly model",
+    ]
+    assert [kind.repo_type for kind in KINDS] == ["space", "model", "model", "model", "dataset", "model", "model"]
     measured = {kind.name: (kind.section, kind.template, kind.pipeline) for kind in KINDS if kind.metrics}
     assert measured == {
         "cascade": ("cascade", "cascade.md.j2", "image-classification"),
         "adapter": ("vlm", "adapter.md.j2", "image-text-to-text"),
         "student": ("edge", "student.md.j2", "image-classification"),
         "vlm": ("vlm", "vlm.md.j2", "image-text-to-text"),
+        "anomaly model": ("anomaly", "anomaly.md.j2", "image-classification"),
     }
     for kind in KINDS:
         assert kind.marks or kind.architecture
