@@ -18,7 +18,8 @@ from PIL import Image  # noqa: E402
 import hf_inspect  # noqa: E402
 from hf_inspect import hub, metrics  # noqa: E402
 from hf_inspect.reading import Reading  # noqa: E402
-from hf_inspect.vlm.identity import About, identity_of  # noqa: E402
+from hf_inspect.schema import History  # noqa: E402
+from hf_inspect.vlm.identity import About, history_sha256, identity_of  # noqa: E402
 
 package = Path(hf_inspect.__file__).parent
 assert "site-packages" in package.parts, package
@@ -48,7 +49,8 @@ cascade = package / "assets/elpv"
 stated = hub.read_cascade(cascade)
 ours = {name: sha256 for name, sha256 in stated["files"].items() if name.startswith(("base/", "adapter/"))}
 decides, task = {"files": ours}, hf_inspect.Inspector.from_pretrained(cascade, use_vlm=False).task
-about = About("0", task, identity_of(decides), None, {"size": {"height": 32, "width": 32}}, Reading(), decides)
+rule, seen = {"size": {"height": 32, "width": 32}}, history_sha256(History())
+about = About("0", task, identity_of(decides), None, rule, Reading(), decides, seen)
 
 
 class Server(BaseHTTPRequestHandler):
