@@ -82,7 +82,12 @@ def calibrate(
             for split, path in kept.items()
         }
         task = predictors["edge"].task
-        rows = [*_rows(scores), *(row for sibling in siblings for row in _out_of_fold(sibling, data, task))]
+        if siblings and "vlm" not in predictors:
+            raise DataError("Siblings choose how edge and VLM are fused, and no VLM is given; leave them out.")
+        of_siblings = [_out_of_fold(sibling, data, task) for sibling in siblings]
+        if len({rows[0]["split"] for rows in of_siblings}) < len(of_siblings):
+            raise DataError("Two siblings are of one fold, each on a scale of its own; give one of each fold.")
+        rows = [*_rows(scores), *(row for own in of_siblings for row in own)]
         write_rows(stage / CALIBRATION, rows)
         caveats = [*lacks, *(served.caveats if served else ())]
         certified, second_look = _certified(task, rows, promise, caveats)

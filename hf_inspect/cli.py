@@ -65,20 +65,15 @@ def data_build(
     on_conflict: Annotated[str | None, typer.Option(help="`drop`: leave out equal images of unequal class.")] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of 16 that carry the picture; found without.")] = None,
     near: Annotated[str | None, typer.Option(help="One picture: `normal`, `strict` (fixed camera), `off`.")] = None,
-    fold: Annotated[str | None, typer.Option(help="`1/2`: that of train under calibration.")] = None,
+    fold: Annotated[str | None, typer.Option(help="`1/2`: hold the first half of train out, as calibration.")] = None,
 ) -> None:
     """Build a data set as Parquet, card and manifest: `load_dataset(OUT)` reads it."""
     from hf_inspect.data import Rules, build, described, options_from
 
     if layout not in ("parquet", "folders"):
         raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
-    given: dict[str, Any] = {
-        "max_pixels": max_pixels,
-        "on_conflict": on_conflict,
-        "bits": bits,
-        "near": near,
-        "fold": fold,
-    }
+    given: dict[str, Any] = {"max_pixels": max_pixels, "on_conflict": on_conflict, "bits": bits, "near": near}
+    given["fold"] = fold
     rules = Rules(**{name: value for name, value in given.items() if value is not None})
     with Bars() as bar:
         manifest = build(

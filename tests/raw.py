@@ -192,3 +192,12 @@ def masks(root: Path, names: Iterable[str], seed: int = 0, side: int = SIDE) -> 
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         mask(rng, side, side).save(root / name)
     return root
+
+
+def pairs(folder):
+    """A built set of a good part and one with a dent of each of 250 numbers, which are one group."""
+    from hf_inspect.data import build
+
+    classes(folder / "raw", {"dent": 250, "good": 250})
+    build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0", "group_rule": r"(\d+)"})
+    return folder / "data"

@@ -11,7 +11,7 @@ import pytest
 from hf_inspect import files, images, metrics
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cascade import CalibrationScores, Promise, complexity, fit_certified, fit_composite, fit_saec
-from hf_inspect.data import build, count, load_split, read_manifest, read_task, record_history, write_history
+from hf_inspect.data import count, load_split, read_manifest, read_task, record_history, write_history
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.prompts import Question
 from hf_inspect.reading import Reading
@@ -20,7 +20,7 @@ from hf_inspect.runtime import INSPECT, TRAINED_ON, Engine
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.scoring import read_rows
 from hf_inspect.vlm import VLM, Asking
-from tests.raw import classes
+from tests.raw import pairs
 from tests.scripted import brightness_engine
 
 RISK = {"escape": 0.2, "overkill": 0.3, "confidence": 0.8}
@@ -47,10 +47,7 @@ class Own:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A good part and one with a dent of each of 250 numbers, which are one group: 38 to calibrate on."""
-    folder = tmp_path_factory.mktemp("parts")
-    classes(folder / "raw", {"dent": 250, "good": 250})
-    build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0", "group_rule": r"(\d+)"})
-    return folder / "data"
+    return pairs(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture(scope="module")

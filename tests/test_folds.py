@@ -126,6 +126,20 @@ def test_a_sibling_of_other_data_or_whose_answers_were_changed_is_refused(certif
         certify("whole", ["first"])
 
 
+def test_two_siblings_of_one_fold_are_refused(certify, tmp_path):
+    certify("first").rename(tmp_path / "again")
+    certify("first")
+    with pytest.raises(DataError, match="Two siblings are of one fold"):
+        certify("whole", ["first", "again"])
+    assert not (tmp_path / "whole").exists()
+
+
+def test_siblings_of_an_edge_alone_are_refused(certify, built, tmp_path):
+    sibling = certify("first")
+    with pytest.raises(DataError, match="no VLM is given; leave them out"):
+        calibrate(tmp_path / "edge", None, built / "whole", tmp_path / "alone", siblings=[sibling], **RISK)
+
+
 def test_the_whole_set_s_own_calibration_is_no_sibling_s(certify, tmp_path):
     certify("whole").rename(tmp_path / "first")
     with pytest.raises(DataError, match="was not calibrated on a fold of"):

@@ -12,14 +12,14 @@ from hf_inspect import files, hub
 from hf_inspect.bundle import bundle
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cli import app
-from hf_inspect.data import build, read_task, record_history
+from hf_inspect.data import read_task, record_history
 from hf_inspect.errors import DataError, LeakageError, ParityError, ServerError
 from hf_inspect.inspector import Inspector
 from hf_inspect.vlm.identity import history_sha256
 from hf_inspect.vlm.openai import OpenAIVLM
 from hf_inspect.vlm.remote import RemoteVLM
 from tests import line
-from tests.raw import classes
+from tests.raw import pairs
 from tests.scripted import brightness_engine, grey
 from tests.serving import Brightness, about, answering, free_port, reply, serving, wanted
 from tests.test_openai import completion, first_tokens, speaking
@@ -31,10 +31,7 @@ DOWN = "The VLM does not answer"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A good part and one with a dent of each of 250 numbers, which are one group."""
-    folder = tmp_path_factory.mktemp("parts")
-    classes(folder / "raw", {"dent": 250, "good": 250})
-    build("folder", folder / "data", src=folder / "raw", options={"license": "cc0-1.0", "group_rule": r"(\d+)"})
-    return folder / "data"
+    return pairs(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from hf_inspect import files, images
+from hf_inspect import files
 from hf_inspect.anomaly import AnomalyDetector
-from hf_inspect.data import class_column, place_of, read_head, read_reading, read_task, stream, write_history
+from hf_inspect.data import place_of, read_head, read_reading, read_task, write_history
 from hf_inspect.errors import DataError, MissingExtraError, ParityError
+from hf_inspect.export.parity import compared
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON, Engine
-from hf_inspect.schema import Prediction
-from hf_inspect.tasks import TASKS
 
 FLIPS = 0.005  # share of the images, at most, that change their side of the threshold
 MAPS = 0.999  # correlation, at least, of each map with that of the export
-_BATCH = 16
 
 
 def export_anomaly(model: Path, out: Path, *, data: Path, category: str = "") -> dict[str, Any]:
@@ -100,17 +96,7 @@ def _describe(detector: AnomalyDetector, folder: Path) -> dict[str, Any]:
 
 def _compare(engine: Engine, detector: AnomalyDetector, data: Path, split: str) -> dict[str, Any]:
     """Run both on every image of a split, some at a time -> what `TASKS` compares, the split and the limits."""
-    task, reading = read_task(data), read_reading(data)
-    column = class_column(task)
-    classes: list[int] = []
-    before: list[Prediction] = []
-    after: list[Prediction] = []
-    for rows in stream(data, split, ["image", column], _BATCH):
-        classes += [task.index(row[column]) for row in rows]
-        rgbs = [images.load(row["image"]["bytes"], reading).rgb for row in rows]
-        before += detector.predict(rgbs)
-        after += engine.predict(rgbs)
-    found = TASKS[detector.task.kind].compare(task, np.array(classes), before, after)
+    found = compared(engine, detector.predict, read_task(data), data, split)
     head = {"split": split.removeprefix("default/"), "data": read_head(data)["fingerprint"]}
     return head | found | {"limits": {"flips": FLIPS, "maps": MAPS}}
 

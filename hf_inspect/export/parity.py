@@ -1,8 +1,9 @@
 """The exported folder against the torch student on validation images: what changed, and whether that is too much."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hf_inspect.data import class_column, class_ids, load_split, read_reading, s
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.images import Rgb
 from hf_inspect.runtime import Engine
-from hf_inspect.schema import DEFECT, GOOD, Prediction
+from hf_inspect.schema import DEFECT, GOOD, Prediction, TaskSpec
 from hf_inspect.students import Student
 from hf_inspect.tasks import TASKS
 
@@ -61,17 +62,24 @@ def refuse_few(student: Student, data: Path, split: str, limits: Limits) -> None
 
 def compare(engine: Engine, student: Student, data: Path, split: str, limits: Limits) -> dict[str, Any]:
     """Run both on every image of a split, some at a time -> what `TASKS` compares, the split and the limits."""
-    task, column, reading = student.task, class_column(student.task), read_reading(data)
+    found = compared(engine, partial(predict, student), student.task, data, split)
+    return {"split": split, **found, "limits": asdict(limits)}
+
+
+def compared(
+    engine: Engine, model: Callable[[Sequence[Rgb]], list[Prediction]], task: TaskSpec, data: Path, split: str
+) -> dict[str, Any]:
+    """What `TASKS` says of a model's answers (`task` is of its classes) and its export's, on every image of a split."""
+    column, reading = class_column(task), read_reading(data)
     classes: list[int] = []
     before: list[Prediction] = []
     after: list[Prediction] = []
     for rows in stream(data, split, ["image", column], _BATCH):
         classes += [task.index(row[column]) for row in rows]
         rgbs = [images.load(row["image"]["bytes"], reading).rgb for row in rows]
-        before += predict(student, rgbs)
+        before += model(rgbs)
         after += engine.predict(rgbs)
-    found = TASKS[task.kind].compare(task, np.array(classes), before, after)
-    return {"split": split, **found, "limits": asdict(limits)}
+    return TASKS[engine.task.kind].compare(task, np.array(classes), before, after)
 
 
 def refuse_beyond(report: dict[str, Any], limits: Limits, student: Path) -> None:
