@@ -87,7 +87,7 @@ def serving(
 
 
 @contextmanager
-def answering(answer: Callable[[BaseHTTPRequestHandler, bytes], None]) -> Iterator[str]:
+def answering(answer: Callable[[BaseHTTPRequestHandler, bytes], None], port: int = 0) -> Iterator[str]:
     """The address of a plain web server whose every request is answered by `answer(handler, body)`."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -101,7 +101,7 @@ def answering(answer: Callable[[BaseHTTPRequestHandler, bytes], None]) -> Iterat
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.handle_error = lambda *args: None  # a client that waits no more
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -15,6 +15,7 @@ from hf_inspect.cli import app
 from hf_inspect.data import read_task, record_history
 from hf_inspect.errors import DataError, LeakageError, ParityError, ServerError
 from hf_inspect.inspector import Inspector
+from hf_inspect.reports.evaluate import evaluate_cascade
 from hf_inspect.vlm.identity import history_sha256
 from hf_inspect.vlm.openai import OpenAIVLM
 from hf_inspect.vlm.remote import RemoteVLM
@@ -118,6 +119,30 @@ def test_a_part_that_the_server_leaves_out_ends_the_calibration(data, edge, tmp_
         calibrate(edge, url, data, tmp_path / "cascade", **RISK)
     kept = (tmp_path / "cascade.validation.scores.jsonl").read_text().splitlines()
     assert len(kept) == 1, "an image without an answer is kept"
+
+
+def test_a_server_that_fails_midway_ends_an_evaluation_which_goes_on_later(data, ours, tmp_path, monkeypatch):
+    """What it left unanswered would be counted against its VLM."""
+    vlm, port, kept = Brightness(read_task(data)), int(ours[1].rpartition(":")[2]), tmp_path / "scores.jsonl"
+    says, asked = about(vlm.task), 0
+
+    def failing(handler, body):
+        nonlocal asked
+        if handler.path == "/vlm":
+            return reply(handler, 200, json.dumps(says.to_dict()).encode())
+        if handler.path == "/history":
+            return reply(handler, 200, json.dumps(vlm.history.to_dict()).encode())
+        asked += 1
+        return reply(handler, 503)
+
+    said = r"gave no answer for .* run the same command"
+    with answering(failing, port=port), monkeypatch.context() as patch, pytest.raises(ServerError, match=said):
+        patch.setattr("hf_inspect.reports.evaluate._DEADLINE", 0.5)
+        evaluate_cascade(ours[0], data, "test", kept)
+    assert asked
+    with serving(vlm, port=port):
+        found = evaluate_cascade(ours[0], data, "test", kept)
+    assert found["vlm"]["unreadable"]["k"] == 0
 
 
 def test_a_server_that_is_not_there_leaves_parts_undecided_until_it_is(tmp_path, caplog):

@@ -40,6 +40,7 @@ from hf_inspect.tasks.classification import THRESHOLD
 
 VALIDATION = "validation"  # the split that a temperature is fitted on
 
+_DEADLINE = 120.0  # seconds that an image waits for a server: one that is late here is no answer of the model's
 LEDGER = "evaluations.json"  # in the data folder: how often each split was evaluated
 _PACKAGES = (
     "hf-inspect", "numpy", "pillow", "scipy", "openvino", "torch", "transformers", "peft", "trl", "datasets", "timm",
@@ -98,9 +99,15 @@ def evaluate_vlm(
 def evaluate_cascade(
     folder: str | Path, data: Path, split: str, scores: Path, progress: Progress = no_progress
 ) -> dict[str, Any]:
-    """results.json of a cascade: its edge and its VLM alone, and each of its policies, on the same images."""
-    inspector = Inspector.from_pretrained(folder)
+    """results.json of a cascade: its edge and its VLM alone, and each of its policies, on the same images.
+
+    ServerError where its VLM is a server that leaves an image unanswered: what is missing would be counted as wrong.
+    """
     at = hub.cascade_folder(folder)
+    served = hub.server_of(hub.read_cascade(at)) is not None
+    inspector = Inspector.from_pretrained(folder, deadline=_DEADLINE if served else None)
+    if inspector.wire is not None:
+        inspector.wire.strict = True
     if inspector.vlm is None and hub.read_cascade(at)["vlm"]:
         raise DataError(f"the cascade cannot be evaluated: {inspector.no_vlm}.")
     models = {"edge": inspector.edge} | ({"vlm": inspector.vlm} if inspector.vlm else {})
