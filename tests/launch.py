@@ -5,9 +5,11 @@ transformers and their like once. What a user types is run for real where a test
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +49,19 @@ def started(arguments: Sequence[Any], environment: Mapping[str, str], out: Path,
 def recipe(stage: str, *arguments: Any, environment: Mapping[str, str] = {}) -> subprocess.CompletedProcess:
     """`accelerate launch --cpu recipes/STAGE/train.py ARGUMENTS`, as one process."""
     return script([f"recipes/{stage}/train.py", *arguments], ON_A_CPU | dict(environment))
+
+
+def two(stage: str, *arguments: Any, environment: Mapping[str, str] = {}) -> list[subprocess.CompletedProcess]:
+    """`accelerate launch --config_file recipes/accelerate/multi_cpu.yaml recipes/STAGE/train.py ARGUMENTS`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "false"} | dict(environment)
+    ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        given = [f"recipes/{stage}/train.py", *arguments, "--use_cpu", "true"]
+        return list(pool.map(lambda rank: script(given, rank), ranks))
 
 
 def _run(arguments: list[str], environment: dict[str, str], out: str, err: str) -> None:

@@ -136,9 +136,10 @@ def test_a_server_that_fails_midway_ends_an_evaluation_which_goes_on_later(data,
         return reply(handler, 503)
 
     said = r"gave no answer for .* run the same command"
-    with answering(failing, port=port), monkeypatch.context() as patch, pytest.raises(ServerError, match=said):
+    with answering(failing, port=port), monkeypatch.context() as patch:
         patch.setattr("hf_inspect.reports.evaluate._DEADLINE", 0.5)
-        evaluate_cascade(ours[0], data, "test", kept)
+        with pytest.raises(ServerError, match=said):
+            evaluate_cascade(ours[0], data, "test", kept)
     assert asked
     with serving(vlm, port=port):
         found = evaluate_cascade(ours[0], data, "test", kept)
