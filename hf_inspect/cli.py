@@ -226,7 +226,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: int = 8100,
     waiting: Annotated[int, typer.Option(help="Images that may wait; further ones are told to come again.")] = 64,
-    window: Annotated[float, typer.Option(help="Milliseconds that a batch is gathered for.")] = 4.0,
+    window: Annotated[float, typer.Option(help="Milliseconds that a batch is gathered for; 0: not at all.")] = 4.0,
     most_mb: Annotated[float, typer.Option(help="Megabytes of the largest image that is taken.")] = 32.0,
 ) -> None:
     """Serve a VLM to boxes at the line; a token in HF_INSPECT_SERVE_TOKEN is then asked of them."""

@@ -101,6 +101,24 @@ def test_what_comes_together_is_answered_together_each_with_its_own():
     assert len(predictor.asked) < 20
 
 
+def test_clients_that_ask_again_stay_in_one_batch():
+    """The first of a batch is back before the others are: without patience it would run alone, and they after it."""
+    predictor = Brightness(seconds=0.1)
+    batcher, until, done = Batcher(predictor), time.monotonic() + 60, threading.Event()
+
+    def ask(level: int, left: int) -> None:
+        if not left:
+            return done.set()
+        again = threading.Timer(0.006 * level, ask, (level, left - 1))  # 0 to 18 ms after its answer
+        batcher.submit(grey(level), until).add_done_callback(lambda _: again.start())
+
+    for level in range(4):
+        ask(level, 6)
+    assert done.wait(60)
+    batcher.close()
+    assert predictor.asked[2:5] == [4, 4, 4]
+
+
 def test_a_full_queue_is_429_and_says_when_to_come_again():
     with serving(Brightness(seconds=1.0), limits=Limits(waiting=1, window=0)) as url:
         content, answers = encode(grey(3)), []
@@ -126,7 +144,8 @@ def test_nobody_is_answered_who_waits_no_more():
     with serving(predictor, limits=Limits(window=0)) as url:
         first = threading.Thread(target=lambda: httpx.post(f"{url}/predict", content=encode(grey(3))))
         first.start()
-        time.sleep(0.15)
+        while not predictor.asked:
+            time.sleep(0.01)
         response = httpx.post(f"{url}/predict", content=encode(grey(4)), headers={LEFT: "0.1"})
         first.join()
     assert response.status_code == 504

@@ -13,6 +13,7 @@ from hf_inspect.schema import Prediction, Predictor
 
 AT_ONCE = 16  # images a batch, as an Inspector's
 WINDOW = 0.004  # seconds that the first of a batch waits for others
+PATIENCE = 0.1  # share of the last batch's time that is waited for those who asked then, and may well ask again
 WAITING = 64  # images that wait; one more is refused
 
 
@@ -28,12 +29,15 @@ class _Asked:
 class Batcher:
     """A thread that asks `predictor` about what has come from all sides, up to 16 images at a time.
 
-    `submit` may be called from any thread. An image at which the predictor fails is answered by that alone, and one
-    whose time is over, or that nobody waits for any more, is not asked about.
+    The first of a batch waits for others for a moment, and a little longer until as many have come as asked last:
+    clients that wait for their answers and ask again stay in one batch. With a `window` of 0 nobody waits. `submit` may
+    be called from any thread. An image at which the predictor fails is answered by that alone, and one whose time is
+    over, or that nobody waits for any more, is not asked about.
     """
 
     def __init__(self, predictor: Predictor, waiting: int = WAITING, window: float = WINDOW) -> None:
         self._predictor, self._window = predictor, window
+        self._expected, self._patience = 0, window  # images of a batch, and seconds that they are waited for
         self._queue: Queue[_Asked | None] = Queue(waiting)
         self._thread = Thread(target=self._run, daemon=True, name="hf_inspect batches")
         self._thread.start()
@@ -59,16 +63,20 @@ class Batcher:
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
             batch, ended = self._joined(first)
+            begin = time.monotonic()
             self._answer(batch)
+            self._expected = len(batch) + self._queue.qsize()
+            self._patience = self._window and max(self._window, PATIENCE * (time.monotonic() - begin))
             if ended:
                 return
 
     def _joined(self, first: _Asked) -> tuple[list[_Asked], bool]:
-        """The first and whatever comes within the window, and whether the end came too."""
-        batch, ends = [first], time.monotonic() + self._window
+        """The first and whatever comes in time, and whether the end came too."""
+        batch, begin = [first], time.monotonic()
         while len(batch) < AT_ONCE:
+            waits = self._patience if len(batch) < self._expected else self._window
             try:
-                one = self._queue.get(timeout=max(0.0, ends - time.monotonic()))
+                one = self._queue.get(timeout=max(0.0, begin + waits - time.monotonic()))
             except Empty:
                 return batch, False
             if one is None:
