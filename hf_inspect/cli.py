@@ -202,6 +202,7 @@ def predict(
     vlm: Annotated[str | None, typer.Option(help="Address of its VLM's server; the cascade's own by default.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds that a part waits for it; 10 by default.")] = None,
     jpeg: Annotated[int | None, typer.Option(help="Send it JPEG of this quality, 1 to 100; see `eval wire`.")] = None,
+    maps: Annotated[Path | None, typer.Option(help="Folder for pictures of where, of an anomaly's edge.")] = None,
 ) -> None:
     """Inspect files and folders: a line a file, and a summary."""
     from hf_inspect.predict import run
@@ -209,7 +210,7 @@ def predict(
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
     with Bars() as bar:
         summary = run(
-            cascade, paths, out, show=print, progress=bar.of_many,
+            cascade, paths, out, maps=maps, show=print, progress=bar.of_many,
             policy=policy, fallback=fallback, revision=revision, vlm=vlm, deadline=deadline, jpeg=jpeg, **limits,
         )  # fmt: skip
     changed = summary.get("wire", {}).get("changed", 0)
@@ -404,7 +405,7 @@ def _report(results: dict[str, Any], out: Path, plot: Path | None = None) -> Non
     last = "vlm" if "vlm" in results else "edge"
     print(f"\n{last}:\n{model_summary(results[last])}")
     if plot:
-        TASKS[results["task"]["kind"]].draw(results[last], plot)
+        TASKS[results[last]["kind"]].draw(results[last], plot)
 
 
 if __name__ == "__main__":
