@@ -94,7 +94,7 @@ def calibrate(
         hashes = {CALIBRATION: files.sha256(stage / CALIBRATION), **hub.file_hashes(places)}
         stated = {
             "version": hub.CASCADE_VERSION,
-            "task": task.to_dict(),
+            **_tasks(predictors),
             **_stated(parts, served),
             **_policies(task, rows, promise, scores[VALIDATION], [*lacks, *(served.caveats if served else ())]),
             **_heat(rows),
@@ -145,6 +145,13 @@ def _stated(parts: Mapping[str, Part], served: "RemoteVLM | OpenAIVLM | None") -
     if served is None:
         return hub.stated_parts(parts)
     return hub.stated_parts({**parts, "vlm": Part("server", served.address)}, served.states)
+
+
+def _tasks(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+    """What the cascade answers, as its edge does; and `vlm_task`, what its VLM does, where that knows other classes."""
+    task, vlm = predictors["edge"].task, predictors.get("vlm")
+    other = {} if vlm is None or task.same_as(vlm.task) else {"vlm_task": vlm.task.to_dict()}
+    return {"task": task.to_dict()} | other
 
 
 def _predictors(places: Mapping[str, Path], served: Predictor | None) -> dict[str, Predictor]:

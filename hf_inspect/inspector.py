@@ -320,6 +320,6 @@ def _connected(folder: Path, stated: dict[str, Any], remote: _Remote, url: str, 
         raise DataError(
             f"{folder} was not calibrated with the model of such a server; give that of 'hf-inspect serve'."
         )
-    task = TaskSpec.from_dict(stated["task"], folder)
+    task = TaskSpec.from_dict(stated.get("vlm_task", stated["task"]), folder)
     wanted = Wanted(stated["files"], task, edge.reading, states.get("fingerprint"))
     return RemoteVLM.connect(url, wanted, deadline=deadline, jpeg=remote.jpeg, wait=True)

@@ -169,6 +169,7 @@ def test_it_is_fused_with_a_vlm_that_names_the_class(mixed, tmp_path):
     data, edge, _ = mixed
     with serving(Blots(read_task(data))) as url:
         stated = calibrate(edge, url, data, tmp_path / "both", **RISK)
+        assert TaskSpec.from_dict(stated["vlm_task"], "cascade.json").same_as(read_task(data))
         forced = fused(tmp_path / "both", stated)
         inspector = Inspector.from_pretrained(tmp_path / "both", vlm=url, deadline=20)
         inspector.policy = forced

@@ -48,7 +48,7 @@ class Wanted:
         about.refuse_other_files(self.files, where)
         if self.fingerprint is not None and about.fingerprint != self.fingerprint:
             raise ParityError(f"{where} asks by another prompt than the cascade was calibrated with; calibrate again.")
-        self.task.refuse_partner(about.task, "The cascade", f"the VLM of {where}")
+        self.task.refuse_other(about.task, "The cascade", f"the VLM of {where}")
         if self.reading is not None:
             self.reading.refuse_other(about.reading, "The cascade's edge", f"the VLM of {where}")
 
