@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hf_inspect import files, hub
 from hf_inspect.cascade import (
     CALIBRATION,
@@ -12,6 +14,7 @@ from hf_inspect.cascade import (
     OUT_OF_FOLD,
     CalibrationScores,
     Certified,
+    Policy,
     Promise,
     WhatIf,
     composite_of,
@@ -21,7 +24,7 @@ from hf_inspect.cascade import (
 from hf_inspect.data import absences, fingerprint, images_of_fold, questions_of, read_head, read_manifest
 from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
-from hf_inspect.schema import Part, Predictor, Progress, TaskSpec, no_progress
+from hf_inspect.schema import GOOD, Part, Predictor, Progress, TaskSpec, no_progress
 from hf_inspect.scoring import Row, Scores, read_rows, run, write_rows
 
 if TYPE_CHECKING:
@@ -48,18 +51,20 @@ def calibrate(
     confidence: float = 0.95,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Fit both policies and write the cascade folder; returns what cascade.json holds.
+    """Fit the policies and write the cascade folder; returns what cascade.json holds.
 
     `escape`, `overkill` and `confidence` are the promise of the policy `certified`, for the whole system.
 
-    `edge` is an exported student, `vlm` a base (also `demo-base`) and its adapter, or None for a base that was
-    fine-tuned whole; each a folder or a repository. Folders are copied into the cascade's; a repository (`org/name`,
-    `org/name@revision`) is named with its commit; `demo-base` by its name. `vlm` may also be a server's address:
-    `http://host:port` of `hf-inspect serve`, or `openai+http://host:port/v1` of any that scores tokens, whose `model`
-    is asked the data set's own question; ServerError where it leaves a part without an answer.
+    `edge` is an export, of an anomaly model too, `vlm` a base (also `demo-base`) and its adapter, or None for a base
+    that was fine-tuned whole; each a folder or a repository. Folders are copied into the cascade's; a repository
+    (`org/name`, `org/name@revision`) is named with its commit; `demo-base` by its name. `vlm` may also be a server's
+    address: `http://host:port` of `hf-inspect serve`, or `openai+http://host:port/v1` of any that scores tokens, whose
+    `model` is asked the data set's own question; ServerError where it leaves a part without an answer.
 
-    The validation split fits the composite of `certified` and the complexity limit of `saec`; the calibration split
-    sets the two limits of `certified` and nothing else. All answers are kept.
+    The validation split fits the composite of `certified` and the complexity limit of `saec`, which an edge without
+    class probabilities does not have; the calibration split sets the two limits of `certified` and nothing else but how
+    maps are drawn. All answers are kept. Where both hold good parts alone, the edge's own severity is limited, and
+    overkill alone is promised.
 
     `siblings` are cascades of the same recipes on folds of this data set (`data build --fold 1/2`): what they answered
     about parts that they were not trained on helps validation to choose the composite. DataError when data set, edge
@@ -77,34 +82,24 @@ def calibrate(
         lacks = _lacks(data)
         served = _served(vlm, data, model) if isinstance(vlm, str) else None
         predictors = _predictors(places, served)  # from the copies: what is hashed is what was asked
+        if siblings and "vlm" not in predictors:
+            raise DataError("Siblings choose how edge and VLM are fused, and no VLM is given; leave them out.")
         scores = {
             split: run(predictors, data, split, path, fitting=split == VALIDATION, complexity=True, progress=progress)
             for split, path in kept.items()
         }
         task = predictors["edge"].task
-        if siblings and "vlm" not in predictors:
-            raise DataError("Siblings choose how edge and VLM are fused, and no VLM is given; leave them out.")
-        of_siblings = [_out_of_fold(sibling, data, task) for sibling in siblings]
-        if len({rows[0]["split"] for rows in of_siblings}) < len(of_siblings):
-            raise DataError("Two siblings are of one fold, each on a scale of its own; give one of each fold.")
-        rows = [*_rows(scores), *(row for own in of_siblings for row in own)]
+        rows = [*_rows(scores), *_of_siblings(siblings, data, task)]
         write_rows(stage / CALIBRATION, rows)
-        caveats = [*lacks, *(served.caveats if served else ())]
-        certified, second_look = _certified(task, rows, promise, caveats)
-        saec = fit_saec(scores[VALIDATION].complexity)
+        hashes = {CALIBRATION: files.sha256(stage / CALIBRATION), **hub.file_hashes(places)}
         stated = {
             "version": hub.CASCADE_VERSION,
-            "task": task.to_dict(),
-            "policy": certified.name,
+            **_tasks(predictors),
             **_stated(parts, served),
-            "policies": {policy.name: policy.to_dict() for policy in (certified, saec)},
-            "second_look": second_look,
+            **_policies(task, rows, promise, scores[VALIDATION], [*lacks, *(served.caveats if served else ())]),
+            **_heat(rows),
             "calibration": _provenance(data, scores) | {"scores": CALIBRATION},
-            "files": {
-                CALIBRATION: files.sha256(stage / CALIBRATION),
-                **hub.file_hashes(places),
-                **(served.files if served else {}),
-            },
+            "files": hashes | (served.files if served else {}),
         }
         files.write_json(stage / CASCADE, stated)
     for path in kept.values():
@@ -152,6 +147,13 @@ def _stated(parts: Mapping[str, Part], served: "RemoteVLM | OpenAIVLM | None") -
     return hub.stated_parts({**parts, "vlm": Part("server", served.address)}, served.states)
 
 
+def _tasks(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+    """What the cascade answers, as its edge does; and `vlm_task`, what its VLM does, where that knows other classes."""
+    task, vlm = predictors["edge"].task, predictors.get("vlm")
+    other = {} if vlm is None or task.same_as(vlm.task) else {"vlm_task": vlm.task.to_dict()}
+    return {"task": task.to_dict()} | other
+
+
 def _predictors(places: Mapping[str, Path], served: Predictor | None) -> dict[str, Predictor]:
     """The models in the folders of the parts; DataError for two that were made of images read in two ways."""
     edge = Engine.from_pretrained(places["edge"])
@@ -163,6 +165,7 @@ def _predictors(places: Mapping[str, Path], served: Predictor | None) -> dict[st
         vlm: Predictor = VLM.from_pretrained(places["base"], places.get("adapter"))
     else:
         vlm = served
+    edge.task.refuse_partner(vlm.task, "The cascade's edge", "its VLM")
     edge.reading.refuse_other(vlm.reading, "The cascade's edge", "its VLM")
     return {"edge": edge, "vlm": vlm}
 
@@ -170,6 +173,14 @@ def _predictors(places: Mapping[str, Path], served: Predictor | None) -> dict[st
 def _rows(scores: Mapping[str, Scores]) -> Iterator[dict[str, Any]]:
     """What calibration.jsonl holds: the answers to every image, and the split it is of."""
     return ({"split": split, **row} for split, one in scores.items() for row in one.rows())
+
+
+def _of_siblings(siblings: Sequence[Path], data: Path, task: TaskSpec) -> list[Row]:
+    """The rows of all siblings; DataError where two are of one fold."""
+    found = [_out_of_fold(sibling, data, task) for sibling in siblings]
+    if len({rows[0]["split"] for rows in found}) < len(found):
+        raise DataError("Two siblings are of one fold, each on a scale of its own; give one of each fold.")
+    return [row for rows in found for row in rows]
 
 
 def _out_of_fold(sibling: Path, data: Path, task: TaskSpec) -> list[Row]:
@@ -189,13 +200,41 @@ def _out_of_fold(sibling: Path, data: Path, task: TaskSpec) -> list[Row]:
     return [row | {"split": f"{OUT_OF_FOLD}{fold}"} for row in read_rows(kept) if row["split"] == SAMPLED]
 
 
+def _policies(
+    task: TaskSpec, rows: Sequence[Row], promise: Promise, fitting: Scores, caveats: Sequence[str]
+) -> dict[str, Any]:
+    """The policies, which of them decides, and what the second look did, as cascade.json states them.
+
+    `saec` is none of an edge whose class probabilities, of the data set's classes, are not known.
+    """
+    certified, second_look = _certified(task, rows, promise, caveats)
+    named = ~np.isnan(fitting.answers["edge"].probabilities).all()
+    policies: tuple[Policy, ...] = (certified, *([fit_saec(fitting.complexity)] if named else []))
+    stated = {policy.name: policy.to_dict() for policy in policies}
+    return {"policy": certified.name, "policies": stated, "second_look": second_look}
+
+
+def _heat(rows: Sequence[Row]) -> dict[str, Any]:
+    """From where to where the edge's maps are drawn, where it has any: `low`, `high`, by the good calibration parts.
+
+    Half of these show nothing at all, one in a hundred is red somewhere.
+    """
+    own = [row["edge"] for row in rows if row["split"] == SAMPLED and row["label"] == GOOD and "edge" in row]
+    highest = [one["map_highest"] for one in own if "map_highest" in one]
+    if not highest:
+        return {}
+    low, high = np.quantile(highest, [0.5, 0.99]).tolist()
+    return {"maps": {"low": low, "high": high}}
+
+
 def _certified(task: TaskSpec, rows: Sequence[Row], promise: Promise, lacks: Sequence[str]) -> tuple[Certified, str]:
     """The policy `certified`, and a sentence on what the second look did on the calibration parts.
 
     Of the calibration split's severities nothing is known when the composite is fitted, of its labels the counts. The
     statement ends with what the promise is not about, and with what the calibration split lacks.
     """
-    sampled, composite = CalibrationScores.from_rows(rows, SAMPLED), composite_of(rows, promise)
+    distance = task.score is not None and task.score.kind == "distance"
+    sampled, composite = CalibrationScores.from_rows(rows, SAMPLED), composite_of(rows, promise, distance)
     fitted = sampled.certified(composite, promise)
     named = [CLASSES] if len(task.classes) > 2 else []
     fitted = replace(fitted, statement=" ".join([fitted.statement, *named, *lacks]))

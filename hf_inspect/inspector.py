@@ -20,6 +20,7 @@ from hf_inspect.images import Reading, Source
 from hf_inspect.prefetch import as_they_come
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import DEFECT, GOOD, DecidedBy, Prediction, Predictor, TaskSpec, Verdict
+from hf_inspect.tasks.heat import overlay, smaller
 
 if TYPE_CHECKING:
     from hf_inspect.vlm.wire import Wire
@@ -39,8 +40,9 @@ class Inspector:
 
     `no_vlm` says why there is none. `fallback` is what becomes of parts that nobody could decide: `hold` leaves
     them `undecided`, `reject` makes them `defect`, `pass` makes them `good`. Files are read as those that the edge was
-    trained on; `max_pixels` lets in larger or fewer images. DataError when edge and VLM do not answer one question, or
-    were made of images read in two ways.
+    trained on; `max_pixels` lets in larger or fewer images. `heat` are the values of the edge's maps from which on they
+    are drawn (`shown`), and red. DataError when edge and VLM do not answer one question, or were made of images read in
+    two ways.
 
     Threads may share one, as they may its edge and its VLM; processes load one each, by `spawn` (ForkError).
     """
@@ -51,12 +53,13 @@ class Inspector:
     no_vlm: str = "no VLM at hand"
     fallback: Fallback = "hold"
     max_pixels: int | None = None
+    heat: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACK_CODES:
             raise DataError(f"fallback is {self.fallback!r}; choose {', '.join(FALLBACK_CODES)}.")
         if self.vlm is not None:
-            self.task.refuse_other(self.vlm.task, "The cascade's edge", "its VLM")
+            self.task.refuse_partner(self.vlm.task, "The cascade's edge", "its VLM")
             self.reading.refuse_other(self.vlm.reading, "The cascade's edge", "its VLM")
 
     @classmethod
@@ -103,6 +106,7 @@ class Inspector:
             no_vlm=why,
             fallback=fallback,
             max_pixels=max_pixels,
+            heat=_heat_of(stated, folder),
         )
 
     @property
@@ -152,6 +156,17 @@ class Inspector:
         for loaded in as_they_come(self._load, sources, AT_ONCE):
             yield from self._batch(loaded)
 
+    def shown(self, source: Source, verdict: Verdict, side: int | None = None) -> images.Rgb | None:
+        """The image with its edge's map over it, uint8 (h, w, 3), no longer than `side`; None without such a map.
+
+        `source` is what the verdict is of.
+        """
+        found = verdict.evidence.get("edge")
+        if found is None or found.map is None or self.heat is None:
+            return None
+        rgb = images.load(source, self.reading).rgb
+        return overlay(rgb if side is None else smaller(rgb, side), found.map, *self.heat)
+
     def _load(self, source: Source) -> images.Loaded | Verdict:
         images.check_source(source)
         try:
@@ -185,7 +200,8 @@ class Inspector:
         begin = perf_counter()
         gate = [complexity(image.rgb) for image in loaded] if self.policy.needs_complexity else None
         severity = np.array([one.severity for one in found], np.float64)
-        routes = self.policy.first(severity, np.array([one.probabilities for one in found]), gate)
+        named = [one.probabilities for one in found]
+        routes = self.policy.first(severity, None if None in named else np.array(named, np.float64), gate)
         spent = {**ms, "policy": (perf_counter() - begin) * 1000 / len(loaded)}
         verdicts = [
             Verdict("undecided", "edge", str(reason), evidence={"edge": one}, notes=image.notes, ms=spent)
@@ -246,6 +262,19 @@ def load_policies(cascade: Path) -> dict[str, Policy]:
     return {name: policy_from_dict(stated) for name, stated in hub.read_cascade(cascade)["policies"].items()}
 
 
+def _heat_of(stated: dict[str, Any], folder: Path) -> tuple[float, float] | None:
+    """From where to where a cascade's maps are drawn, where its edge has any."""
+    heat = stated.get("maps")
+    if heat is None:
+        return None
+    try:
+        return float(heat["low"]), float(heat["high"])
+    except (TypeError, KeyError, ValueError):
+        raise DataError(
+            f"{folder / CASCADE}: its maps are drawn from {heat!r}; run 'hf-inspect calibrate' again."
+        ) from None
+
+
 class _Remote(NamedTuple):
     """The address of a VLM's server, if that is where it is, and how it is asked."""
 
@@ -291,6 +320,6 @@ def _connected(folder: Path, stated: dict[str, Any], remote: _Remote, url: str, 
         raise DataError(
             f"{folder} was not calibrated with the model of such a server; give that of 'hf-inspect serve'."
         )
-    task = TaskSpec.from_dict(stated["task"], folder)
+    task = TaskSpec.from_dict(stated.get("vlm_task", stated["task"]), folder)
     wanted = Wanted(stated["files"], task, edge.reading, states.get("fingerprint"))
     return RemoteVLM.connect(url, wanted, deadline=deadline, jpeg=remote.jpeg, wait=True)

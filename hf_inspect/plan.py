@@ -29,6 +29,7 @@ def run(promise: Promise, scores: Path | None = None, prevalence: float | None =
     sizes = _redrawn(scores, promise) if scores else []
     if sizes:
         said.append(sizes_table(sizes, promise))
+        said += [lacking] if (lacking := lacking_sentence(sizes, promise)) else []
         if plot:
             from hf_inspect.reports.plots import sizes_plot
 
@@ -75,8 +76,28 @@ def sizes_table(sizes: Sequence[Redrawn], promise: Promise) -> str:
     return "\n".join([*table, "", note])
 
 
+def lacking_sentence(sizes: Sequence[Redrawn], promise: Promise) -> str:
+    """What the stored parts are too few for, and how many more it takes; empty where there are enough."""
+    there, least = next(one for one in sizes if one.times == 1.0), needs(promise, [0])[0]
+    sides = (
+        ("good", "defects", there.defects, least.defects, "of escapes nothing can be promised"),
+        ("defect", "good parts", there.goods, least.goods, "of overkill nothing can be promised"),
+    )
+    return " ".join(
+        f"The scores hold {n} {what}, and it takes {wanted}: until {wanted - n} more labelled {what} are in the "
+        f"calibration split, {so}, and the system never says {verdict}."
+        for verdict, what, n, wanted, so in sides
+        if n < wanted
+    )
+
+
 def outcome_sentence(found: Outcome, shipped: float | None) -> str:
     """What a promise comes to at a prevalence; `shipped` None: nothing is known of how many good parts are shipped."""
+    if shipped == 0:
+        return (
+            f"With {found.prevalence:.2%} defects among the parts, of 10,000 at most {found.false_alarms:.4g} good "
+            "parts are rejected. With these scores no part is called good, so none is shipped unless a person says so."
+        )
     how = "if every good part is shipped" if shipped is None else f"with {shipped:.1%} of the good parts shipped"
     further = "; the fewer of them are shipped, the more it is" if shipped is None else ""
     return (

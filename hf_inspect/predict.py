@@ -16,6 +16,7 @@ from hf_inspect.console import plain
 from hf_inspect.errors import DataError
 from hf_inspect.images import SUFFIXES
 from hf_inspect.inspector import AT_ONCE, Inspector
+from hf_inspect.maps import Maps
 from hf_inspect.prefetch import as_they_come
 from hf_inspect.schema import Progress, Verdict, no_progress
 
@@ -31,21 +32,24 @@ def run(
     paths: Sequence[Path],
     out: Path | None = None,
     *,
+    maps: Path | None = None,
     show: Callable[[str], None] = lambda line: None,
     progress: Progress = no_progress,
     **settings: Any,
 ) -> dict[str, dict[str, int]]:
     """Inspect files and folders with a cascade (folder, or org/name); returns the summary.
 
-    It holds, of a VLM at a server, under `wire` what became of the parts: those `changed` were due to another VLM.
+    `maps` is a folder for a picture of each image with its edge's map over it; DataError where the edge has none. The
+    summary holds, of a VLM at a server, under `wire` what became of the parts: those `changed` were due to another VLM.
     `show` gets a line a file, and those of the summary. `settings` go to `Inspector.from_pretrained` (policy, fallback,
     revision, max_pixels, vlm, deadline, jpeg).
     """
     found, other = find_images(paths)
     inspector = Inspector.from_pretrained(cascade, **settings)
+    pictures = None if maps is None else Maps.of(maps, inspector, paths)
 
     def shown() -> Iterator[dict[str, Any]]:
-        for done, (name, row) in enumerate(predict(inspector, found, out), 1):
+        for done, (name, row) in enumerate(predict(inspector, found, out, pictures), 1):
             progress("inspected", done, len(found))
             show(_line(name, row))
             yield row
@@ -58,6 +62,8 @@ def run(
         show(plain(f"  undecided {n}: {reason}"))
     if more := sum(n for _, n in reasons[_REASONS:]):
         show(f"  undecided {more}: for {len(reasons) - _REASONS} further reasons")
+    if maps is not None:
+        show(f"  pictures of where lie in {maps}; each row of --out names its own")
     if other:
         show(f"  {other} other files in these folders have no image's name and were left out")
     if (wire := inspector.wire) is not None:
@@ -89,7 +95,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], int]:
 
 
 def predict(
-    inspector: Inspector, paths: Iterable[Path], out: Path | None = None
+    inspector: Inspector, paths: Iterable[Path], out: Path | None = None, maps: Maps | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Inspect the paths in order, yielding (path, row); a row is a Verdict as plain values and its file's `sha256`.
 
@@ -97,12 +103,14 @@ def predict(
     JSON lines, of which the last one of a path counts, and a file that has a row there under this path with this
     content is not inspected again, unless it, or a model's answer for it, was unreadable. DataError when `out` is of
     another cascade or of other settings, when another process is writing it, and when it cannot be written.
+
+    With `maps`, a row names its picture as `map`, and a file whose row or folder lacks it is inspected again.
     """
     if out is None:
-        yield from _rows(inspector, paths, None)
+        yield from _rows(inspector, paths, None, maps)
         return
     with _opened(out, inspector.identity) as log:
-        yield from _rows(inspector, paths, log)
+        yield from _rows(inspector, paths, log, maps)
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -161,17 +169,32 @@ def _read(path: Path) -> _File:
     return _File(file.name, file, hashlib.sha256(content).hexdigest())
 
 
-def _rows(inspector: Inspector, paths: Iterable[Path], log: "_Log | None") -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(
+    inspector: Inspector, paths: Iterable[Path], log: "_Log | None", maps: Maps | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for some in as_they_come(_read, paths, AT_ONCE):
-        known = [None if log is None else log.decided(file.name, file.sha256) for file in some]
+        known = [_known(file, log, maps) for file in some]
         asked = [file.content for file, row in zip(some, known, strict=True) if row is None]
         verdicts = inspector.inspect([one for one in asked if isinstance(one, BytesIO)])
         for file, row in zip(some, known, strict=True):
             if row is None:
                 verdict = file.content if isinstance(file.content, Verdict) else next(verdicts)
-                row = {"sha256": file.sha256, **verdict.to_dict()}
+                row = {"sha256": file.sha256, **verdict.to_dict(), **_pictured(file, verdict, maps)}
                 row = row if log is None else log.add(file.name, row)
             yield file.name, row
+
+
+def _known(file: _File, log: "_Log | None", maps: Maps | None) -> dict[str, Any] | None:
+    """The row of a file that need not be inspected again."""
+    row = None if log is None else log.decided(file.name, file.sha256)
+    return row if row is None or maps is None or maps.has(file.name, row) else None
+
+
+def _pictured(file: _File, verdict: Verdict, maps: Maps | None) -> dict[str, str]:
+    """What a row says of its picture, which is written."""
+    if maps is None or file.sha256 is None or isinstance(file.content, Verdict):
+        return {}
+    return maps.write(file.name, file.sha256, file.content, verdict)
 
 
 class _Log:

@@ -88,7 +88,7 @@ def test_the_scores_give_the_results_again():
     rows = read_rows(ASSETS / "calibration.jsonl")
     fitting, stored = (CalibrationScores.from_rows(rows, split) for split in ("validation", "calibration"))
     composite = fit_composite(
-        fitting.edge, fitting.vlm, fitting.labels, fitting.groups, policy.promise, stored.sizes, fitting.scale
+        fitting.edge, fitting.vlm, fitting.labels, fitting.groups, policy.promise, stored.sizes, fitting.scales
     )
     assert stored.certified(composite, policy.promise).limits == policy.limits
 

@@ -297,7 +297,7 @@ def test_a_verdict_is_shown_step_by_step(inspector):
     assert all("/" not in one.replace("</", "") for one in shown)
     named = Verdict(
         "defect", "edge", "above the defect limit", 0.7, "<b>Riß</b>", 0.614,
-        {"edge": Prediction(0.7)}, ("first frame of 2",), {"edge": 1},
+        {"edge": Prediction(0.7, (0.3, 0.7))}, ("first frame of 2",), {"edge": 1},
     )  # fmt: skip
     html = page.verdict_html(named, inspector.policy)
     assert "<strong>defect</strong>: &lt;b&gt;Riß&lt;/b&gt;, 0.61, P(defect) 0.700" in html

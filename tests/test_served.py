@@ -14,8 +14,9 @@ from hf_inspect.calibrate import calibrate
 from hf_inspect.cli import app
 from hf_inspect.data import read_task, record_history
 from hf_inspect.errors import DataError, LeakageError, ParityError, ServerError
+from hf_inspect.hub import push
 from hf_inspect.inspector import Inspector
-from hf_inspect.reports.evaluate import evaluate_cascade
+from hf_inspect.reports import evaluate_cascade, write_card
 from hf_inspect.vlm.identity import history_sha256
 from hf_inspect.vlm.openai import OpenAIVLM
 from hf_inspect.vlm.remote import RemoteVLM
@@ -216,6 +217,30 @@ def test_a_model_of_an_openai_server_is_known_by_name_and_the_promise_says_so(da
             Inspector.from_pretrained(out, vlm=f"{url}/v1")
         with pytest.raises(ServerError, match="no promise can be made with it, and calibration is refused"):
             calibrate(edge, f"openai+{url}/v1", data, tmp_path / "none", **RISK)
+
+
+@pytest.mark.parametrize("kind", ["serve", "openai"])
+def test_it_is_measured_described_pushed_and_asked_from_the_hub(data, edge, hub, tmp_path, kind):
+    """A card that names the server and not what is not known; a push that sends no VLM; a pull that asks the server."""
+    out, task = tmp_path / "cascade", read_task(data)
+    answers = first_tokens({"good": np.log(0.6), "d": np.log(0.3)})
+    with serving(Brightness(task)) if kind == "serve" else answering(answers) as at:
+        url = at if kind == "serve" else f"openai+{at}/v1"
+        calibrate(edge, url, data, out, **RISK)
+        files.write_json(out / "results.json", evaluate_cascade(out, data, "test", tmp_path / "scores.jsonl"))
+        card = " ".join(write_card(out).read_text().split())
+        push(out, "acme/served", show=lambda text: None)
+        there = hub.files("models", "acme/served")
+        one, two = (Inspector.from_pretrained(which, deadline=20) for which in (out, "acme/served"))
+        said = [[(v.label, v.decided_by, v.severity) for v in map(i, map(grey, (20, 128, 240)))] for i in (one, two)]
+    assert said[0] == said[1]
+    assert url in card
+    assert ("served by `hf-inspect serve`" in card) == (kind == "serve")
+    assert ("the model `big` of the server" in card) == (kind == "openai")
+    assert files.read_json(out / "cascade.json")["policies"]["certified"]["statement"] in card
+    assert {name.partition("/")[0] for name in there if "/" in name} == {"edge"}
+    assert json.loads(there["cascade.json"])["vlm"]["server"] == url
+    assert "base_model" not in card.split("---")[1]
 
 
 @pytest.mark.parametrize("more", [["--base", "demo-base", "--vlm", "http://h:1"], ["--model", "big"]])

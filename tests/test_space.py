@@ -4,6 +4,9 @@ import asyncio
 import csv
 import importlib.util
 import io
+import json
+import os
+import subprocess
 import sys
 import time
 import zipfile
@@ -26,6 +29,7 @@ from hf_inspect.reports import page, uploads
 from hf_inspect.schema import Part, Verdict
 from hf_inspect.vlm.tokenizer import gguf_tokenizer
 from tests.conftest import png
+from tests.mapped import mapping_cascade, spotted
 from tests.scripted import brightness_cascade, grey
 from tests.space import SPACE
 
@@ -267,3 +271,51 @@ def test_a_space_that_names_its_wheel_otherwise_goes_up_as_it_is(hub, space):
     (space / "requirements.txt").write_text("hf-inspect[space] @ https://example.org/hf_inspect.whl\n")
     push(space, "acme/space", private=False, show=print)
     assert b"example.org" in hub.files("spaces", "acme/space")["requirements.txt"]
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory):
+    return mapping_cascade(tmp_path_factory.mktemp("mapped") / "cascade")
+
+
+APP = """
+import base64, io, json, runpy, sys
+import numpy as np
+from PIL import Image
+own = runpy.run_path(sys.argv[1], run_name="space")
+found = {name: own["inspect"](open(path, "rb").read()) for name, path in zip(("bright", "broken"), sys.argv[2:4])}
+rates, plot = own["explore"](5, 10, 95, found["bright"][1])
+rows, csv = own["inspect_batch"]([("a.png", open(sys.argv[2], "rb").read())])
+head = base64.b64decode(csv.partition("base64,")[2].partition(chr(34))[0]).decode().splitlines()[0]
+html = found["bright"][0]
+heat = html.partition("<figure class=\\"heat\\">")[2].partition("base64,")[2].partition(chr(34))[0]
+picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(heat))))
+red, dark = picture[12, 16].tolist(), picture[40, 50].tolist()
+print(json.dumps({"html": html.partition("<figure")[0], "red": red, "dark": dark,
+                  "broken": found["broken"][0], "rates": rates, "plot": plot[:60], "head": head}))
+"""
+
+
+def test_the_app_shows_where_beside_the_image(mapped, tmp_path):
+    """The app's own functions, in a process of its own: it patches gradio's classes."""
+    (tmp_path / "bright.png").write_bytes(png(spotted()))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    given = [sys.executable, "-c", APP, SPACE / "app.py", tmp_path / "bright.png", tmp_path / "broken.png"]
+    environment = os.environ | {"HF_INSPECT_CASCADE": str(mapped)}
+    done = subprocess.run(list(map(str, given)), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["red"][0] > 200 > 100 > max(said["red"][1:])
+    assert said["dark"] == [40, 40, 40]
+    assert "<figure" not in said["broken"]
+    assert "P(defect)" not in said["html"] + said["rates"] + said["head"]
+    assert "<strong>defect</strong>, severity 0.9" in said["html"]
+    assert "good: never, as 0 calibration defects are too few; defect: above 0.5" in said["html"]
+    assert "severity by the edge model would say good: never" in said["rates"]
+    assert said["plot"].startswith("<img alt")
+    assert said["head"] == "file,verdict,class,P(class),severity,decided by,reason,severity edge,P VLM,ms,notes"
+
+
+def test_a_model_without_maps_shows_none(inspector):
+    assert page.heat_html(inspector, png(grey(240)), inspector(png(grey(240)))) == ""
+    assert page.columns_of(inspector.task) == list(page.COLUMNS)

@@ -137,14 +137,24 @@ def statement_of(policy: Certified) -> str:
         f"and {limits.goods} good; {limits.left_out} further parts of these groups left out.",
         _good_sentence(limits, promise),
         _defect_sentence(limits, promise),
-        f"Each bound holds with confidence {1 - promise.miss:.2%} over calibration draws, both with "
-        f"{promise.confidence:.2%}, for parts exchangeable with these, whoever decides.",
-        "What lies between is undecided: a person looks. With the fallback 'pass' such parts may be escapes and with "
-        "'reject' overkill, beyond what is promised here.",
+        *(["The limits crossed; the upper was raised to the lower."] if limits.crossed else []),
+        *_confidence_sentences(limits, promise),
+        f"{_REST[None in (limits.low, limits.high)]} is undecided: a person looks. With the fallback 'pass' such parts "
+        "may be escapes and with 'reject' overkill, beyond what is promised here.",
     ]
-    if limits.crossed:
-        sentences.insert(3, "The limits crossed; the upper was raised to the lower.")
     return " ".join([*sentences, *_exit_sentences(policy)])
+
+
+_REST = {False: "What lies between", True: "All else"}  # by whether a limit is missing
+
+
+def _confidence_sentences(limits: Limits, promise: Promise) -> list[str]:
+    """How sure the bounds are that there are."""
+    begin = f"holds with confidence {1 - promise.miss:.2%} over calibration draws"
+    whom = "for parts exchangeable with these, whoever decides"
+    if None not in (limits.low, limits.high):
+        return [f"Each bound {begin}, both with {promise.confidence:.2%}, {whom}."]
+    return [] if limits.low is limits.high else [f"This bound {begin}, {whom}."]
 
 
 def _good_sentence(limits: Limits, promise: Promise) -> str:
@@ -164,9 +174,13 @@ def _side(verdict: str, an: str, risk: float, miss: float, of: str, there: str, 
     if where is None:
         needed = parts_needed(risk, miss)
         return (
-            f"The system never says {verdict}: {there} are too few for {an} of at most {risk:.2%}, it takes {needed}."
+            f"Of {_RISKS[verdict]} nothing can be promised yet, and the system never says {verdict}: {there} are too "
+            f"few for {an} of at most {risk:.2%}, it takes {needed}."
         )
     return f"The system says {verdict} to at most {risk:.2%} of {of}: {where} of the {there.partition(' ')[2]} lie."
+
+
+_RISKS = {"good": "escapes", "defect": "overkill"}  # what a verdict may be wrong by
 
 
 def _exit_sentences(policy: Certified) -> list[str]:

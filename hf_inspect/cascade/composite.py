@@ -1,7 +1,8 @@
 """Severities of edge and VLM -> one score a part, a fixed function once it was fitted on validation.
 
 Each severity becomes log-odds by Platt scaling (Platt 1999); their weighted mean is scaled once more. Where the edge
-alone is far enough out the VLM is not asked, and the part stands at that end of the scale.
+alone is far enough out the VLM is not asked, and the part stands at that end of the scale. Of good parts alone nothing
+can be scaled: the edge's own severity is the score.
 """
 
 import itertools
@@ -74,10 +75,11 @@ class Composite:
 
     `edge_share` is the edge's part in the mean of both log-odds. An edge severity below `early_good` or above
     `early_defect` needs no VLM: the score is its probability - 1 or + 1, below or above all others. `vlm` None: the
-    edge's probability is the score, and no VLM is asked.
+    edge's probability is the score, and no VLM is asked. `edge` None: its severity is, as validation had no defect
+    that would say how probable one is.
     """
 
-    edge: Platt
+    edge: Platt | None
     vlm: Platt | None = None
     fused: Platt | None = None
     edge_share: float = 1.0
@@ -86,6 +88,8 @@ class Composite:
 
     def __post_init__(self) -> None:
         check_number(OWNER, "edge_share", self.edge_share)
+        if self.edge is None and self.vlm is not None:
+            raise DataError(f"{OWNER} has no edge to fuse a VLM with; calibrate anew.")
         if (self.vlm is None) != (self.fused is None) or (self.vlm is None) != (self.edge_share == 1.0):
             raise DataError(f"{OWNER}: a VLM, its fusion and a share below 1 come together; calibrate anew.")
         for key in ("early_good", "early_defect"):
@@ -104,6 +108,8 @@ class Composite:
     def scores(self, edge: ArrayLike, vlm: ArrayLike | None = None) -> Floats:
         """Scores (n,) of severities (n,): in (0, 1) fused, below 0 or above 1 at an end; NaN: an answer lacks."""
         x = np.asarray(edge, np.float64)
+        if self.edge is None:
+            return x
         alone = _sigmoid(self.edge(x))
         if self.vlm is None or self.fused is None:
             return alone
@@ -117,8 +123,6 @@ class Composite:
         """The inverse of `dataclasses.asdict`; unknown or missing keys raise DataError."""
         given = settings(cls, OWNER, values)
         scaled = {key: None if given[key] is None else Platt(**settings(Platt, OWNER, given[key])) for key in _SCALED}
-        if scaled["edge"] is None:
-            raise DataError(f"{OWNER} has no edge; calibrate anew.")
         return cls(**given | scaled)
 
 
@@ -132,7 +136,7 @@ def fit_composite(
     groups: ArrayLike,
     promise: Promise,
     sizes: tuple[int, int],
-    scale: Scale = "odds",
+    scales: tuple[Scale, Scale] = ("odds", "odds"),
     seed: int = 0,
     siblings: Sequence[Answers] = (),
 ) -> Composite:
@@ -141,28 +145,32 @@ def fit_composite(
     The fusion is that which leaves the fewest parts undecided at this promise, mean over draws of `sizes` (defects,
     goods) calibration parts out of validation: the edge alone where nothing is better by a point, else the plain mean
     where no other weights are. Early exits then save as many questions to the VLM as cost at most one point more of
-    undecided parts. DataError where a class is missing.
+    undecided parts. `scales` are those of the edge's severities and of the VLM's. Of good parts alone, and without a
+    VLM, the edge's severity is the score; DataError where a class is missing otherwise.
 
     `siblings` are answers about parts out of fold, by models of the same recipes that were trained on the other folds
     (cross-fitting, Stone 1974): each one's by Platt scaling of its own, so that they say what this edge and this VLM
     would say of parts of those log-odds. They choose the fusion and the early exits together with validation.
     """
     x, cloud, y = _answered((edge, vlm, labels, groups), seed)
+    if len(y) and not y.any() and cloud is None:
+        return Composite(None)
     if y.all() or not y.any():
         raise DataError(
             f"The certificate's scores are fitted on validation, of which {int(y.sum())} defects and "
-            f"{int((1 - y).sum())} good parts were answered; some of both are wanted."
+            f"{int((1 - y).sum())} good parts were answered; some of both are wanted. Good parts alone will do for an "
+            "edge without a VLM."
         )
-    own = Platt.fit(x, y, scale)
+    own = Platt.fit(x, y, scales[0])
     if cloud is None:
         return Composite(own)
-    other = Platt.fit(cloud, y, scale)
+    other = Platt.fit(cloud, y, scales[1])
     for sibling in siblings:
         its_x, its_cloud, its_y = _answered(sibling, seed)
         if its_cloud is None or its_y.all() or not its_y.any():
             raise DataError("A sibling answered for no good part, for no defect, or without a VLM; leave it out.")
-        x = np.append(x, own.inverse(Platt.fit(its_x, its_y, scale)(its_x)))
-        cloud = np.append(cloud, other.inverse(Platt.fit(its_cloud, its_y, scale)(its_cloud)))
+        x = np.append(x, own.inverse(Platt.fit(its_x, its_y, own.scale)(its_x)))
+        cloud = np.append(cloud, other.inverse(Platt.fit(its_cloud, its_y, other.scale)(its_cloud)))
         y = np.append(y, its_y)
     drawn = _Draws.of(x, y, promise, sizes, seed)
     unseen = _unseen(x, cloud, y)

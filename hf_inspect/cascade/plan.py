@@ -70,7 +70,7 @@ def redrawn(
     """What stays undecided with `times` as many calibration parts as there are, by drawing from them again.
 
     With replacement, of a group one of each class; the limits are applied to those same parts, so more parts of the
-    same kind are assumed, and no more variety than they have.
+    same kind are assumed, and no more variety than they have. Of a class that was not stored none is drawn.
     """
     cloud = scores.cloud
     models: dict[str, Floats] = {"edge": scores.edge} | ({} if cloud is None else {"vlm": cloud})
@@ -78,8 +78,8 @@ def redrawn(
         models["cascade"] = composite.scores(scores.edge, cloud)
     answered = ~np.any([np.isnan(found) for found in models.values()], axis=0)
     y = scores.labels[answered]
-    if y.all() or not y.any():
-        raise DataError("Parts of one class alone were stored; a plan by scores needs defects and good parts.")
+    if y.all():
+        raise DataError("No good part has an answer among the stored ones; a plan by scores needs some.")
     models = {name: found[answered] for name, found in models.items()}
     kept = one_per_group(models["edge"], y, scores.groups[answered], seed)
     own = {label: kept[y[kept] == label] for label in (0, 1)}
@@ -107,13 +107,13 @@ def _redraw(
     promise: Promise,
     rng: np.random.Generator,
 ) -> Redrawn:
-    sizes = {label: max(1, round(factor * len(rows))) for label, rows in own.items()}
+    sizes = {label: max(1, round(factor * len(rows))) if len(rows) else 0 for label, rows in own.items()}
     labels = np.repeat([1, 0], [sizes[1], sizes[0]])
     last = list(models)[-1] if "cascade" in models else "edge"
     undecided: dict[str, list[float]] = {name: [] for name in models}
     shipped = []
     for _ in range(DRAWS):
-        rows = np.concatenate([rng.choice(own[label], sizes[label]) for label in (1, 0)])
+        rows = np.concatenate([rng.choice(own[label], sizes[label]) for label in (1, 0) if sizes[label]])
         for name, found in models.items():
             codes = fit_limits(found[rows], labels, np.arange(len(rows)), promise).codes(found[kept])
             undecided[name].append(float((codes == UNDECIDED).mean()))

@@ -60,10 +60,9 @@ class CalibrationScores:
         return None if np.isnan(self.vlm).all() else self.vlm
 
     @property
-    def scale(self) -> Scale:
-        """How severities are taken: shares in [0, 1] as log-odds, other numbers as they are."""
-        known = self.edge[~np.isnan(self.edge)]
-        return "odds" if known.min() >= 0 and known.max() <= 1 else "plain"
+    def scales(self) -> tuple[Scale, Scale]:
+        """How the severities of edge and VLM are taken: shares in [0, 1] as log-odds, other numbers as they are."""
+        return _scale(self.edge), _scale(self.vlm)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -85,13 +84,17 @@ class CalibrationScores:
         return {name: alone(found, self.labels, self.groups, promise) for name, found in models.items()}
 
 
-def composite_of(rows: Sequence[Mapping[str, Any]], promise: Promise) -> Composite:
-    """The composite that calibration.jsonl's rows of validation, and of siblings' folds, give at a promise."""
+def composite_of(rows: Sequence[Mapping[str, Any]], promise: Promise, distance: bool = False) -> Composite:
+    """The composite that calibration.jsonl's rows of validation, and of siblings' folds, give at a promise.
+
+    `distance`: the edge's severities are no shares, even where all lie in [0, 1].
+    """
     fitting, sampled = CalibrationScores.from_rows(rows, VALIDATION), CalibrationScores.from_rows(rows)
     names = dict.fromkeys(row["split"] for row in rows if row["split"].startswith(OUT_OF_FOLD))
     siblings = [CalibrationScores.from_rows(rows, name) for name in names]
+    scales: tuple[Scale, Scale] = ("plain", fitting.scales[1]) if distance else fitting.scales
     return fit_composite(
-        fitting.edge, fitting.cloud, fitting.labels, fitting.groups, promise, sampled.sizes, fitting.scale,
+        fitting.edge, fitting.cloud, fitting.labels, fitting.groups, promise, sampled.sizes, scales,
         siblings=[(one.edge, one.cloud, one.labels, one.groups) for one in siblings],
     )  # fmt: skip
 
@@ -150,6 +153,11 @@ def _kept(scores: CalibrationScores, answered: NDArray[np.bool_], seed: int) -> 
     return np.concatenate(
         [own[one_per_group(scores.edge[own], scores.labels[own], scores.groups[own], seed)] for own in rows]
     )
+
+
+def _scale(severity: Floats) -> Scale:
+    known = severity[~np.isnan(severity)]
+    return "odds" if ((known >= 0) & (known <= 1)).all() else "plain"
 
 
 def _stored(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -144,6 +144,6 @@ def _check_cascade(folder: Path) -> None:
             raise HubError(f"{at} is a {kind}, and the {role} of a cascade is a {ROLES[role]}; calibrate again.")
         refuse_changed(at, stated, role)
         if own := task_of(at):
-            own.refuse_other(task, str(at), str(folder / CASCADE))
+            own.refuse_partner(task, str(at), str(folder / CASCADE))
     if (folder / SUMS).is_file() and (different := verify(folder)):
         raise HubError(f"{folder} is not as it was bundled: {different[0]}. Bundle the cascade again.")

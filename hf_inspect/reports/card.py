@@ -200,7 +200,7 @@ def _by_class(section: Mapping[str, Any], results: Mapping[str, Any]) -> dict[st
     if "classes" in section:
         return {"": section}
     names = {"edge": ", the edge alone", "vlm": ", the vision-language model alone"}
-    return {whose: results[name] for name, whose in names.items() if name in results}
+    return {whose: results[name] for name, whose in names.items() if "classes" in results.get(name, {})}
 
 
 _COUNTED = {"defects": kinds.ESCAPES, "goods": kinds.OVERKILL}  # whose n says how many of these there were

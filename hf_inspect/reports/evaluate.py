@@ -55,7 +55,8 @@ def evaluate_edge(
     found = hub.resolve(folder)
     edge = Engine.from_pretrained(found)
     answered = run({"edge": edge}, data, split, scores, progress=progress)
-    report = model_report(answered, "edge", edge) | {"speed": model_speed(edge, answered, data, split)}
+    report = model_report(answered, "edge", edge, threshold_of(edge.task))
+    report |= {"speed": model_speed(edge, answered, data, split)}
     figures = {"edge": report, "inputs": {"models": files.weights(Path(found))}}
     return results_of(data, split, str(folder), figures, answered)
 
@@ -113,7 +114,8 @@ def evaluate_cascade(
     models = {"edge": inspector.edge} | ({"vlm": inspector.vlm} if inspector.vlm else {})
     answered = run(models, data, split, scores, complexity=True, progress=progress)
     figures = {
-        name: model_report(answered, name, model) | {"speed": model_speed(model, answered, data, split)}
+        name: model_report(answered, name, model, threshold_of(model.task))
+        | {"speed": model_speed(model, answered, data, split)}
         for name, model in models.items()
     }
     figures["cascade"] = cascade_reports(inspector, at, answered, data, split)
@@ -125,14 +127,23 @@ def evaluate_cascade(
 def model_report(scores: Scores, name: str, model: Predictor, threshold: float | None = THRESHOLD) -> dict[str, Any]:
     """Figures of one model alone, by its own task; severity >= `threshold` is a defect.
 
-    `history` says what it and its ancestors were trained on, `not_scored` which images could not be read.
+    `history` says what it and its ancestors were trained on, `not_scored` which images could not be read, `kind` what
+    kind of task it is, and `score` what its severity means where that is no probability of classes.
     """
     answers = scores.answers[name]
     measure = TASKS[model.task.kind].measure
     report = measure(
         scores.task, scores.classes, answers.severity, answers.probabilities, threshold, groups=scores.groups
     )
-    return report | {"not_scored": scores.not_scored, "history": model.history.summary()}
+    meaning = model.task.score
+    score = {} if meaning is None else {"score": {"means": str(meaning), **meaning.to_dict()}}
+    stated = {"kind": model.task.kind, **score}
+    return report | stated | {"not_scored": scores.not_scored, "history": model.history.summary()}
+
+
+def threshold_of(task: TaskSpec) -> float | None:
+    """The severity at which a model alone begins to say defect; None where nobody can say."""
+    return THRESHOLD if task.score is None else task.score.threshold
 
 
 def model_speed(model: Predictor, scores: Scores, data: Path, split: str) -> dict[str, Any]:
@@ -154,7 +165,7 @@ def cascade_reports(
     for name, policy in load_policies(folder).items():
         rows = scores.numbers[timing.chosen(played(scores, policy).escalated)]
         running = replace(inspector, policy=policy, max_pixels=read_reading(data).max_pixels)
-        reports[name] = cascade_report(scores, policy) | {
+        reports[name] = cascade_report(scores, policy, threshold_of(inspector.edge.task)) | {
             "speed": timing.speed(running.inspect, timing.contents(data, split, rows.tolist()))
         }
         if isinstance(policy, Certified):
@@ -182,8 +193,8 @@ def _ordered(scores: Scores, policy: Certified) -> dict[str, Any]:
 def edge_report(scores: Scores, threshold: float) -> dict[str, Any]:
     """Figures of the edge alone that calls every severity >= `threshold` a defect."""
     edge = scores.answers["edge"]
-    codes = np.select([np.isnan(edge.severity), edge.severity >= threshold], [UNDECIDED, IS_DEFECT], IS_GOOD)
-    right = _named(scores.task, edge.probabilities, codes) == scores.classes
+    codes = _codes_at(edge.severity, threshold)
+    right = _right(scores, edge.probabilities, codes)
     report = metrics.decision_report(scores.labels, codes, scores.groups)
     return report | {"accuracy": metrics.rate_of(right, scores.groups), "threshold": threshold}
 
@@ -200,26 +211,30 @@ def played(scores: Scores, policy: Policy) -> Replay:
     )
 
 
-def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
+def cascade_report(scores: Scores, policy: Policy, threshold: float | None = THRESHOLD) -> dict[str, Any]:
     """Figures of the whole cascade under one policy, beside the edge alone and the VLM alone on the same images.
 
-    Right is who names the class; a part that nobody decided is neither right, nor an escape, nor overkill.
+    Right is who names the class, or the side where the decider knows no classes; a part that nobody decided is neither
+    right, nor an escape, nor overkill. The edge alone says defect from `threshold` on; without one, nothing is compared
+    with it.
     """
     edge, vlm = scores.answers["edge"], scores.answers.get("vlm")
     outcome = played(scores, policy)
     labels, sent = scores.labels, outcome.escalated
-    right = named_classes(scores, outcome) == scores.classes
-    edge_right = (scores.task.likeliest(edge.probabilities) == scores.classes) & ~np.isnan(edge.severity)
+    right = _right(scores, _decider(scores, outcome), outcome.codes)
     report = metrics.decision_report(labels, outcome.codes, scores.groups)
     report |= {
         "accuracy": metrics.rate_of(right, scores.groups),
         "vlm_calls": metrics.rate_of(sent, scores.groups),
         "asked_because": outcome.asked(scores.groups),
-        "minus_edge_only": metrics.paired_difference(right, edge_right, scores.groups),
     }
+    if threshold is not None:
+        difference = metrics.paired_difference(right, _edge_right(scores, threshold), scores.groups)
+        report["minus_edge_only"] = difference
     if vlm is None:
         return report
-    says = {"vlm": vlm.severity >= THRESHOLD, "edge": edge.severity >= THRESHOLD}
+    says = {"vlm": vlm.severity >= THRESHOLD}
+    says |= {} if threshold is None else {"edge": edge.severity >= threshold}
     return report | {
         "escalated": {
             name: metrics.rate_of((said == labels)[sent], scores.groups[sent]) for name, said in says.items()
@@ -228,11 +243,34 @@ def cascade_report(scores: Scores, policy: Policy) -> dict[str, Any]:
 
 
 def named_classes(scores: Scores, outcome: Replay) -> NDArray[np.int64]:
-    """The class that a verdict names (n,): the decider's likeliest one of the side decided; -1 where nobody decided."""
+    """The class that a verdict names (n,): the decider's likeliest one of the side decided; -1 where none is named."""
+    return _named(scores.task, _decider(scores, outcome), outcome.codes)
+
+
+def _decider(scores: Scores, outcome: Replay) -> NDArray[np.float64]:
+    """Class probabilities (n, k) of whoever decided each part; NaN where it knows none."""
     edge, vlm = scores.answers["edge"].probabilities, scores.answers.get("vlm")
     by_vlm = np.isin(outcome.decided_by, ["vlm", "both"])
-    p = edge if vlm is None else np.where(by_vlm[:, None], vlm.probabilities, edge)
-    return _named(scores.task, p, outcome.codes)
+    return edge if vlm is None else np.where(by_vlm[:, None], vlm.probabilities, edge)
+
+
+def _edge_right(scores: Scores, threshold: float) -> NDArray[np.bool_]:
+    """Where the edge alone is right (n,): its likeliest class, or without classes its side of the threshold."""
+    edge = scores.answers["edge"]
+    likeliest = (scores.task.likeliest(edge.probabilities) == scores.classes) & ~np.isnan(edge.severity)
+    sided = _right(scores, edge.probabilities, _codes_at(edge.severity, threshold))
+    return np.where(np.isnan(edge.probabilities).any(1), sided, likeliest)
+
+
+def _codes_at(severity: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
+    """What one threshold says of severities (n,); NaN, no answer, is undecided."""
+    return np.select([np.isnan(severity), severity >= threshold], [UNDECIDED, IS_DEFECT], IS_GOOD)
+
+
+def _right(scores: Scores, p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where codes are right (n,): with class probabilities (n, k) in their class, without (NaN) in their side."""
+    side = (codes != UNDECIDED) & ((codes == IS_DEFECT) == scores.labels)
+    return np.where(np.isnan(p).any(1), side, _named(scores.task, p, codes) == scores.classes)
 
 
 def environment() -> dict[str, Any]:
@@ -283,9 +321,13 @@ def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
 
 
 def _named(task: TaskSpec, p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The likeliest class on the side that each code decided for, by probabilities (n, k); -1 where nobody did."""
+    """The likeliest class on the side that each code decided for, by probabilities (n, k).
+
+    -1 where nobody decided, where probabilities are not known (NaN), and where the task has no class on that side.
+    """
     on_side = task.is_defect == (codes == IS_DEFECT)[:, None]
-    return np.where(codes == UNDECIDED, metrics.UNREADABLE, task.likeliest(np.where(on_side, p, -1.0)))
+    nobody = (codes == UNDECIDED) | np.isnan(p).any(1) | ~on_side.any(1)
+    return np.where(nobody, metrics.UNREADABLE, task.likeliest(np.where(on_side, p, -1.0)))
 
 
 def _question(trained: Path, data: Path, questions: Path | None) -> Any:

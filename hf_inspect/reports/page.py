@@ -23,14 +23,14 @@ from hf_inspect.cascade import (
     CalibrationScores,
     Certified,
     Composite,
-    Limits,
     WhatIf,
 )
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.inspector import Inspector
+from hf_inspect.maps import png_of
 from hf_inspect.metrics import Rate
 from hf_inspect.reports.plots import MODELS, what_if_plot
-from hf_inspect.schema import Verdict
+from hf_inspect.schema import TaskSpec, Verdict
 from hf_inspect.scoring import read_rows
 
 MAX_FILES = 32  # of one upload
@@ -52,6 +52,8 @@ MOST = "only what the edge alone is surest of"  # more than may be were lost to 
 COLUMNS = (
     "file", "verdict", "class", "P(class)", "P(defect)", "decided by", "reason", "P edge", "P VLM", "ms", "notes",
 )  # fmt: skip
+P_DEFECT, SEVERITY = "P(defect)", "severity"  # the second of a model whose answer is no probability
+SIDE = 640  # pixels of the longer side of an image with its map over it
 # What a spreadsheet takes for the beginning of a formula; the last four are as wide as a Chinese letter.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
@@ -119,6 +121,25 @@ def verdict_html(verdict: Verdict, policy: Certified) -> str:
     return f'<div class="verdict {verdict.label}" role="status"><p>{_final(verdict)}</p><dl>{listed}</dl></div>'
 
 
+def heat_html(inspector: Inspector, content: bytes, verdict: Verdict) -> str:
+    """The image with the edge's map over it; empty where the edge gives none."""
+    shown = None if verdict.label == "unreadable" else inspector.shown(content, verdict, SIDE)
+    if shown is None:
+        return ""
+    said = "Where the edge model finds it unlike the good parts: the redder, the more"
+    url = f"data:image/png;base64,{_base64(png_of(shown))}"
+    picture = f'<img alt="{said}" src="{url}">'
+    return f'<figure class="heat">{picture}<figcaption>{said}.</figcaption></figure>'
+
+
+def columns_of(task: TaskSpec) -> list[str]:
+    """The heads of a table of verdicts: COLUMNS, in which the edge's severity is no P(defect) where it is none."""
+    if task.score is None or task.score.kind == "probability":
+        return list(COLUMNS)
+    own = {P_DEFECT: SEVERITY, "P edge": "severity edge"}
+    return [own.get(name, name) for name in COLUMNS]
+
+
 def what_if_html(found: WhatIf, scores: CalibrationScores, verdict: Verdict | None) -> tuple[str, str]:
     """What another promise does, as sentences with a table and as a plot; `verdict` is that of this image."""
     alone = found.undecided_alone
@@ -149,16 +170,20 @@ def table_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> list[list[Any
     ]  # fmt: skip
 
 
-def csv_link(rows: Sequence[Sequence[Any]]) -> str:
+def csv_link(rows: Sequence[Sequence[Any]], columns: Sequence[str] = COLUMNS) -> str:
     """A link that saves rows of COLUMNS as verdicts.csv; it holds the file, so the server keeps none."""
-    return f'<a download="verdicts.csv" href="data:text/csv;base64,{_base64(csv_of(rows).encode())}">Save as CSV</a>'
+    content = _base64(csv_of(rows, columns).encode())
+    return f'<a download="verdicts.csv" href="data:text/csv;base64,{content}">Save as CSV</a>'
 
 
-def csv_of(rows: Sequence[Sequence[Any]]) -> str:
-    """Rows of COLUMNS as CSV; a value that a spreadsheet would run as a formula begins with an apostrophe."""
+def csv_of(rows: Sequence[Sequence[Any]], columns: Sequence[str] = COLUMNS) -> str:
+    """Rows of COLUMNS as CSV, under the heads `columns`.
+
+    A value that a spreadsheet would run as a formula begins with an apostrophe.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)  # lines end in \r\n, so that a name with either is quoted
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in rows:
         writer.writerow([f"'{value}" if str(value).lstrip(" ").startswith(FORMULA) else value for value in row])
     return text.getvalue()
@@ -181,11 +206,18 @@ def _mega(n: int) -> int:
 
 
 def _final(verdict: Verdict) -> str:
-    p = "" if verdict.severity is None else f", P(defect) {verdict.severity:.3f}"
+    of = P_DEFECT if verdict.decided_by in ("vlm", "both") else _named(verdict)
+    p = "" if verdict.severity is None else f", {of} {verdict.severity:.3f}"
     decided = "not an image this page can read" if verdict.label == "unreadable" else DECIDED[verdict.decided_by]
     named = "" if verdict.class_name in (None, verdict.label) else f": {escape(str(verdict.class_name))}"
     sure = f", {verdict.p_class:.2f}" if named and verdict.p_class is not None else ""
     return f"<strong>{verdict.label}</strong>{named}{sure}{p}, {decided}"
+
+
+def _named(verdict: Verdict) -> str:
+    """What the edge's severity is called: P(defect), where the edge gives probabilities."""
+    edge = verdict.evidence.get("edge")
+    return SEVERITY if edge is not None and edge.probabilities is None else P_DEFECT
 
 
 def _answers(verdict: Verdict | None) -> tuple[float, float] | None:
@@ -201,7 +233,7 @@ def _steps(verdict: Verdict, policy: Certified) -> dict[str, str]:
         return {"Edge model": verdict.reason}
     edge, vlm = answers
     first = policy.first([edge])
-    why, own = str(first.reasons[0]), f"P(defect) {edge:.3f}"
+    why, own = str(first.reasons[0]), f"{_named(verdict)} {edge:.3f}"
     took = f"{verdict.ms['edge']:.1f} ms"
     if policy.composite.vlm is None:
         against = _against(policy, answers, why, verdict.label)
@@ -222,13 +254,17 @@ def _steps(verdict: Verdict, policy: Certified) -> dict[str, str]:
 def _against(policy: Certified, answers: tuple[float, float], why: str, label: str) -> str:
     """Where the composite's score of a part lies."""
     score = _score(policy.composite, answers)
-    return f"P(defect) {score:.3f}, {why} ({_limits(policy.limits)}): {label}"
+    return f"{_score_name(policy.composite)} {score:.3f}, {why} ({_limits(policy)}): {label}"
 
 
 def _score(composite: Composite, answers: tuple[float, float]) -> float:
     """The composite's score of one part's answers; NaN where it wants one that lacks."""
     edge, vlm = answers
     return float(composite.scores([edge], [vlm])[0])
+
+
+def _score_name(composite: Composite) -> str:
+    return SEVERITY if composite.edge is None else P_DEFECT
 
 
 def _early(composite: Composite) -> str:
@@ -238,15 +274,16 @@ def _early(composite: Composite) -> str:
     return f"alone it is sure {' and '.join(sure)}" if sure else "the VLM is always asked"
 
 
-def _limits(limits: Limits) -> str:
+def _limits(policy: Certified) -> str:
     """What the system says where, in the scale of the composite's score."""
+    limits, own = policy.limits, policy.composite.edge is None
     low, high = limits.low, limits.high
     good = f"never, as {limits.defects} calibration defects are too few"
     if low is not None:
-        good = _beyond("below", low) if low >= 0 else MOST
+        good = f"below {low:.3f}" if own else _beyond("below", low) if low >= 0 else MOST
     defect = f"never, as {limits.goods} good calibration parts are too few"
     if high is not None:
-        defect = _beyond("above", high) if high <= 1 else MOST
+        defect = f"above {high:.3f}" if own else _beyond("above", high) if high <= 1 else MOST
     return f"good: {good}; defect: {defect}; undecided: the rest"
 
 
@@ -257,11 +294,11 @@ def _beyond(where: str, limit: float) -> str:
 
 def _wanted(policy: Certified) -> str:
     """What a promise would ask for, and the limits that it takes."""
-    promise, both = policy.promise, policy.composite.vlm is not None
+    promise, by = policy.promise, "the edge model" if policy.composite.vlm is None else "both together"
     return (
         f"For at most {promise.escape:.1%} of the defects called good and {promise.overkill:.1%} of the good parts "
-        f"called defects, whoever decides, with confidence {promise.confidence:.0%}, P(defect) by "
-        f"{'both together' if both else 'the edge model'} would say {_limits(policy.limits)}."
+        f"called defects, whoever decides, with confidence {promise.confidence:.0%}, "
+        f"{_score_name(policy.composite)} by {by} would say {_limits(policy)}."
     )
 
 

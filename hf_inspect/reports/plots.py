@@ -3,12 +3,12 @@
 Figures are drawn on their own Agg canvas, so nothing of matplotlib's global state is read from a display or changed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from hf_inspect import files, metrics
 from hf_inspect.cascade import CalibrationScores, Composite, Limits, Promise, Redrawn, WhatIf
@@ -74,10 +74,13 @@ def undecided_plot(out: Path, results: Mapping[str, Any]) -> None:
 
 
 def sizes_plot(out: Path, sizes: Sequence[Redrawn], promise: Promise) -> None:
-    """Share undecided over the number of calibration defects, mean and 5 % to 95 % of the draws, to `out` (PNG)."""
+    """Share undecided over the number of calibration defects, mean and 5 % to 95 % of the draws, to `out` (PNG).
+
+    Over that of the good parts where there are no defects.
+    """
     figure = new_figure(6.4, 4.8)
     axes = figure.add_subplot()
-    x = [one.defects for one in sizes]
+    x = [one.defects or one.goods for one in sizes]
     names = list(sizes[0].undecided)
     for (colour, marker), name in zip(_styles(dict.fromkeys(names)), names, strict=True):
         mean, low, high = zip(*(one.undecided[name] for one in sizes), strict=True)
@@ -85,7 +88,8 @@ def sizes_plot(out: Path, sizes: Sequence[Redrawn], promise: Promise) -> None:
         axes.plot(x, mean, color=colour, marker=marker, markersize=4, label=UNDECIDED_BY[name])
     risks = f"escapes <= {promise.escape:.1%}, overkill <= {promise.overkill:.1%}, {promise.confidence:.0%}"
     _percent(axes, "", "Undecided: a person looks", f"At the promise: {risks}", limits=None)
-    axes.set(xscale="log", xlabel="Calibration defects (and good parts in proportion)", ylim=(0, 1.02))
+    of = "Calibration defects (and good parts in proportion)" if sizes[0].defects else "Good calibration parts"
+    axes.set(xscale="log", xlabel=of, ylim=(0, 1.02))
     axes.set_xticks(x, [str(n) for n in x])
     axes.minorticks_off()
     axes.legend(loc="upper right", frameon=False, fontsize=9)
@@ -166,9 +170,10 @@ def what_if_plot(scores: CalibrationScores, found: WhatIf, score: float | None =
     figure = new_figure(5.4, 5.8)
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 2.4])
     _draw_scores(upper, scores, found.policy.composite)
-    _draw_zones(upper, found.policy.limits)
+    place = _placing(found.policy.composite)
+    _draw_zones(upper, found.policy.limits, place)
     if score is not None:
-        upper.axvline(_place(score), color="black", linewidth=2, label="this image")
+        upper.axvline(place(score), color="black", linewidth=2, label="this image")
     figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     alone = {f"undecided, {MODELS[name]} alone": (one, COLOURS[0]) for name, one in found.undecided_alone.items()}
     rates = {
@@ -192,6 +197,9 @@ def what_if_plot(scores: CalibrationScores, found: WhatIf, score: float | None =
 def _draw_scores(axes: "Axes", scores: CalibrationScores, composite: Composite) -> None:
     """How many parts of each class have which score, on an axis of log-odds; what has none is not drawn."""
     found = composite.scores(scores.edge, scores.vlm)
+    if composite.edge is None:
+        _draw_severities(axes, found[~np.isnan(found)], scores.labels[~np.isnan(found)])
+        return
     low, high = _log_odds(LOWEST), _log_odds(1 - LOWEST)
     left = low if composite.early_good is None else _place(-1.0)
     right = high if composite.early_defect is None else _place(2.0)
@@ -207,11 +215,26 @@ def _draw_scores(axes: "Axes", scores: CalibrationScores, composite: Composite) 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_zones(axes: "Axes", limits: Limits) -> None:
+def _draw_severities(axes: "Axes", severity: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
+    """How many parts of each class have which severity, in its own scale."""
+    low, high = float(severity.min()), float(severity.max())
+    bins = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
+    for label, name, colour in ((0, "good parts", COLOURS[0]), (1, "defects", COLOURS[1])):
+        axes.hist(severity[labels == label], bins=bins, color=colour, alpha=0.65, label=name)
+    axes.set(xlim=(bins[0], bins[-1]), xlabel="severity by the edge model", ylabel="calibration parts")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _placing(composite: Composite) -> Callable[[Any], Any]:
+    """Where scores lie on the axis that `_draw_scores` draws."""
+    return np.asarray if composite.edge is None else _place
+
+
+def _draw_zones(axes: "Axes", limits: Limits, place: Callable[[Any], Any]) -> None:
     """What the system says left of the lower limit, between, and right of the upper; None: it never says it."""
     left, right = axes.get_xlim()
-    at_low = left if limits.low is None else _place(limits.low)
-    at_high = right if limits.high is None else _place(limits.high)
+    at_low = left if limits.low is None else place(limits.low)
+    at_high = right if limits.high is None else place(limits.high)
     zones = [(left, at_low, GOOD, "good"), (at_low, at_high, BETWEEN, "undecided"), (at_high, right, DEFECT, "defect")]
     for begin, end, colour, name in zones:
         axes.axvspan(begin, end, color=colour, zorder=0)

@@ -69,8 +69,14 @@ def classes_table(report: Mapping[str, Any]) -> str:
 
 
 def model_summary(report: Mapping[str, Any]) -> str:
-    """A model's section of results.json for the terminal: its classes, what was not scored, what nobody knows of."""
-    lines = [classes_table(report), "", f"macro F1 {_percent(report['macro_f1'])}"]
+    """A model's section of results.json for the terminal: its classes, what was not scored, what nobody knows of.
+
+    Of an anomaly model, which knows no classes, what its severity means.
+    """
+    if "classes" in report:
+        lines = [classes_table(report), "", f"macro F1 {_percent(report['macro_f1'])}"]
+    else:
+        lines = [f"Its severity is {report['score']['means']}."]
     if report["unreadable"]["k"]:
         lines.append(f"{report['unreadable']['k']} of {report['n']} answers could not be read and count as wrong.")
     if report["not_scored"]:

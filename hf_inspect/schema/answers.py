@@ -49,11 +49,11 @@ class Prediction:
         return max(((name, p) for name, one, p in named if one == disposition), key=lambda pair: pair[1], default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction as plain JSON values, without what it does not have, and without its map."""
+        """The prediction as plain JSON values, without what it does not have; of its map the highest value alone."""
         if self.severity is None:
             return {"unreadable": self.unreadable}
         p = {} if self.probabilities is None else {"probabilities": list(self.probabilities)}
-        return {"severity": self.severity} | p
+        return {"severity": self.severity} | p | ({} if self.map is None else {"map_highest": float(self.map.max())})
 
 
 class Predictor(Protocol):

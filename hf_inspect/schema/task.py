@@ -82,6 +82,11 @@ class TaskSpec:
         return {"kind": self.kind, "classes": [{"name": name, "disposition": one} for name, one in pairs]} | score
 
     @property
+    def has_maps(self) -> bool:
+        """Whether its answers say where, besides how bad."""
+        return self.kind == ANOMALY
+
+    @property
     def good(self) -> tuple[str, ...]:
         """The classes that may ship."""
         return tuple(name for name, one in zip(self.classes, self.dispositions, strict=True) if one == GOOD)
@@ -125,6 +130,14 @@ class TaskSpec:
         It does where both are of one task; an anomaly model tells good parts from all others, whatever their names.
         """
         return self.same_as(model) or (model.kind == ANOMALY and self.kind != ANOMALY and bool(self.good))
+
+    def refuse_partner(self, other: "TaskSpec", own: str, others: str) -> None:
+        """DataError, with both printed, unless two models may judge one part: one of them answers what the other does.
+
+        `own` and `others` say whose they are.
+        """
+        if not (self.answered_by(other) or other.answered_by(self)):
+            self.refuse_other(other, own, others)
 
     def refuse_model(self, model: "TaskSpec", own: str, its: str) -> None:
         """DataError, with both printed, unless `answered_by` the model; `own` and `its` say whose they are."""

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_HOT = np.array((255.0, 30.0, 0.0))
+_HOT = np.array((255.0, 30.0, 0.0), np.float32)
 _MOST = 0.75  # of the heat's colour where a map is at its highest
 
 
@@ -13,6 +13,15 @@ def in_pixels(scores: NDArray[np.float32], height: int, width: int) -> NDArray[n
     # A map of ours, no image of anybody's.
     stretched = Image.fromarray(scores.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     return np.array(stretched, np.float32)
+
+
+def smaller(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """An image uint8 (h, w, 3) of at most `side` pixels each way, in its own shape; as it is where it is no larger."""
+    if max(rgb.shape[:2]) <= side:
+        return rgb
+    image = Image.fromarray(rgb)  # pixels of ours, no file
+    image.thumbnail((side, side), Image.Resampling.BILINEAR)
+    return np.array(image)
 
 
 def overlay(rgb: NDArray[np.uint8], scores: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ CSS = """
 .verdict { border-left: 6px solid #6b7280; padding: 0.5rem 0.8rem; }
 .verdict.good { border-color: #0072b2; } .verdict.defect { border-color: #d55e00; }
 .verdict p { font-size: 1.1rem; } .verdict strong { text-transform: uppercase; }
+.heat { margin: 0.6rem 0; } .heat img { width: 100%; max-width: 540px; } .heat figcaption { font-size: 0.9rem; }
 .verdict dt { font-weight: 600; margin-top: 0.4rem; } .verdict dd { margin: 0; }
 .what-if table { width: 100%; border-collapse: collapse; font-size: 0.9rem; } .what-if caption { text-align: left; }
 .what-if th, .what-if td { text-align: left; padding: 0.2rem 0.5rem 0.2rem 0; vertical-align: top; }
@@ -39,8 +40,7 @@ def shipped() -> Path:
 
 
 inspector, scores = page.open_cascade(os.environ.get("HF_INSPECT_CASCADE") or shipped())
-policy = inspector.policy
-promise = policy.promise
+policy, promise, COLUMNS = inspector.policy, inspector.policy.promise, page.columns_of(inspector.task)
 INTRO = f"""# Edge model and vision-language model, under one promise
 {page.how_decided(policy, "" if inspector.vlm else inspector.no_vlm)}
 A demonstration, on solar cells unless it was set up for other parts, and no inspection service: what you send is
@@ -56,7 +56,7 @@ def inspect(content: bytes | None) -> tuple[str, Verdict | None]:
     if content is None:
         return "", None
     [verdict] = page.inspect_uploads(inspector, [content])
-    return page.verdict_html(verdict, policy), verdict
+    return page.verdict_html(verdict, policy) + page.heat_html(inspector, content, verdict), verdict
 
 
 def explore(escape: float, overkill: float, confidence: float, verdict: Verdict | None) -> tuple[str, str]:
@@ -72,7 +72,7 @@ def inspect_batch(images: list[tuple[str, bytes]] | None) -> tuple[list[list], s
         rows = page.table_of(names, page.inspect_uploads(inspector, contents))
     except errors.InspectError as error:
         raise gr.Error(str(error)) from None
-    return rows, page.csv_link(rows) if rows else ""
+    return rows, page.csv_link(rows, COLUMNS) if rows else ""
 
 
 def sent(_: gr.Image, image: FileData | None) -> bytes | None:
@@ -121,10 +121,10 @@ def build() -> gr.Blocks:
                 with gr.Column():
                     plot = gr.HTML(elem_id="plot", elem_classes="what-if")
         with gr.Tab("Batch"):
-            gr.Markdown(f"{page.LIMITS} P(defect) is that of whoever decided.")
+            gr.Markdown(f"{page.LIMITS} {COLUMNS[4]} is that of whoever decided.")
             files = gr.File(label="Images", file_count="multiple", file_types=["image"])
             csv = gr.HTML(elem_id="csv")
-            table = gr.Dataframe(headers=list(page.COLUMNS), label="Verdicts", interactive=False, wrap=True)
+            table = gr.Dataframe(headers=COLUMNS, label="Verdicts", interactive=False, wrap=True)
         one_at_a_time = {"concurrency_id": "models", "concurrency_limit": 1}
         inspected = image.change(inspect, image, [verdict, last], api_name="inspect", **one_at_a_time)
         inspected.then(explore, [*risks, last], [rates, plot], api_name=False, show_progress="hidden")

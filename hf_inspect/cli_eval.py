@@ -1,0 +1,131 @@
+"""`hf-inspect eval`: the verbs that measure a model on a split; each writes results.json and prints its table."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_inspect import files
+from hf_inspect.console import Bars
+
+evaluate = typer.Typer(help="Measure a model on a split it has not seen.", no_args_is_help=True)
+
+
+def _results(out: Path) -> Path:
+    return files.refuse_other(out, ("data", "environment"))
+
+
+def picture(out: Path | None) -> Path | None:
+    """A picture to write, checked: typer's callback."""
+    return files.refuse_other(out) if out else None
+
+
+Data = Annotated[Path, typer.Option(help="Folder that `hf-inspect data build` wrote.")]
+Base = Annotated[str, typer.Option(help="VLM base: folder, Hub repository, or `demo-base`.")]
+Results = Annotated[Path, typer.Option(help="results.json to write.", callback=_results)]
+Plot = Annotated[Path | None, typer.Option(help="Picture to write: the confusion matrix.", callback=picture)]
+Split = Annotated[str, typer.Option(help="Split to measure on; holdout/test where several configs have a test.")]
+
+_SCORES = ".scores.jsonl"  # beside results.json: what a killed evaluation goes on from
+
+
+@evaluate.command("edge")
+def eval_edge(model: str, data: Data, out: Results, split: Split = "test", plot: Plot = None) -> None:
+    """Measure an exported edge model; answers go to OUT.scores.jsonl, and a killed run goes on there."""
+    from hf_inspect.reports import evaluate_edge
+
+    with Bars() as bar:
+        results = evaluate_edge(model, data, split, out.with_suffix(_SCORES), bar.of_many)
+    _report(results, out, plot)
+
+
+@evaluate.command("vlm")
+def eval_vlm(
+    model: Base,
+    data: Data,
+    out: Results,
+    adapter: Annotated[str | None, typer.Option(help="Adapter: folder or repository; zero-shot without one.")] = None,
+    split: Split = "test",
+    questions: Annotated[Path | None, typer.Option(help="YAML of questions; the data set's own by default.")] = None,
+    mode: Annotated[str, typer.Option(help="rank the options, or generate an answer.")] = "rank",
+    crops: Annotated[int, typer.Option(help="5: mean over the four corners and the centre.")] = 1,
+    views: Annotated[int | None, typer.Option(help="Turns averaged: 1, 2, 4, 8; the adapter's by default.")] = None,
+    imgsz: Annotated[int | None, typer.Option(help="Side of the model's images, in pixels.")] = None,
+    normalise: Annotated[bool, typer.Option("--normalise", help="Divide an option's score by its tokens.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch; each takes a row a crop and view.")] = 16,
+    beside: Annotated[Path | None, typer.Option(help="results.json to draw beside this one, zero-shot say.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write: recall by class.", callback=picture)] = None,
+) -> None:
+    """Measure a VLM, zero-shot or with its adapter; answers go to OUT.scores.jsonl, and a killed run goes on there."""
+    from hf_inspect.reports import evaluate_vlm, write_comparison
+    from hf_inspect.vlm import Asking
+
+    asking = Asking(mode, crops, imgsz, normalise, batch_size, views)
+    with Bars() as bar:
+        results = evaluate_vlm(
+            model, adapter, data, split, out.with_suffix(_SCORES), asking=asking, questions=questions,
+            progress=bar.of_many,
+        )  # fmt: skip
+    _report(results, out)
+    if plot:
+        write_comparison(plot, results, beside)
+
+
+@evaluate.command("cascade")
+def eval_cascade(model: str, data: Data, out: Results, split: Split = "test", plot: Plot = None) -> None:
+    """Measure a cascade: its edge, its VLM and each of its policies on the same images."""
+    from hf_inspect.reports import evaluate_cascade
+
+    with Bars() as bar:
+        results = evaluate_cascade(model, data, split, out.with_suffix(_SCORES), bar.of_many)
+    _report(results, out, plot)
+
+
+@evaluate.command("anomaly")
+def eval_anomaly(
+    model: Annotated[str, typer.Argument(help="Anomaly model: folder or repository; or a folder of one a category.")],
+    data: Data,
+    out: Results,
+    split: Split = "test",
+    plot: Annotated[Path | None, typer.Option(help="ROC and histogram to write, a picture.", callback=picture)] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Picture of maps beside masks.", callback=picture)] = None,
+) -> None:
+    """Measure an anomaly model, and its maps where there are masks; a killed run goes on at OUT.scores.jsonl."""
+    from hf_inspect.reports import anomaly_table, evaluate_anomaly, write_curves, write_sheet
+
+    with Bars() as bar:
+        results, shown = evaluate_anomaly(model, data, split, out.with_suffix(_SCORES), bar.of_many)
+    files.write_json(out, results)
+    print(anomaly_table(results))
+    if plot:
+        write_curves(plot, results)
+    if sheet:
+        write_sheet(sheet, shown)
+
+
+@evaluate.command("wire")
+def eval_wire(
+    url: Annotated[str, typer.Argument(help="Server of a VLM: http://host:port of `hf-inspect serve`.")],
+    data: Data,
+    out: Results,
+    jpeg: Annotated[int, typer.Option(help="Quality, 1 to 100.")] = 90,
+) -> None:
+    """Measure on validation what sending images as JPEG costs in answers and saves in bytes."""
+    from hf_inspect.reports.wire import described, wire_cost
+
+    with Bars() as bar:
+        results = wire_cost(url, data, jpeg, out.with_suffix(_SCORES), bar.of_many)
+    files.write_json(out, results)
+    print(described(results))
+
+
+def _report(results: dict[str, Any], out: Path, plot: Path | None = None) -> None:
+    from hf_inspect.reports import model_summary, results_table
+    from hf_inspect.tasks import TASKS
+
+    files.write_json(out, results)
+    print(results_table(results))
+    last = "vlm" if "vlm" in results else "edge"
+    print(f"\n{last}:\n{model_summary(results[last])}")
+    if plot:
+        TASKS[results[last]["kind"]].draw(results[last], plot)
