@@ -75,9 +75,7 @@ class SimSiamLearner(nn.Module):
     def forward(self, views: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss; SimSiam has no labels, and these are not looked at."""
         one, other = (self.projection(self.features(self.network, some)) for some in views.unbind(1))
-        there, back = (
-            self.unlike(self.prediction(a), b.detach()) for a, b in ((one, other), (other, one))
-        )  # fmt: skip
+        there, back = (self.unlike(self.prediction(a), b.detach()) for a, b in ((one, other), (other, one)))
         return {"loss": (there + back) / 2}
 
 
@@ -137,12 +135,12 @@ def collate(rows: Sequence[Mapping[str, torch.Tensor]], preprocess: Preprocess) 
 
 
 def moved(before: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, float]:
-    """How far each weight of a network went from what it was, as a share of that's norm; statistics are no weights."""
+    """How far each weight of a network went from what it was, as a share of that's norm, or of 1 where that is 0.
+
+    Running statistics are no weights.
+    """
     now = {name: value.detach().cpu() for name, value in network.named_parameters()}
-    return {
-        name: float((now[name] - was).norm() / max(float(was.norm()), torch.finfo(was.dtype).tiny))
-        for name, was in before.items()
-    }
+    return {name: float((now[name] - was).norm()) / (float(was.norm()) or 1.0) for name, was in before.items()}
 
 
 def _two_views(pretext: Pretext) -> Callable[[Rgb], torch.Tensor]:

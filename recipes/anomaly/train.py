@@ -120,7 +120,7 @@ def fitted(chosen, training, category, out):
             model.save(stage)
             ran = model.figures | {"meaning": str(model.task.score), "seconds": round(perf_counter() - begin, 1)}
             log = runs.recipe_log(chosen) | {"made_from": made, "category": category, "ran": ran}
-            log["recipe"] |= both
+            log["recipe"] |= both | {"pretext": training.pretext}
             files.write_json(stage / runs.LOG, log)
             write_card(stage)
     elif unlike := runs.differences(log["made_from"], made):
