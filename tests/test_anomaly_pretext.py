@@ -221,35 +221,39 @@ def finished(folder):
     return {k: v for k, v in content(folder).items() if "checkpoint" not in k}
 
 
-@pytest.mark.parametrize("kind", ["simsiam", "cutpaste"])
-def test_one_command_trains_and_fits_each_category_and_a_kill_changes_no_bit(mvtec, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "named"), [("simsiam", ["wood"]), ("cutpaste", ["grid", "wood"])])
+def test_one_command_trains_and_fits_each_category_and_a_kill_changes_no_bit(mvtec, tmp_path, kind, named):
     whole, out = tmp_path / "whole", tmp_path / "cut"
-    done = launch.recipe("anomaly", *arguments(kind, mvtec, whole))
+    done = launch.recipe("anomaly", *arguments(kind, mvtec, whole, "--only", *named))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(path.name for path in Path(f"{whole}-networks").iterdir()) == ["grid", "wood"]
+    assert sorted(path.name for path in Path(f"{whole}-networks").iterdir()) == named
     assert AnomalyDetector.from_pretrained(whole / "wood").history.sources[0].images == 16
     assert f"pretext: {'simsiam' if kind == 'simsiam' else '3way'}" in (whole / "wood" / "README.md").read_text()
-    networks = Path(f"{out}-networks")
-    given_ = ["recipes/anomaly/train.py", *arguments(kind, mvtec, out)]
+    networks, first = Path(f"{out}-networks"), named[0]
+    given_ = ["recipes/anomaly/train.py", *arguments(kind, mvtec, out, "--only", *named)]
     process = launch.started(given_, launch.ON_A_CPU, tmp_path / "out", tmp_path / "err")
-    while newest_whole_checkpoint(networks / "grid") is None and process.exitcode is None:
+    while newest_whole_checkpoint(networks / first) is None and process.exitcode is None:
         time.sleep(0.003)
     process.kill()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
-    if (networks / "grid" / "training_log.json").exists():  # too quick to be killed: as if it had been
-        (networks / "grid" / "training_log.json").unlink()
+    if (networks / first / "training_log.json").exists():  # too quick to be killed: as if it had been
+        (networks / first / "training_log.json").unlink()
         shutil.rmtree(out, ignore_errors=True)
-    again = launch.recipe("anomaly", *arguments(kind, mvtec, out))
+    again = launch.recipe("anomaly", *arguments(kind, mvtec, out, "--only", *named))
     assert again.returncode == 0, again.stderr[-3000:]
     assert content(out) == content(whole)
     assert finished(networks) == finished(Path(f"{whole}-networks"))
-    if kind == "simsiam":
-        return
+
+
+def test_what_is_finished_is_left_alone_and_other_settings_are_refused(mvtec, tmp_path):
+    out, networks = tmp_path / "models", tmp_path / "models-networks"
+    given_ = arguments("cutpaste", mvtec, out, "--only", "wood", "--pretext", "scar", "--num_train_epochs", "1")
+    assert launch.recipe("anomaly", *given_).returncode == 0
     before = {path: path.stat().st_mtime_ns for path in networks.rglob("*") if path.is_file()}
-    assert launch.recipe("anomaly", *arguments(kind, mvtec, out)).returncode == 0
+    assert launch.recipe("anomaly", *given_).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in networks.rglob("*") if path.is_file()} == before
-    other = launch.recipe("anomaly", *arguments(kind, mvtec, out, "--learning_rate", "0.5"))
+    other = launch.recipe("anomaly", *given_, "--learning_rate", "0.5")
     assert other.returncode == 1
     assert "was made from something else (learning_rate 0.001 there, 0.5 here)" in other.stderr
 
