@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from hf_inspect import files
 from hf_inspect.anomaly import AnomalyDetector, categories
 from hf_inspect.anomaly.network import check_layers, new_network
+from hf_inspect.anomaly.pretext import Pretext
 from hf_inspect.errors import DataError
 from hf_inspect.hub import check, kind_of, kinds
 from hf_inspect.reports import evaluate_anomaly, write_card
@@ -24,7 +25,19 @@ COUNTS = {"grid": (24, 4, 6), "wood": (16, 4, 6)}
 
 
 RECIPES = Path(__file__).parent.parent / "recipes/anomaly"
-TRUE_SIZE = {"elpv": ("elpv", ["blocks.6"]), "mvtec": ("mvtec_ad", ["blocks.4", "blocks.6"])}
+TRUE_SIZE = {
+    "elpv": ("elpv", ["blocks.6"]),
+    "elpv_simsiam": ("elpv", ["blocks.6"]),
+    "elpv_cutpaste": ("elpv", ["blocks.6"]),
+    "mvtec": ("mvtec_ad", ["blocks.4", "blocks.6"]),
+    "mvtec_simsiam_reference": ("mvtec_ad", ["layer3"]),
+    "mvtec_cutpaste_reference": ("mvtec_ad", ["layer3"]),
+}
+SHAPES = {"timm/resnet50.a1_in1k": "random:resnet50"}  # of weights that are on the Hub alone
+REFERENCE = {  # the reference kit's, of IntelAI/transfer-learning 0ab4d0e
+    "simsiam": {"learning_rate": 0.1718 * 32 / 256, "projection": 1000, "prediction": 250, "weight_decay": 1e-4},
+    "cutpaste": {"learning_rate": 0.03, "head": [512, 512, 128], "area": [0.02, 0.15], "weight_decay": 3e-5},
+}
 
 
 def arguments(data, out, *more):
@@ -146,14 +159,22 @@ def test_what_cannot_be_is_one_sentence(data, tmp_path, more, message):
 def test_the_settings_of_true_size_are_read_and_their_layers_are_there(monkeypatch):
     given = runpy.run_path(str(RECIPES / "train.py"))
     read = {}
-    for path in RECIPES.glob("*.yaml"):
+    for path in set(RECIPES.glob("*.yaml")) - {RECIPES / "elpv_few_shot.yaml"}:
         monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(path)])
-        (read[path.stem],) = parsed(given["AnomalyArguments"])
-    assert set(read) == {"tiny", *TRUE_SIZE}
+        read[path.stem] = parsed(given["AnomalyArguments"], given["PretextArguments"])
+    assert set(read) == {"tiny", "tiny_simsiam", "tiny_cutpaste", *TRUE_SIZE}
     for name, (data, layers) in TRUE_SIZE.items():
-        assert (read[name].data.name, read[name].layers) == (data, layers)
-        network, _ = new_network(read[name].base, 64)
+        chosen, training = read[name]
+        assert (chosen.data.name, chosen.layers) == (data, layers)
+        network, _ = new_network(SHAPES.get(chosen.base, chosen.base), 64)
         check_layers(network, tuple(layers))
+        if training.pretext != "none":
+            Pretext(training.pretext, tuple(layers), 64, area=tuple(training.area), min_crop=training.min_crop)
+    assert len({training.output_dir for _, training in read.values()}) == len(read)
+    for kind, wanted in REFERENCE.items():
+        _, training = read[f"mvtec_{kind}_reference"]
+        assert all(getattr(training, name) == pytest.approx(value) for name, value in wanted.items())
+        assert (training.optim, training.optim_args) == ("sgd", "momentum=0.9")
 
 
 def test_a_data_set_without_train_is_refused(tmp_path):

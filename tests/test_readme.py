@@ -63,8 +63,11 @@ ELSEWHERE = {
     launched("anomaly", "tiny"): ("tests/test_anomaly_recipe.py", '"recipes/anomaly/tiny.yaml"'),
     **{
         launched("anomaly", name): ("tests/test_anomaly_recipe.py", 'RECIPES.glob("*.yaml")')
-        for name in ("elpv", "mvtec")  # true size: settings read
+        for name in ("elpv", "elpv_simsiam", "elpv_cutpaste", "mvtec")  # true size: settings read
     },
+    "python recipes/anomaly/few_shot.py --config recipes/anomaly/elpv_few_shot.yaml": (
+        "tests/test_anomaly_pretext.py", '"recipes/anomaly/elpv_few_shot.yaml"',
+    ),
     "hf-inspect eval anomaly outputs/anomaly/mvtec_ad --data outputs/data/mvtec_ad --out outputs/anomaly/mvtec_ad.json "
     "--plot outputs/anomaly/curves.png --sheet outputs/anomaly/maps.png": (
         "tests/test_anomaly_eval.py", '"--plot", plot, "--sheet", sheet',

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import data as sets
-from hf_inspect import images
+from hf_inspect import images, metrics
 from hf_inspect.anomaly.network import ancestors_of, check_layers, new_network, stated
 from hf_inspect.anomaly.predictor import raw, state, tensor
 from hf_inspect.anomaly.subspace import MOST, Fitting
@@ -35,7 +35,8 @@ class Settings:
 
     `keep` and `keep_patches` are shares of the variance, or numbers of components, of the image's and of its patches'
     features; `most` bounds the components followed. `hold_out` is the share of the good images that are kept from the
-    fit where validation has none, to say what a score means.
+    fit where validation has none, to say what a score means. With `shots` only so many good parts are used at all, one
+    image each, drawn by `seed`; 0 is all images.
     """
 
     base: str
@@ -50,6 +51,8 @@ class Settings:
     most: int = MOST
     hold_out: float = 0.2
     batch: int = 32
+    shots: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def fit(settings: Settings, data: Path, config: str = "", progress: Progress = n
 
     task, reading = sets.read_task(data), sets.read_reading(data)
     train, checked = _rows(data, config, "train"), _validation(data, config)
-    good = _good(train, task)
+    good = _drawn(train, _good(train, task), settings.shots, settings.seed)
     fitting, held = (good, []) if _has_good(checked, task) else _held_out(train, good, settings.hold_out)
     _refuse_few(settings, len(fitting), f"{data} {config}".strip())
     network, preprocess = new_network(settings.base, settings.side)
@@ -93,7 +96,9 @@ def fit(settings: Settings, data: Path, config: str = "", progress: Progress = n
     figures = _fit_subspaces(model, settings, train.select(fitting), preprocess, reading, progress)
     if _has_good(checked, task):
         assert checked is not None
-        meaning = _meaning(*_scored(model, settings, checked, task, preprocess, reading), "validation")
+        scores, defect = _scored(model, settings, checked, task, preprocess, reading)
+        meaning = _meaning(scores, defect, "validation")
+        figures["validation"] = {"auroc": metrics.auroc(defect, scores, list(checked["group"]))}
     elif held:
         meaning = _meaning(*_scored(model, settings, train.select(held), task, preprocess, reading), _HELD_OUT)
         checked = None
@@ -101,7 +106,7 @@ def fit(settings: Settings, data: Path, config: str = "", progress: Progress = n
         meaning, checked = Meaning("distance"), None
     answers = TaskSpec(BINARY.classes, BINARY.dispositions, ANOMALY, meaning)
     state(model.config, answers, reading)
-    seen = {_place(config, "train"): train.select(good)} | ({_place(config, "validation"): None} if checked else {})
+    seen = {place(config, "train"): train.select(good)} | ({place(config, "validation"): None} if checked else {})
     history = sets.record_history(data, seen, [ancestors_of(settings.base)])
     return Fitted(model, answers, history, {"fitted": len(fitting), "held_out": len(held), **figures})
 
@@ -119,6 +124,17 @@ def categories(data: Path, only: Sequence[str] = ()) -> dict[str, str]:
         raise DataError(f"{data} has no category {unknown[0]!r} to fit to; it has {', '.join(having)}.")
     wanted = [name for name in having if not only or name in only]
     return {"": ""} if list(counts) == [DEFAULT] else {name: name for name in wanted}
+
+
+def good_rows(data: Path, config: str = "", shots: int = 0, seed: int = 0) -> "datasets.Dataset":
+    """The good images of the train split that `fit` uses."""
+    rows = _rows(data, config, "train")
+    return rows.select(_drawn(rows, _good(rows, sets.read_task(data)), shots, seed))
+
+
+def place(config: str, split: str) -> str:
+    """A split's name in a data set, of one of its configs; "" is a plain data set's."""
+    return f"{config}/{split}" if config else split
 
 
 def batches(rows: "datasets.Dataset", size: int, reading: Reading) -> Iterator[tuple[dict[str, Any], list[Rgb]]]:
@@ -181,12 +197,8 @@ def _meaning(scores: NDArray[np.float64], defect: NDArray[np.int64], of: str) ->
     return Meaning("probability", goods, int(defect.sum()), of, slope=fitted.slope, intercept=fitted.intercept)
 
 
-def _place(config: str, split: str) -> str:
-    return f"{config}/{split}" if config else split
-
-
 def _rows(data: Path, config: str, split: str) -> "datasets.Dataset":
-    return sets.load_split(data, _place(config, split))
+    return sets.load_split(data, place(config, split))
 
 
 def _validation(data: Path, config: str) -> "datasets.Dataset | None":
@@ -199,6 +211,17 @@ def _validation(data: Path, config: str) -> "datasets.Dataset | None":
 def _good(rows: "datasets.Dataset", task: TaskSpec) -> list[int]:
     """Numbers of the rows that are good parts."""
     return np.flatnonzero(~task.is_defect[sets.class_ids(rows, task)]).tolist()
+
+
+def _drawn(rows: "datasets.Dataset", good: Sequence[int], shots: int, seed: int) -> list[int]:
+    """So many of the good rows' numbers, each of another group, drawn by `seed` and in order; all of them with 0."""
+    if not shots:
+        return list(good)
+    own, rng = rows["group"], np.random.default_rng(seed)
+    first = {own[i]: i for i in rng.permutation(good).tolist()}
+    if not 0 < shots <= len(first):
+        raise DataError(f"shots is {shots}, and there are {len(first)} good parts to draw from; give 1 to that many.")
+    return sorted(list(first.values())[:shots])
 
 
 def _has_good(rows: "datasets.Dataset | None", task: TaskSpec) -> bool:

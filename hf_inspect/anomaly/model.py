@@ -124,16 +124,8 @@ class SubspaceForAnomalyDetection(PreTrainedModel):
                 setattr(self.config, name, list(fitted.components.shape))
 
     def patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features of every position (n, d, h, w), float32: the layers' one after the other, at the first's size.
-
-        DataError for layers without positions.
-        """
-        with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=self.config.bf16):
-            found = _outputs(body_of(self.network), self.config.layers, pixel_values)
-        by_position = [_by_position(one.float(), self._channels_last) for one in found]
-        size = by_position[0].shape[-2:]
-        at_size = [by_position[0], *(_resized(one, size) for one in by_position[1:])]
-        return torch.cat(at_size, 1) if len(at_size) > 1 else at_size[0]
+        """`patches_of` the network's layers."""
+        return patches_of(self.network, self.config.layers, pixel_values, self.config.bf16)
 
     def pooled(self, patches: torch.Tensor) -> torch.Tensor:
         """The image's own feature (n, m) of its patches', averaged over `pool` positions each way."""
@@ -155,16 +147,29 @@ class SubspaceForAnomalyDetection(PreTrainedModel):
         maps = _resized(errors.reshape(n, 1, height, width), pixel_values.shape[-2:])
         return AnomalyOutput(scores, _smoothed(maps, self.config.smooth)[:, 0])
 
-    @property
-    def _channels_last(self) -> bool:
-        return getattr(body_of(self.network), "output_fmt", "NCHW") == "NHWC"
-
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing is fresh: the network and the subspaces are loaded."""
 
 
 AutoConfig.register(AnomalyConfig.model_type, AnomalyConfig)
 AutoModel.register(AnomalyConfig, SubspaceForAnomalyDetection)
+
+
+def patches_of(
+    network: PreTrainedModel, layers: Sequence[str], pixel_values: torch.Tensor, bf16: bool = False
+) -> torch.Tensor:
+    """Features of every position (n, d, h, w), float32: the layers' one after the other, at the first's size.
+
+    DataError for layers without positions.
+    """
+    body = body_of(network)
+    channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"
+    with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=bf16):
+        found = _outputs(body, layers, pixel_values)
+    by_position = [_by_position(one.float(), channels_last) for one in found]
+    size = by_position[0].shape[-2:]
+    at_size = [by_position[0], *(_resized(one, size) for one in by_position[1:])]
+    return torch.cat(at_size, 1) if len(at_size) > 1 else at_size[0]
 
 
 class _ReachedError(Exception):
