@@ -119,8 +119,9 @@ def test_another_image_under_the_same_name_has_another_picture(cascade, parts, t
 @given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda b: b"/" not in b and b"\0" not in b), unique=True))
 def test_no_two_paths_share_a_picture_and_all_names_can_be_written(names):
     maps = Maps(Path("maps"), None)
-    places = [maps.place(os.fsdecode(b"a/" + name), "0" * 64) for name in names]
-    assert len(set(places)) == len(names)
+    paths = [os.fsdecode(folder + name) for name in names for folder in (b"a/", b"b/")]
+    places = [maps.place(path, "0" * 64) for path in paths]
+    assert len(set(places)) == len(paths)
     assert all(place.parent == Path("maps") and place.name.isascii() and len(place.name) < 100 for place in places)
 
 
