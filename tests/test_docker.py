@@ -52,6 +52,8 @@ def run(service, container):
         command.append(word)
     if command[:3] == ["accelerate", "launch", "--cpu"]:
         return launch.script(command[3:], launch.ON_A_CPU)
+    if command[0] == "hf-inspect":
+        return launch.script([BIN / "hf-inspect", *command[1:]])
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=container / "app", env=environment, capture_output=True, text=True)
 
