@@ -28,6 +28,7 @@ quality: $(READY)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy hf_inspect
+	$(BIN)/hadolint Dockerfile
 
 style: $(READY)
 	$(BIN)/ruff check --fix $(CODE)

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, IncrementalPCA
 
 from hf_inspect import data as sets
 from hf_inspect import files, scoring
@@ -24,6 +24,12 @@ SETTINGS = Settings(RANDOM, ("blocks.2",), SIDE, pool=2, keep=0.95)
 def rows(n=300, d=40, seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(0, 1, (n, d)) @ (rng.normal(0, 1, (d, d)) * np.linspace(3, 0.05, d)) + rng.normal(0, 5, d)
+
+
+def falling(n=300, d=200, seed=0):
+    """Rows whose deviations fall by a tenth from one direction to the next, so that a few hold nearly all."""
+    axes = np.linalg.qr(np.random.default_rng(9).normal(0, 1, (d, d)))[0]
+    return np.random.default_rng(seed).normal(0, 1, (n, d)) * 0.9 ** np.arange(d) @ axes + 3.0
 
 
 def fitted_to(x, keep=0.95, batch=300, **more):
@@ -72,12 +78,24 @@ def test_the_error_is_that_of_scikit_learns_pca(keep):
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
-def test_incremental_equals_one_shot_whatever_the_batches_and_the_order(batch):
-    x, fresh = rows(), torch.from_numpy(rows(50)).float()
+@pytest.mark.parametrize("d", [40, 200], ids=["fewer dimensions than a chunk has rows", "more of them"])
+def test_incremental_equals_one_shot_whatever_the_batches_and_the_order(batch, d):
+    x, fresh = falling(d=d), torch.from_numpy(falling(50, d, seed=1)).float()
     whole = SubspaceLayer.of(fitted_to(x, most=1000)).error(fresh)
-    for other in (fitted_to(x, batch=batch), fitted_to(x[np.random.default_rng(0).permutation(300)], batch=batch)):
+    chunked = fitted_to(x, batch=batch, most=64)  # five chunks
+    for other in (chunked, fitted_to(x[np.random.default_rng(0).permutation(300)], batch=batch, most=64)):
         np.testing.assert_allclose(SubspaceLayer.of(other).error(fresh).numpy(), whole.numpy(), rtol=1e-3)
-    assert (fitted_to(x, batch=batch).components == fitted_to(x).components).all()
+    assert (chunked.components == fitted_to(x, most=64).components).all()
+
+
+def test_a_chunk_is_taken_in_as_by_scikit_learns_incremental_pca():
+    x, keep = falling(256, 200), 12
+    theirs = IncrementalPCA(64, batch_size=64).fit(x)
+    ours = fitted_to(x, keep, most=64)
+    np.testing.assert_allclose(ours.variances, theirs.explained_variance_[:keep], rtol=1e-4)
+    np.testing.assert_allclose(ours.mean, theirs.mean_, atol=1e-5)
+    assert ours.share == pytest.approx(theirs.explained_variance_ratio_[:keep].sum(), rel=1e-4)
+    np.testing.assert_allclose(np.abs((ours.components * theirs.components_[:keep]).sum(1)), 1.0, atol=1e-4)
 
 
 def test_no_more_components_are_followed_than_asked():
@@ -94,6 +112,10 @@ def test_no_more_components_are_followed_than_asked():
         (lambda: fitted_to(np.ones((9, 4)) * 7.3), "all 9 features are the same"),
         (lambda: fitted_to(np.array([[1.0, np.nan], [1.0, 2.0]])), "1 of 2 features are not finite"),
         (lambda: fitted_to(rows(5), 5), "5 components are asked of 5 features .* at most 4"),
+        (
+            lambda: fitted_to(rows(60)[:, :3] @ np.ones((3, 9)), 4),
+            "4 components are asked, and the 60 features vary in 1",
+        ),
         (lambda: Fitting(1.5), "keep is 1.5"),
         (lambda: Fitting(0), "keep is 0"),
     ],

@@ -15,6 +15,7 @@ from hf_inspect import cli, files
 from hf_inspect.anomaly import Settings, fit
 from hf_inspect.errors import DataError
 from hf_inspect.metrics.pixels import PixelCounts
+from hf_inspect.reports import evaluate_anomaly
 from hf_inspect.tasks.heat import in_pixels, overlay
 from tests import tiny_anomaly
 from tests.tiny_anomaly import RANDOM, SIDE
@@ -146,6 +147,17 @@ def test_a_model_a_category_is_measured_with_its_maps_and_drawn(data, models, tm
     again = json.loads(out.read_text())
     assert again["data"] == results["data"]
     assert again["anomaly"] == results["anomaly"]
+
+
+def test_the_sheet_names_each_image_by_where_it_came_from(data, models, tmp_path):
+    _, shown = evaluate_anomaly(models, data, "test", tmp_path / "s.jsonl")
+    captions = [one.caption.split("\n") for one in shown]
+    assert len({tuple(lines[1:]) for lines in captions}) == len(shown) == 16  # 000.png is in every folder
+    for one, (said, folder, name) in zip(shown, captions, strict=True):
+        assert folder == f"{one.of.split('/')[0]}/test/{'blot' if one.mask.any() else 'good'}"
+        assert said.startswith("defect, score 0." if one.mask.any() else "good, score 0.")
+        raw = data.parent / "raw" / folder / name
+        assert (np.asarray(Image.open(raw)) == one.rgb).all()
 
 
 def test_one_category_alone_and_what_is_refused(data, models, tmp_path, monkeypatch, capsys):

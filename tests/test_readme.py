@@ -108,6 +108,9 @@ ELSEWHERE = {
     "hf-inspect calibrate --edge outputs/edge --vlm http://10.0.0.5:8100 --data outputs/data/parts --out outputs/far": (
         "tests/test_served.py", '"--vlm", url, "--data"',
     ),
+    "USER_CONSENT=y docker compose up --build": ("tests/test_docker.py", 'UP = "USER_CONSENT=y docker compose'),
+    "docker compose logs fit --follow": ("tests/test_docker.py", '"docker compose logs fit --follow"'),
+    "docker compose down": ("tests/test_docker.py", '"docker compose down"'),
     "python recipes/saec/run.py --config recipes/saec/tiny.yaml": (
         "tests/test_recipe_saec.py", '"recipes/saec/tiny.yaml"',
     ),

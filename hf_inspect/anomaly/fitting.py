@@ -1,18 +1,18 @@
 """The good images of a built data set -> a fitted anomaly model; images are streamed, and seen twice at most."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import data as sets
 from hf_inspect import images, metrics
+from hf_inspect.anomaly.graph import quick_patches
 from hf_inspect.anomaly.network import ancestors_of, check_layers, new_network, stated
-from hf_inspect.anomaly.predictor import raw, state, tensor
+from hf_inspect.anomaly.predictor import state, tensor
 from hf_inspect.anomaly.subspace import MOST, Fitting
 from hf_inspect.cascade.composite import Platt
 from hf_inspect.data import write_history
@@ -23,9 +23,11 @@ from hf_inspect.schema import ANOMALY, BINARY, History, Meaning, Progress, TaskS
 
 if TYPE_CHECKING:
     import datasets
+    import torch
 
     from hf_inspect.anomaly.model import SubspaceForAnomalyDetection
 
+_Patches: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"  # images -> features of every position
 _HELD_OUT = "train, held out of the fit"
 
 
@@ -93,14 +95,16 @@ def fit(settings: Settings, data: Path, config: str = "", progress: Progress = n
     model = SubspaceForAnomalyDetection(own).eval()
     model.network.load_state_dict(network.state_dict())
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    figures = _fit_subspaces(model, settings, train.select(fitting), preprocess, reading, progress)
+    seen_at_most = len(good) + (len(checked) if checked else 0)
+    patches = quick_patches(model, preprocess.height, preprocess.width, seen_at_most)
+    figures = _fit_subspaces(model, patches, settings, train.select(fitting), preprocess, reading, progress)
     if _has_good(checked, task):
         assert checked is not None
-        scores, defect = _scored(model, settings, checked, task, preprocess, reading)
+        scores, defect = _scored(model, patches, settings, checked, task, preprocess, reading)
         meaning = _meaning(scores, defect, "validation")
         figures["validation"] = {"auroc": metrics.auroc(defect, scores, list(checked["group"]))}
     elif held:
-        meaning = _meaning(*_scored(model, settings, train.select(held), task, preprocess, reading), _HELD_OUT)
+        meaning = _meaning(*_scored(model, patches, settings, train.select(held), task, preprocess, reading), _HELD_OUT)
         checked = None
     else:
         meaning, checked = Meaning("distance"), None
@@ -145,6 +149,7 @@ def batches(rows: "datasets.Dataset", size: int, reading: Reading) -> Iterator[t
 
 def _fit_subspaces(
     model: "SubspaceForAnomalyDetection",
+    patches: "_Patches",
     settings: Settings,
     rows: "datasets.Dataset",
     preprocess: Preprocess,
@@ -158,7 +163,7 @@ def _fit_subspaces(
     by_image = settings.score != "patches"
     for _, rgbs in batches(rows, settings.batch, reading):
         with torch.inference_mode():
-            found = model.patches(tensor(rgbs, preprocess, model.device))
+            found = patches(tensor(rgbs, preprocess, model.device))
             if by_image:
                 whole.add(model.pooled(found).cpu().numpy())
             patch.add(found.permute(0, 2, 3, 1).flatten(0, 2).cpu().numpy())
@@ -175,6 +180,7 @@ def _fit_subspaces(
 
 def _scored(
     model: "SubspaceForAnomalyDetection",
+    patches: "_Patches",
     settings: Settings,
     rows: "datasets.Dataset",
     task: TaskSpec,
@@ -182,9 +188,15 @@ def _scored(
     reading: Reading,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Raw scores (n,) of some rows, and whether each is a defect (n,)."""
-    found = [
-        raw(model, preprocess, rgbs, nullcontext())[0] for _, rgbs in batches(rows, settings.batch, reading)
-    ]  # fmt: skip
+    import torch
+
+    found = []
+    for _, rgbs in batches(rows, settings.batch, reading):
+        with torch.inference_mode():
+            pixel_values = tensor(rgbs, preprocess, model.device)
+            answers = model.answers(patches(pixel_values), pixel_values.shape[-2:])
+        assert answers.scores is not None
+        found.append(answers.scores.double().cpu().numpy())
     return np.concatenate(found), task.is_defect[sets.class_ids(rows, task)].astype(np.int64)
 
 

@@ -136,7 +136,10 @@ class SubspaceForAnomalyDetection(PreTrainedModel):
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> AnomalyOutput:
         """Scores and maps."""
-        patches = self.patches(pixel_values)
+        return self.answers(self.patches(pixel_values), pixel_values.shape[-2:])
+
+    def answers(self, patches: torch.Tensor, size: Sequence[int]) -> AnomalyOutput:
+        """Scores of images by their `patches`, and maps of `size` (h, w)."""
         n, _, height, width = patches.shape
         errors = self.patch.error(patches.permute(0, 2, 3, 1).flatten(0, 2)).reshape(n, height * width)
         if self.config.score == "patches":
@@ -144,7 +147,7 @@ class SubspaceForAnomalyDetection(PreTrainedModel):
         else:
             of = {"fre": self.image.error, "mahalanobis": self.image.mahalanobis}[self.config.score]
             scores = of(self.pooled(patches))
-        maps = _resized(errors.reshape(n, 1, height, width), pixel_values.shape[-2:])
+        maps = _resized(errors.reshape(n, 1, height, width), size)
         return AnomalyOutput(scores, _smoothed(maps, self.config.smooth)[:, 0])
 
     def _init_weights(self, module: nn.Module) -> None:

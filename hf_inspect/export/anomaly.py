@@ -1,14 +1,14 @@
 """An anomaly model -> a folder for the edge, its subspaces inside the graph, that answers and shows as it does."""
 
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
 from hf_inspect.anomaly import AnomalyDetector
+from hf_inspect.anomaly.graph import converted
 from hf_inspect.data import place_of, read_head, read_reading, read_task, write_history
-from hf_inspect.errors import DataError, MissingExtraError, ParityError
+from hf_inspect.errors import DataError, ParityError
 from hf_inspect.export.parity import compared
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON, Engine
 
@@ -60,18 +60,9 @@ def _split(data: Path, category: str) -> str:
 
 def _write(detector: AnomalyDetector, folder: Path) -> None:
     """Write the graph in float32, for any number of images of the model's one size."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("An export needs OpenVINO: pip install 'hf-inspect[export]'") from error
-    import torch
+    graph = converted(detector.model.cpu(), detector.preprocess.height, detector.preprocess.width)
+    import openvino
 
-    size = (3, detector.preprocess.height, detector.preprocess.width)
-    model = detector.model.cpu()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of sizes that are constants here, and of its own tracer
-        example = {"pixel_values": torch.zeros(2, *size)}
-        graph = openvino.convert_model(model, example_input=example, input=[openvino.PartialShape([-1, *size])])
     openvino.save_model(graph, folder / MODEL, compress_to_fp16=False)
 
 

@@ -1,5 +1,6 @@
 """An anomaly model, or one a category, + a split it has not seen -> results.json, its table, and maps beside masks."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -41,8 +42,9 @@ _MASK = "mask"
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """An image with its map, its mask where it has one, and what stands below it on the sheet."""
+    """An image of a split `of`, with its map, its mask where it has one, and what stands below it on the sheet."""
 
+    of: str
     rgb: Rgb
     map: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
@@ -105,19 +107,21 @@ def write_curves(out: Path, results: Mapping[str, Any]) -> None:
 
 
 def write_sheet(out: Path, shown: Sequence[Mapped]) -> None:
-    """Each image, its map over it, and its mask, side by side, as one PNG; all maps on one scale a picture."""
-    low = float(np.median([np.median(one.map) for one in shown]))
-    high = float(max(np.quantile(one.map, 0.995) for one in shown))
+    """Each image, its map over it, and its mask, side by side, as one PNG; the maps of a split are on one scale."""
     cells = []
-    for one in shown:
-        blank = np.full_like(one.rgb, 255)
-        mask = blank if one.mask is None else np.repeat(one.mask[..., None], 3, 2).astype(np.uint8) * 255
-        heat = overlay(one.rgb, one.map, low, high)
-        cells += [
-            (_png(one.rgb), one.caption),
-            (_png(heat), "map"),
-            (_png(mask), "no mask" if one.mask is None else "mask"),
-        ]
+    for of in dict.fromkeys(one.of for one in shown):
+        own = [one for one in shown if one.of == of]
+        low = float(np.median([np.median(one.map) for one in own]))
+        high = float(max(np.quantile(one.map, 0.995) for one in own))
+        for one in own:
+            mask = (
+                np.full_like(one.rgb, 255) if one.mask is None else np.repeat(one.mask[..., None], 3, 2) * np.uint8(255)
+            )
+            cells += [
+                (_png(one.rgb), one.caption),
+                (_png(overlay(one.rgb, one.map, low, high)), "map"),
+                (_png(mask), "no mask" if one.mask is None else "mask"),
+            ]
     sheet.of_images(cells, out, columns=6)
 
 
@@ -142,6 +146,7 @@ def _mapped(
     reading, chosen = sets.read_reading(data), _chosen(answered)
     masked = _MASK in sets.load_split(data, split).features
     columns = ["image", LABEL, "group", *([_MASK] if masked else [])]
+    names = _sources(data)
     counts, shown, missing, number = PixelCounts(), list[Mapped](), 0, 0
     wanted = set(answered.numbers.tolist()) if masked else chosen
     for rows in sets.stream(data, split, columns, _AT_ONCE):
@@ -155,7 +160,7 @@ def _mapped(
             if mask is not None:
                 counts.add(in_pixels(said.map, *rgb.shape[:2]), mask, row["group"])
             if at in chosen:
-                shown.append(Mapped(rgb, said.map, mask, _caption(row, said)))
+                shown.append(Mapped(split, rgb, said.map, mask, _caption(row, said, names)))
         progress(f"{split}, maps", number, sets.count(data, split))
     shown.sort(key=lambda one: one.mask is None or not one.mask.any())
     return (counts.report() | {"without_mask": missing} if masked else {}), shown
@@ -182,8 +187,16 @@ def _chosen(answered: Scores) -> set[int]:
     return found
 
 
-def _caption(row: Mapping[str, Any], said: Prediction) -> str:
-    return f"{row[LABEL]}, {said.severity:.3g}\n{row['image']['path']}"
+def _sources(data: Path) -> dict[str, str]:
+    """SHA-256 of a data set's image files -> their paths in what it was built from."""
+    return {one["sha256"]: one["source"] for one in sets.read_manifest(data)["images"]}
+
+
+def _caption(row: Mapping[str, Any], said: Prediction, names: Mapping[str, str]) -> str:
+    """What the image is, what the model says, and where it came from: in many sets files have each other's names."""
+    image = row["image"]
+    path = Path(names.get(hashlib.sha256(image["bytes"]).hexdigest(), image["path"]))
+    return "\n".join([f"{row[LABEL]}, score {said.severity:.3g}", path.parent.as_posix(), path.name])
 
 
 def _all_have(reports: Mapping[str, Any], key: str) -> bool:
