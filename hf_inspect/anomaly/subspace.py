@@ -44,6 +44,10 @@ class Fitting:
     several times as slow. What varies by less than 1e-6 of the largest deviation is lost by it.
     """
 
+    _filled: int
+    _n: int
+    _total: float
+
     def __init__(self, keep: float, most: int = MOST) -> None:
         whole = float(keep).is_integer() and keep >= 1
         if not (whole or 0 < keep < 1):
