@@ -1,12 +1,12 @@
 """What no anomaly model can be made of, through the recipe and `eval anomaly`: a sentence each, and nothing written."""
 
 import json
-import sys
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
 
-from hf_inspect import cli
+from hf_inspect.cli import app
 from hf_inspect.data import build, load_split, read_head
 from tests import launch, tiny_anomaly
 from tests.tiny_anomaly import SIDE
@@ -67,7 +67,7 @@ def test_pixels_that_are_not_numbers_are_left_out_and_named_by_the_build(tmp_pat
     assert "2.tif" in json.dumps(head["rejected"])
 
 
-def test_images_of_many_sizes_are_fitted_to_and_measured_with_masks_of_theirs(tmp_path, monkeypatch, capsys):
+def test_images_of_many_sizes_are_fitted_to_and_measured_with_masks_of_theirs(tmp_path):
     raw = tiny_anomaly.mvtec(tmp_path / "raw", {"grid": (10, 5, 5)})
     for path in raw.rglob("*.png"):
         number = int(path.stem.removesuffix("_mask"))
@@ -76,9 +76,9 @@ def test_images_of_many_sizes_are_fitted_to_and_measured_with_masks_of_theirs(tm
     done = recipe(data, tmp_path / "models")
     assert done.returncode == 0, done.stderr[-2000:]
     given = ["--data", data, "--out", tmp_path / "r.json", "--sheet", tmp_path / "s.png"]
-    monkeypatch.setattr(sys, "argv", ["hf-inspect", "eval", "anomaly", *map(str, [tmp_path / "models", *given])])
-    cli.main()
+    done = CliRunner().invoke(app, ["eval", "anomaly", *map(str, [tmp_path / "models", *given])])
+    assert done.exit_code == 0, done.output
     grid = json.loads((tmp_path / "r.json").read_text())["categories"]["grid"]
     assert (grid["n"], grid["mapped"], grid["unreadable"]["k"]) == (10, 10, 0)
-    assert "| grid | 10 |" in capsys.readouterr().out
+    assert "| grid | 10 |" in done.output
     assert len(load_split(data, "grid/test")) == 10

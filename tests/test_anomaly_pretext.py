@@ -228,7 +228,7 @@ def test_one_command_trains_and_fits_each_category_and_a_kill_changes_no_bit(mvt
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(path.name for path in Path(f"{whole}-networks").iterdir()) == named
     assert AnomalyDetector.from_pretrained(whole / "wood").history.sources[0].images == 16
-    assert f"pretext: {'simsiam' if kind == 'simsiam' else '3way'}" in (whole / "wood" / "README.md").read_text()
+    assert f'pretext: "{"simsiam" if kind == "simsiam" else "3way"}"' in (whole / "wood" / "README.md").read_text()
     networks, first = Path(f"{out}-networks"), named[0]
     given_ = ["recipes/anomaly/train.py", *arguments(kind, mvtec, out, "--only", *named)]
     process = launch.started(given_, launch.ON_A_CPU, tmp_path / "out", tmp_path / "err")

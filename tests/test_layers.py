@@ -23,7 +23,11 @@ YOLO = "students/yolo.py"  # a `PreTrainedModel`, which transformers must know a
 ANOMALY = "anomaly/model.py"  # a `PreTrainedModel`: imported where one is fitted or loaded
 TRAINER = "vlm/trainer.py"  # a subclass of TRL's own: the recipe imports it, and nothing else
 HEAVY = {"torch", "transformers", "datasets", "timm", "peft", "trl", "accelerate", "optimum", "nncf", "ultralytics"}
-AT_TOP = {BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, ANOMALY: {"torch", "transformers"}, TRAINER: {"trl"}}
+PRETEXT = {f"anomaly/{name}.py": {"torch", "torchvision", "transformers"} for name in ("cutpaste", "pretext", "tuning")}
+AT_TOP = {
+    BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, ANOMALY: {"torch", "transformers"}, TRAINER: {"trl"},
+    **PRETEXT,
+}  # fmt: skip
 
 
 def imports_of(path: Path) -> list[tuple[str, bool]]:

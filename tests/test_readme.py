@@ -108,6 +108,12 @@ ELSEWHERE = {
     "hf-inspect calibrate --edge outputs/edge --vlm http://10.0.0.5:8100 --data outputs/data/parts --out outputs/far": (
         "tests/test_served.py", '"--vlm", url, "--data"',
     ),
+    "hf-inspect calibrate --edge outputs/anomaly/edge --data outputs/data/own --out outputs/cascade": (
+        "tests/test_anomaly_cascade.py", '"calibrate", "--edge", edge, "--data", data, "--out"',
+    ),
+    "hf-inspect predict outputs/cascade camera --out outputs/verdicts.jsonl --maps outputs/maps": (
+        "tests/test_maps.py", '["predict", str(cascade), str(parts), "--out", str(out), "--maps"',
+    ),
     "USER_CONSENT=y docker compose up --build": ("tests/test_docker.py", 'UP = "USER_CONSENT=y docker compose'),
     "docker compose logs fit --follow": ("tests/test_docker.py", '"docker compose logs fit --follow"'),
     "docker compose down": ("tests/test_docker.py", '"docker compose down"'),
