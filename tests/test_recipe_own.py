@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_and_comes_to_its_end(first):
     assert [name for name in verbs(said) if name != "export"] == [name for name in EVERY if name != "export"]
     assert re.search(r"steps of 16 images, [1-9]\d* of them done -> ", said)
     assert "is dropped" not in said
-    assert "The system never says good:" in said
+    assert "the system never says good:" in said
     assert f"Read {out / 'report.html'}" in said
 
 
