@@ -57,11 +57,12 @@ def compared(
     answers: dict[str, list[Prediction]] = {name: [] for name in askers}
     seconds: dict[str, list[float]] = {name: [] for name in askers}
     chunks = [rgbs[start : start + size] for start in range(0, len(rgbs), size)]
-    for turn, chunk in enumerate(chunks[:WARM_UP] + chunks):
+    warm = chunks[:WARM_UP]
+    for turn, chunk in enumerate(warm + chunks):
         for name in list(askers) if turn % 2 else list(askers)[::-1]:
             begin = perf_counter()
             found = askers[name](chunk)
-            if turn >= WARM_UP:
+            if turn >= len(warm):
                 seconds[name].append(perf_counter() - begin)
                 answers[name] += found
     return answers, seconds

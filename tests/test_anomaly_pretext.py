@@ -178,8 +178,10 @@ def test_every_weight_below_the_features_moves_and_the_fit_is_of_it(parts, tmp_p
     assert len(used) > 10
     assert min(used.values()) > 1e-5
     torch.manual_seed(1)
-    fresh = dict(new_network(tiny_anomaly.RANDOM, SIDE)[0].named_parameters())
+    began, _ = new_network(tiny_anomaly.RANDOM, SIDE)
+    fresh = dict(began.named_parameters())
     saved, _ = new_network(str(out), SIDE)
+    assert all(torch.equal(value, dict(saved.named_buffers())[name]) for name, value in began.named_buffers())
     assert max(moved({k: v.detach() for k, v in fresh.items()}, saved).values()) > 1e-3
     assert read_history(out, "x").sources[0].images == len(good_rows(parts))
     ours = fit(Settings(str(out), LAYERS, side=SIDE, pool=2), parts)
