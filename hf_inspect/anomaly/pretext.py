@@ -62,8 +62,8 @@ class Pretext:
 class Learner(nn.Module):
     """A network that learns by a pretext task, whose batch norms keep the statistics that they came with.
 
-    Those of views, which are smaller than what is fitted to and augmented, would be wrong for the fit: with them SimSiam
-    came to an AUROC of 0.82 on ELPV's validation split, without to 0.87.
+    Those of views, which are smaller than what is fitted to and augmented, would be wrong for the fit: with them
+    SimSiam came to an AUROC of 0.82 on ELPV's validation split, without to 0.87.
     """
 
     def __init__(self, network: "PreTrainedModel", pretext: Pretext) -> None:
