@@ -5,17 +5,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from hf_inspect import files
 from hf_inspect.errors import DataError
-from hf_inspect.images import Rgb, Source
+from hf_inspect.images import Source
 from hf_inspect.inspector import Inspector
 from hf_inspect.schema import Verdict
+from hf_inspect.tasks.heat import png_of
 
 MAP = "map"  # of a row: the picture's path
 _NAME = 60  # letters of an image's own name, at most, in its picture's
@@ -79,10 +77,3 @@ class Maps:
                 "same command then goes on."
             ) from error
         return {MAP: str(at)}
-
-
-def png_of(rgb: Rgb) -> bytes:
-    """An image as a PNG's bytes."""
-    buffer = BytesIO()
-    Image.fromarray(rgb).save(buffer, "png")
-    return buffer.getvalue()

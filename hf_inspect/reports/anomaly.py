@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from hf_inspect.reports.evaluate import (
 from hf_inspect.schema import ANOMALY, DEFECT, GOOD, Prediction, Progress, no_progress
 from hf_inspect.scoring import Scores, run
 from hf_inspect.tasks import TASKS
-from hf_inspect.tasks.heat import in_pixels, overlay
+from hf_inspect.tasks.heat import in_pixels, overlay, png_of
 
 if TYPE_CHECKING:
     from hf_inspect.anomaly import AnomalyDetector
@@ -118,9 +117,9 @@ def write_sheet(out: Path, shown: Sequence[Mapped]) -> None:
                 np.full_like(one.rgb, 255) if one.mask is None else np.repeat(one.mask[..., None], 3, 2) * np.uint8(255)
             )
             cells += [
-                (_png(one.rgb), one.caption),
-                (_png(overlay(one.rgb, one.map, low, high)), "map"),
-                (_png(mask), "no mask" if one.mask is None else "mask"),
+                (png_of(one.rgb), one.caption),
+                (png_of(overlay(one.rgb, one.map, low, high)), "map"),
+                (png_of(mask), "no mask" if one.mask is None else "mask"),
             ]
     sheet.of_images(cells, out, columns=6)
 
@@ -224,11 +223,3 @@ def _said(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return str(figure["method"])
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
-
-
-def _png(array: NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
-    buffer = BytesIO()
-    Image.fromarray(array).save(buffer, "png")
-    return buffer.getvalue()

@@ -27,11 +27,11 @@ from hf_inspect.cascade import (
 )
 from hf_inspect.errors import DataError, InspectError
 from hf_inspect.inspector import Inspector
-from hf_inspect.maps import png_of
 from hf_inspect.metrics import Rate
 from hf_inspect.reports.plots import MODELS, what_if_plot
 from hf_inspect.schema import TaskSpec, Verdict
 from hf_inspect.scoring import read_rows
+from hf_inspect.tasks.heat import png_of
 
 MAX_FILES = 32  # of one upload
 MAX_BYTES, MAX_BYTES_AT_ONCE = 20_000_000, 100_000_000  # of one file, and of all in one upload

@@ -1,5 +1,7 @@
 """A map over an image: in the image's pixels, and as a picture."""
 
+from io import BytesIO
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,3 +31,10 @@ def overlay(rgb: NDArray[np.uint8], scores: NDArray[np.float32], low: float, hig
     found = in_pixels(scores, *rgb.shape[:2])
     heat = _MOST * np.clip((found - low) / max(high - low, 1e-12), 0.0, 1.0)[..., None]
     return np.rint(rgb * (1 - heat) + _HOT * heat).astype(np.uint8)
+
+
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
+    """An image uint8 (h, w, 3) or (h, w) as a PNG's bytes."""
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
