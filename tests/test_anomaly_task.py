@@ -67,7 +67,7 @@ def test_an_anomaly_model_answers_a_data_set_that_knows_its_good_classes():
     ("make", "message"),
     [
         (lambda: anomaly(None), "what its score means"),
-        (lambda: TaskSpec(BINARY.classes, BINARY.dispositions, score=DISTANCE), "no anomaly's"),
+        (lambda: TaskSpec(BINARY.classes, BINARY.dispositions, score=DISTANCE), "what its score means"),
         (lambda: Meaning("shame"), "'shame'; it is one of"),
         (lambda: Meaning("probability"), "slope None"),
         (lambda: Meaning("probability", slope=-1.0, intercept=0.0), "above 0 is wanted"),

@@ -27,7 +27,7 @@ from hf_inspect.data.raw.goods import USUAL, check_good, good_of
 from hf_inspect.data.raw.objects import TURNED, Found, Frame, frame_of, object_of
 from hf_inspect.data.raw.sources import Raw, relative
 from hf_inspect.errors import DataError
-from hf_inspect.schema import DEFECT, GOOD
+from hf_inspect.schema import DEFECT, DETECTION, GOOD, SEGMENTATION, TaskSpec
 
 UNLABELLED = "images without an annotation, in a set whose good parts have one"
 UNKNOWN = "images whose only annotations are good or of no category that the JSON lists"
@@ -83,7 +83,7 @@ class Annotated(GivenSplit):
 class Coco(InspectionBuilder):
     """A row an image; `objects` holds its annotations as lists of equal length."""
 
-    VERSION = datasets.Version("1.2.0")
+    VERSION = datasets.Version("1.3.0")
     LICENCE = None
     OPTIONS = Options
 
@@ -139,7 +139,8 @@ class Coco(InspectionBuilder):
         theirs = [group for group, frame in zip(groups, frames, strict=True) if isinstance(frame, Frame)]
         rows = given_or_dealt(kept, theirs, options)
         notes = [*accounting.noted(_problems(found)), *across_published_split(rows)]
-        return Placement(rows, notes, left_out, _accounts(found))
+        objects = _task_of(found, found[0][0].shared.names, good_of(options.good, found[0][0].shared.names))
+        return Placement(rows, notes, left_out, _accounts(found), objects)
 
 
 def _class_of(image: Listed, good: Sequence[str]) -> str:
@@ -150,6 +151,15 @@ def _class_of(image: Listed, good: Sequence[str]) -> str:
     if categories - {None, *good}:
         return DEFECT
     return GOOD if None not in categories else (UNKNOWN if good else DEFECT)
+
+
+def _task_of(
+    found: Sequence[tuple[Annotated, Frame, list[Found]]], names: Sequence[str], good: Sequence[str]
+) -> TaskSpec:
+    """What a model of these objects answers: their boxes, and their masks where every one of them has polygons."""
+    values = [one.value for _, _, objects in found for one in objects if one.value is not None]
+    kind = SEGMENTATION if values and all(value["polygons"] for value in values) else DETECTION
+    return TaskSpec(tuple(names), tuple(GOOD if name in good else DEFECT for name in names), kind)
 
 
 def _strata(images: Sequence[Listed], good: Sequence[str]) -> dict[Path, str]:

@@ -318,6 +318,7 @@ def _manifest(
     return {
         "builder": dict(arguments),
         "task": task.to_dict(),
+        **({} if placement.objects is None else {"objects": placement.objects.to_dict()}),
         "licence": script.LICENCE.spdx if script.LICENCE else options.license,
         "commercial": script.LICENCE.commercial if script.LICENCE else None,
         "views": script.VIEWS,

@@ -44,6 +44,17 @@ def read_task(folder: Path) -> TaskSpec:
     return TaskSpec.from_dict(_head(folder).get("task"), folder / MANIFEST)
 
 
+def read_objects(folder: Path) -> TaskSpec:
+    """The classes of the things that a built data folder's images show; DataError where it says nothing of them."""
+    stated = _head(folder).get("objects")
+    if stated is None:
+        raise DataError(
+            f"{folder} says what its images are, and not what they show: it has no boxes. Build one of boxes with "
+            "'hf-inspect data build coco'."
+        )
+    return TaskSpec.from_dict(stated, folder / MANIFEST)
+
+
 def refuse_chat(folder: str | Path, manifest: Mapping[str, Any]) -> None:
     """DataError where a folder holds questions and answers on a data set's images, and not the data set."""
     if "rows" in manifest:

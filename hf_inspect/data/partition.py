@@ -1,5 +1,7 @@
 """Examined images -> rows with a split and a config; no group is ever in two places."""
 
+import hashlib
+import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,10 +12,11 @@ from hf_inspect.data.examine import Examined
 from hf_inspect.data.hashing import Signature
 from hf_inspect.data.joining import pairs_in
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Sample
+from hf_inspect.schema import Sample, TaskSpec
 
 SPLITS = ("train", "validation", "calibration", "test")
 DEFAULT = "default"
+OBJECTS = "objects"  # the column of what an image shows: boxes, classes, polygons
 MAX_GROUP_SHARE = 0.05  # above it the grouping has chained unrelated images, or the set is mostly one photo
 
 
@@ -30,12 +33,19 @@ class Row:
     mask_turn: int = 1  # EXIF orientation that the mask is turned by to fit its image
 
     def to_manifest(self) -> dict[str, Any]:
-        """The row as manifest.json keeps it; a default config and a missing mask are left out."""
+        """The row as manifest.json keeps it; a default config, a missing mask and missing objects are left out."""
         content = {"source": self.sample.source, "sha256": self.signature.sha256, "phash": self.signature.phash}
         place = {"group": self.group, "split": self.split, "class": self.sample.class_name}
         config = {} if self.config == DEFAULT else {"config": self.config}
         mask = {} if self.mask_sha256 is None else {"mask_sha256": self.mask_sha256}
-        return content | place | config | mask
+        return content | place | config | mask | self._objects()
+
+    def _objects(self) -> dict[str, str]:
+        """SHA-256 of the image's boxes, classes and polygons: other annotations make another data set."""
+        if OBJECTS not in self.sample.columns:
+            return {}
+        content = json.dumps(self.sample.columns[OBJECTS], sort_keys=True)
+        return {"objects_sha256": hashlib.sha256(content.encode()).hexdigest()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +53,15 @@ class Placement:
     """Where a data set's images go, in the order of the source, and what its reader must be told.
 
     `left_out` says why an image (by its source) has no row; `accounts` are of what else the raw data hold, such as
-    annotations, as `accounting.account` makes them.
+    annotations, as `accounting.account` makes them. `objects` names the classes of the things that images show, and
+    which of them are good, where the rows have a column of them.
     """
 
     rows: list[Row]
     notes: list[str]
     left_out: Mapping[str, str] = field(default_factory=dict)
     accounts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    objects: TaskSpec | None = None
 
 
 def row_of(image: Examined, group: int, split: str, config: str = DEFAULT) -> Row:

@@ -80,8 +80,10 @@ class Engine:
         return [one for chunk in chunks for one in self._predict_batch(chunk)]
 
     def _predict_batch(self, chunk: Sequence[str | Path | bytes | Rgb]) -> list[Prediction]:
-        batch = np.stack([prepare(_rgb(image, self.reading), self.preprocess) for image in chunk])
-        return TASKS[self.task.kind].decode(self._infer(batch), self.task)
+        rgbs = [_rgb(image, self.reading) for image in chunk]
+        batch = np.stack([prepare(rgb, self.preprocess) for rgb in rgbs])
+        sizes = [rgb.shape[:2] for rgb in rgbs]
+        return TASKS[self.task.kind].decode(self._infer(batch), self.task, sizes, self.info.get("decoding"))
 
     def _infer(self, batch: NDArray[np.float32]) -> Any:
         """Inputs (n, 3, h, w) -> the task's outputs in float64, one or several. One thread at a time."""

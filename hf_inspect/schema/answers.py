@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hf_inspect.errors import DataError
 from hf_inspect.reading import Reading
+from hf_inspect.schema.findings import Finding
 from hf_inspect.schema.history import History
 from hf_inspect.schema.task import DEFECT, GOOD, TaskSpec
 
@@ -24,13 +25,15 @@ class Prediction:
 
     `severity` is finite, higher is worse, and its order is all that thresholds and promises rest on; None exactly where
     the answer could not be read, and `unreadable` says why. `probabilities` are of the task's classes, in its order.
-    `map` says where: float32 (h, w) over the whole image, whatever the size of that; higher is worse.
+    `map` says where: float32 (h, w) over the whole image, whatever the size of that; higher is worse. `findings` are
+    the things found, the surest first; None where the model looks for none, () where it found nothing.
     """
 
     severity: float | None
     probabilities: tuple[float, ...] | None = None
     unreadable: str | None = None
     map: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    findings: tuple[Finding, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.severity is None) != (self.unreadable is not None):
@@ -42,7 +45,13 @@ class Prediction:
             raise DataError(f"Class probabilities {p} came; they lie in [0, 1] and sum to 1.")
 
     def likeliest(self, task: TaskSpec, disposition: str) -> tuple[str, float] | None:
-        """The likeliest of the task's good or of its defect classes, and its probability; None without any."""
+        """The likeliest of the task's good or of its defect classes, and its probability; None without any.
+
+        Of things found, the class and the score of the surest on that side.
+        """
+        if self.findings is not None:
+            own = [one for one in self.findings if task.disposition(one.name) == disposition]
+            return (own[0].name, own[0].score) if own else None
         if self.probabilities is None:
             return None
         named = sorted(zip(task.classes, task.dispositions, self.probabilities, strict=True))
@@ -53,7 +62,9 @@ class Prediction:
         if self.severity is None:
             return {"unreadable": self.unreadable}
         p = {} if self.probabilities is None else {"probabilities": list(self.probabilities)}
-        return {"severity": self.severity} | p | ({} if self.map is None else {"map_highest": float(self.map.max())})
+        where = {} if self.map is None else {"map_highest": float(self.map.max())}
+        found = {} if self.findings is None else {"findings": [one.to_dict() for one in self.findings]}
+        return {"severity": self.severity} | p | where | found
 
 
 class Predictor(Protocol):

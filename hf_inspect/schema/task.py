@@ -15,7 +15,9 @@ Disposition = Literal["good", "defect"]
 GOOD: Disposition = "good"
 DEFECT: Disposition = "defect"
 ANOMALY = "anomaly"
-KINDS = ("classification", ANOMALY)  # a kind is a row of `tasks.TASKS`
+DETECTION, SEGMENTATION = "detection", "segmentation"  # find things in an image: their boxes; and their masks too
+_FINDERS = (DETECTION, SEGMENTATION)
+KINDS = ("classification", ANOMALY, *_FINDERS)  # a kind is a row of `tasks.TASKS`
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,9 @@ class TaskSpec:
     """What a model answers: the classes, in the order of its outputs, and whether each is `good` or `defect`.
 
     Travels with every artefact. Two specs are of one task when they name the same classes with the same dispositions;
-    the order is the model's own, and `order_in` translates it. `score` says what an anomaly's severity means, and is of
-    this kind alone.
+    the order is the model's own, and `order_in` translates it. `score` says what an anomaly's severity means, and what
+    that of a detection or segmentation does where it is more than its highest score; a classification has none. The
+    classes of a detection or segmentation are those of the things it finds; an image without any is good.
     """
 
     classes: tuple[str, ...]
@@ -45,9 +48,9 @@ class TaskSpec:
             raise DataError(f"A task names a class twice: {', '.join(self.classes)}.")
         if unknown := [one for one in self.dispositions if one not in (GOOD, DEFECT)]:
             raise DataError(f"A class is {unknown[0]!r}; it is {GOOD!r} or {DEFECT!r}.")
-        if (self.score is not None) != (self.kind == ANOMALY):
+        if (self.score is None and self.kind == ANOMALY) or (self.score is not None and self.kind == KINDS[0]):
             raise DataError(
-                f"A task of kind {self.kind!r} states what its score means, or is no anomaly's; fit it again."
+                f"A task of kind {self.kind!r} states what its score means, or is an anomaly's and does not; fit it again."
             )
 
     @classmethod
@@ -67,7 +70,8 @@ class TaskSpec:
         try:
             classes = [(one["name"], one["disposition"]) for one in value["classes"]]
             names, dispositions = tuple(name for name, _ in classes), tuple(one for _, one in classes)
-            score = Meaning.from_dict(value["score"], where) if value["kind"] == ANOMALY else None
+            stated = "score" in value or value["kind"] == ANOMALY
+            score = Meaning.from_dict(value["score"], where) if stated else None
             return cls(names, dispositions, value["kind"], score)
         except (KeyError, TypeError):
             raise DataError(
@@ -85,6 +89,11 @@ class TaskSpec:
     def has_maps(self) -> bool:
         """Whether its answers say where, besides how bad."""
         return self.kind == ANOMALY
+
+    @property
+    def finds(self) -> bool:
+        """Whether its answers are things found in an image."""
+        return self.kind in _FINDERS
 
     @property
     def good(self) -> tuple[str, ...]:
@@ -127,9 +136,11 @@ class TaskSpec:
     def answered_by(self, model: "TaskSpec") -> bool:
         """Whether a model of task `model` answers what this one, a data set's, asks.
 
-        It does where both are of one task; an anomaly model tells good parts from all others, whatever their names.
+        It does where both are of one task; a model of anomalies, or one that finds things, tells good parts from all
+        others, whatever their names.
         """
-        return self.same_as(model) or (model.kind == ANOMALY and self.kind != ANOMALY and bool(self.good))
+        judged = model.kind != KINDS[0] and self.kind == KINDS[0] and bool(self.good)
+        return self.same_as(model) or judged
 
     def refuse_partner(self, other: "TaskSpec", own: str, others: str) -> None:
         """DataError, with both printed, unless two models may judge one part: one of them answers what the other does.
@@ -145,8 +156,11 @@ class TaskSpec:
             self.refuse_other(model, own, its)
 
     def refuse_one_sided(self, what: str) -> None:
-        """DataError unless there is a good and a defect class: a model of one side alone decides nothing."""
-        if not self.good or not self.defects:
+        """DataError unless there is a good and a defect class: a model of one side alone decides nothing.
+
+        What finds things needs none that is good: an image without any is.
+        """
+        if (not self.good and not self.finds) or not self.defects:
             side = GOOD if self.good else DEFECT
             raise DataError(f"{what} needs a good and a defect class; {self} has {side} ones alone.")
 

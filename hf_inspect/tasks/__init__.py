@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect.schema import Prediction, TaskSpec
-from hf_inspect.tasks import anomaly, classification
+from hf_inspect.schema import ANOMALY, DETECTION, SEGMENTATION, Prediction, TaskSpec
+from hf_inspect.tasks import anomaly, classification, detection
 
 __all__ = ["TASKS", "TaskFunctions"]
 
@@ -20,14 +20,15 @@ _Ids = NDArray[np.int64]
 class TaskFunctions:
     """The functions of one kind of task.
 
-    `decode`: a model's outputs (logits (n, k); or raw scores (n,) and maps (n, h, w)) -> an answer an image. `compare`:
+    `decode`: a model's outputs (logits (n, k); raw scores (n,) and maps (n, h, w); or scores, boxes and masks), its
+    task, the images' heights and widths, and how it decodes, where it states that -> an answer an image. `compare`:
     answers before and after an export -> what changed. `measure`: classes, severities (n,) and probabilities (n, k) ->
     the figures of results.json. `draw`: those figures -> a picture. `outputs`: the shapes of the model's outputs, for
     images of a height and a width; -1 stands for their number.
     """
 
-    decode: Callable[[Any, TaskSpec], list[Prediction]]
-    compare: Callable[[TaskSpec, _Ids, list[Prediction], list[Prediction]], dict[str, Any]]
+    decode: Callable[..., list[Prediction]]
+    compare: Callable[..., dict[str, Any]]
     measure: Callable[..., dict[str, Any]]
     draw: Callable[[Mapping[str, Any], Path], None]
     outputs: Callable[[TaskSpec, int, int], list[list[int]]]
@@ -41,5 +42,9 @@ TASKS: Mapping[str, TaskFunctions] = {
         classification.draw,
         classification.outputs,
     ),
-    "anomaly": TaskFunctions(anomaly.decode, anomaly.compare, anomaly.measure, anomaly.draw, anomaly.outputs),
+    ANOMALY: TaskFunctions(anomaly.decode, anomaly.compare, anomaly.measure, anomaly.draw, anomaly.outputs),
+    **dict.fromkeys(
+        (DETECTION, SEGMENTATION),
+        TaskFunctions(detection.decode, detection.compare, detection.measure, detection.draw, detection.outputs),
+    ),
 }

@@ -18,7 +18,9 @@ _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#888888"
 Outputs = tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]  # raw scores (n,), maps (n, h, w)
 
 
-def decode(outputs: Outputs, task: TaskSpec) -> list[Prediction]:
+def decode(
+    outputs: Outputs, task: TaskSpec, sizes: Sequence[tuple[int, int]] = (), decoding: Any = None
+) -> list[Prediction]:
     """Raw scores and maps of n images -> an answer an image; DataError unless all are finite.
 
     Class probabilities are given where the task's score is a probability.

@@ -18,7 +18,9 @@ _BARELY = 0.01  # of severity; where all good parts lie within a thousandth, a t
 _LOW, _HIGH = f"{ESCAPE:.0%} of the defects lie below", f"{OVERKILL:.0%} of the good parts lie above"
 
 
-def decode(outputs: NDArray[np.float64], task: TaskSpec) -> list[Prediction]:
+def decode(
+    outputs: NDArray[np.float64], task: TaskSpec, sizes: Sequence[tuple[int, int]] = (), decoding: Any = None
+) -> list[Prediction]:
     """Logits (n, k) in the order of the task's classes -> an answer an image; DataError unless they are finite."""
     if outputs.ndim != 2 or outputs.shape[1] != len(task.classes):
         raise DataError(f"The model gave outputs of shape {outputs.shape}; {len(task.classes)} classes are wanted.")
