@@ -103,6 +103,31 @@ def eval_anomaly(
         write_sheet(sheet, shown)
 
 
+@evaluate.command("detect")
+def eval_detect(
+    model: Annotated[str, typer.Argument(help="Model that finds things: folder that `hf-inspect export` wrote.")],
+    data: Data,
+    out: Results,
+    split: Split = "test",
+    plot: Annotated[
+        Path | None, typer.Option(help="Precision, recall and confusion to write.", callback=picture)
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Picture of the worst images.", callback=picture)] = None,
+) -> None:
+    """Measure what a model finds, by COCO's rules and at the score of the best F1; a killed run goes on."""
+    from hf_inspect.reports import detect_table, evaluate_detect, told_lines, write_findings
+    from hf_inspect.tasks import TASKS
+
+    with Bars() as bar:
+        results, shown = evaluate_detect(model, data, split, out.with_suffix(_SCORES), bar.of_many)
+    files.write_json(out, results)
+    print(f"{detect_table(results)}\n\n{told_lines(results)}")
+    if plot:
+        TASKS[results["detection"]["kind"]].draw(results["detection"], plot)
+    if sheet:
+        write_findings(sheet, shown)
+
+
 @evaluate.command("wire")
 def eval_wire(
     url: Annotated[str, typer.Argument(help="Server of a VLM: http://host:port of `hf-inspect serve`.")],

@@ -2,6 +2,7 @@
 
 from hf_inspect.reports.anomaly import anomaly_table, evaluate_anomaly, write_curves, write_sheet
 from hf_inspect.reports.card import card_of, write_card
+from hf_inspect.reports.detect import detect_table, evaluate_detect, told_lines, write_findings
 from hf_inspect.reports.evaluate import (
     cascade_report,
     data_section,
@@ -20,18 +21,22 @@ __all__ = [
     "card_of",
     "cascade_report",
     "data_section",
+    "detect_table",
     "environment",
     "evaluate_anomaly",
     "evaluate_cascade",
+    "evaluate_detect",
     "evaluate_edge",
     "evaluate_vlm",
     "model_report",
     "model_summary",
     "results_table",
+    "told_lines",
     "vlm_table",
     "write_card",
     "write_comparison",
     "write_curves",
+    "write_findings",
     "write_report",
     "write_sheet",
 ]

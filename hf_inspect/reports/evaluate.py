@@ -44,7 +44,7 @@ _DEADLINE = 120.0  # seconds that an image waits for a server: one that is late 
 LEDGER = "evaluations.json"  # in the data folder: how often each split was evaluated
 _PACKAGES = (
     "hf-inspect", "numpy", "pillow", "scipy", "openvino", "torch", "transformers", "peft", "trl", "datasets", "timm",
-    "optimum-intel", "nncf",
+    "optimum-intel", "nncf", "faster-coco-eval",
 )  # fmt: skip
 
 

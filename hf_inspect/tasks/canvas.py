@@ -1,11 +1,15 @@
 """A figure on a canvas of its own, and its PNG: nothing of matplotlib's global state is read or changed."""
 
+from collections.abc import Mapping
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hf_inspect.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 150
@@ -34,6 +38,20 @@ def png_of(figure: "Figure") -> bytes:
     # Matplotlib's own drawing, not an image of anybody's.
     Image.open(rendered).convert("RGB").quantize(_PALETTE).save(png, "png", optimize=True)
     return png.getvalue()
+
+
+def draw_confusion(axes: "Axes", confusion: Mapping[str, Any]) -> None:
+    """Counts by rows and columns, and each as a share of its row; a last column without any is left out."""
+    counts = np.array(confusion["counts"])
+    columns = confusion["columns"] if counts[:, -1].any() else confusion["columns"][:-1]
+    counts = counts[:, : len(columns)]
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), n in np.ndenumerate(counts):
+        ink = "white" if share[row, column] > 0.6 else "black"
+        axes.text(column, row, f"{n}\n{share[row, column]:.0%}", ha="center", va="center", color=ink, fontsize=9)
+    axes.set_xticks(range(len(columns)), [as_text(name) for name in columns], rotation=35, ha="right")
+    axes.set_yticks(range(len(counts)), [as_text(name) for name in confusion["rows"]])
 
 
 def as_text(name: str) -> str:

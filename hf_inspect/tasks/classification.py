@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hf_inspect import files, metrics
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Prediction, TaskSpec
-from hf_inspect.tasks.canvas import as_text, new_figure, png_of
+from hf_inspect.tasks.canvas import draw_confusion, new_figure, png_of
 
 THRESHOLD = 0.5  # severity from which an image counts as a defect where no cascade says otherwise
 ESCAPE, OVERKILL = 0.05, 0.10  # shares of defects below, of good parts above, that `calibrate` allows unless told
@@ -127,18 +127,9 @@ def measure(
 def draw(figures: Mapping[str, Any], out: Path) -> None:
     """The confusion matrix of `measure` to `out` (PNG): a row a class, counts and shares of the row."""
     confusion = figures["confusion"]
-    counts = np.array(confusion["counts"])
-    columns = confusion["columns"] if counts[:, -1].any() else confusion["columns"][:-1]
-    counts = counts[:, : len(columns)]
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 1.6 + 0.75 * len(columns)
+    side = 1.6 + 0.75 * len(confusion["columns"])
     figure = new_figure(max(4.6, side + 1.4), max(3.6, side))
     axes = figure.add_subplot()
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), n in np.ndenumerate(counts):
-        ink = "white" if share[row, column] > 0.6 else "black"
-        axes.text(column, row, f"{n}\n{share[row, column]:.0%}", ha="center", va="center", color=ink, fontsize=9)
-    axes.set_xticks(range(len(columns)), [as_text(name) for name in columns], rotation=35, ha="right")
-    axes.set_yticks(range(len(counts)), [as_text(name) for name in confusion["rows"]])
+    draw_confusion(axes, confusion)
     axes.set(xlabel="Answer", ylabel="Class", title=f"Confusion, {figures['n']} images")
     files.write_bytes(out, png_of(figure))

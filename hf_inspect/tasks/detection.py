@@ -12,7 +12,7 @@ from hf_inspect import files
 from hf_inspect.errors import DataError
 from hf_inspect.schema import SEGMENTATION, Box, Finding, Prediction, TaskSpec
 from hf_inspect.tasks import anomaly
-from hf_inspect.tasks.canvas import as_text, new_figure, png_of
+from hf_inspect.tasks.canvas import as_text, draw_confusion, new_figure, png_of
 
 _CANDIDATES = 1000  # boxes of an image that overlaps are looked for among, the surest
 _SAME = 0.5  # IoU from which two findings of a class are one thing
@@ -146,16 +146,23 @@ def measure(
 
 
 def draw(figures: Mapping[str, Any], out: Path) -> None:
-    """Precision against recall of each class at an IoU of 0.5, of `reports.detect`, to `out` (PNG)."""
-    figure = new_figure(6.4, 4.8)
-    axes = figure.add_subplot()
+    """Precision against recall of each class at an IoU of 0.5, and what was taken for what, to `out` (PNG).
+
+    `figures` are those of `reports.detect`.
+    """
+    confusion, told = figures["told"]["confusion"], figures["told"]["threshold"]
+    side = max(4.8, 1.6 + 0.75 * len(confusion["columns"]))
+    figure = new_figure(6.4 + side, side)
+    left, right = figure.subplots(1, 2, width_ratios=[6.4, side])
     for i, (name, one) in enumerate(figures["classes"].items()):
         area = one["ap50"]["value"]
         said = f"{as_text(name)}, AP50 {'-' if area is None else f'{area:.3f}'}, {one['objects']} objects"
-        axes.plot(*one["curve"], color=_COLOURS[i % len(_COLOURS)], linewidth=1.8, label=said)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision", title=f"IoU 0.5, {figures['n']} images")
-    axes.legend(loc="lower left", fontsize=8, frameon=False)
-    axes.grid(color=_GREY, alpha=0.25)
+        left.plot(*one["curve"], color=_COLOURS[i % len(_COLOURS)], linewidth=1.8, label=said)
+    left.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision", title=f"IoU 0.5, {figures['n']} images")
+    left.legend(loc="lower left", fontsize=8, frameon=False)
+    left.grid(color=_GREY, alpha=0.25)
+    draw_confusion(right, confusion)
+    right.set(xlabel="Found", ylabel="There", title=f"From a score of {told:.2f} on")
     files.write_bytes(out, png_of(figure))
 
 
