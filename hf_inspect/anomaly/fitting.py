@@ -14,7 +14,7 @@ from hf_inspect.anomaly.graph import quick_patches
 from hf_inspect.anomaly.network import ancestors_of, check_layers, new_network, stated
 from hf_inspect.anomaly.predictor import state, tensor
 from hf_inspect.anomaly.subspace import MOST, Fitting
-from hf_inspect.cascade.composite import Platt
+from hf_inspect.cascade.composite import meaning_of
 from hf_inspect.data import write_history
 from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import DataError
@@ -101,10 +101,10 @@ def fit(settings: Settings, data: Path, config: str = "", progress: Progress = n
     if _has_good(checked, task):
         assert checked is not None
         scores, defect = _scored(model, patches, settings, checked, task, preprocess, reading)
-        meaning = _meaning(scores, defect, "validation")
+        meaning = meaning_of(scores, defect, "validation")
         figures["validation"] = {"auroc": metrics.auroc(defect, scores, list(checked["group"]))}
     elif held:
-        meaning = _meaning(*_scored(model, patches, settings, train.select(held), task, preprocess, reading), _HELD_OUT)
+        meaning = meaning_of(*_scored(model, patches, settings, train.select(held), task, preprocess, reading), _HELD_OUT)
         checked = None
     else:
         meaning, checked = Meaning("distance"), None
@@ -198,15 +198,6 @@ def _scored(
         assert answers.scores is not None
         found.append(answers.scores.double().cpu().numpy())
     return np.concatenate(found), task.is_defect[sets.class_ids(rows, task)].astype(np.int64)
-
-
-def _meaning(scores: NDArray[np.float64], defect: NDArray[np.int64], of: str) -> Meaning:
-    """P(defect) by Platt's scaling where there are both sides, else a quantile of the good parts."""
-    if not defect.any():
-        return Meaning.quantile(scores, of)
-    fitted = Platt.fit(np.log(np.maximum(scores, np.finfo(np.float64).tiny)), defect, "plain")
-    goods = int((defect == 0).sum())
-    return Meaning("probability", goods, int(defect.sum()), of, slope=fitted.slope, intercept=fitted.intercept)
 
 
 def _rows(data: Path, config: str, split: str) -> "datasets.Dataset":

@@ -18,6 +18,7 @@ from hf_inspect.cascade.bounds import Promise, largest_k, one_per_group
 from hf_inspect.cascade.routes import ASK, IS_DEFECT, IS_GOOD, check_number, settings
 from hf_inspect.errors import DataError, MissingExtraError
 from hf_inspect.metrics.inputs import as_labels, as_severities
+from hf_inspect.schema import Meaning
 
 OWNER = "The composite"
 Scale = Literal["odds", "plain"]  # of severities: shares in [0, 1], taken as log-odds, or any finite numbers
@@ -67,6 +68,18 @@ class Platt:
         fitted = LogisticRegression().fit((x / spread)[:, None], labels)
         slope = max(float(fitted.coef_[0, 0]) / spread, LEAST_SLOPE)
         return cls(scale, slope, float(fitted.intercept_[0]))
+
+
+def meaning_of(scores: Floats, defect: NDArray[np.int64], of: str) -> Meaning:
+    """What raw scores (n,) of a split `of` say: P(defect) by Platt's scaling where it has both sides, else a quantile.
+
+    The quantile is of the good parts.
+    """
+    if not defect.any():
+        return Meaning.quantile(scores, of)
+    fitted = Platt.fit(np.log(np.maximum(scores, np.finfo(np.float64).tiny)), defect, "plain")
+    goods = int((defect == 0).sum())
+    return Meaning("probability", goods, int(defect.sum()), of, slope=fitted.slope, intercept=fitted.intercept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from hf_inspect.data.load import (
     read_reading,
     read_task,
     stream,
+    things_of,
 )
 from hf_inspect.data.near import duplicates, group
 from hf_inspect.data.packaged import cache_folder, imagenet_weights, packaged_folder, verified
@@ -76,7 +77,8 @@ __all__ = [
     "sign",
     "stratified_group_split",
     "stream",
+    "things_of",
     "verified",
     "walk",
     "write_history",
-]  # fmt: skip
+]

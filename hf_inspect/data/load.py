@@ -10,6 +10,7 @@ from hf_inspect import files
 from hf_inspect.data.build import MANIFEST, shards
 from hf_inspect.data.partition import SPLITS
 from hf_inspect.errors import DataError
+from hf_inspect.metrics.findings import Thing
 from hf_inspect.reading import Reading
 from hf_inspect.schema import TaskSpec
 
@@ -53,6 +54,15 @@ def read_objects(folder: Path) -> TaskSpec:
             "'hf-inspect data build coco'."
         )
     return TaskSpec.from_dict(stated, folder / MANIFEST)
+
+
+def things_of(objects: Mapping[str, Any], names: Sequence[str]) -> tuple[Thing, ...]:
+    """What a row's column of objects holds; its categories are places among the data set's `names`."""
+    columns = (objects[key] for key in ("category", "bbox", "polygons", "iscrowd"))
+    return tuple(
+        Thing(names[kind], tuple(box), tuple(map(tuple, polygons)), crowd)
+        for kind, box, polygons, crowd in zip(*columns, strict=True)
+    )
 
 
 def refuse_chat(folder: str | Path, manifest: Mapping[str, Any]) -> None:

@@ -128,6 +128,12 @@ def finding_report(
     return {"n": len(compared), "objects": int(matched.objects[:, 0].sum()), **report}
 
 
+def point_figures(compared: Compared) -> dict[str, float]:
+    """The figures of `TITLES` of n images' boxes without their limits, for choosing by; NaN where nothing is there."""
+    matched = _Matched.of(compared, as_groups(None, len(compared)), False)
+    return dict(zip(TITLES, _figures(*matched.accumulated(np.arange(len(compared)))).tolist(), strict=False))
+
+
 def evaluator(there: Mapping[str, Any], found: Mapping[str, Any], *, masks: bool = False) -> Any:
     """faster-coco-eval's COCOeval of two COCO contents, to be evaluated; MissingExtraError without the library."""
     try:

@@ -164,16 +164,7 @@ def _images(answered: Scores, data: Path, place: str) -> Iterator[Shown]:
     for row, said in zip(rows, answered.rows(), strict=True):
         if "error" not in said:
             found = map(Finding.from_dict, said[_NAME].get("findings", ()))
-            yield Shown(row["height"], row["width"], _things(row["objects"], names), tuple(found))
-
-
-def _things(objects: Mapping[str, Any], names: Sequence[str]) -> tuple[Thing, ...]:
-    """What a row's column of objects holds; its categories are places among the data set's names."""
-    columns = (objects[key] for key in ("category", "bbox", "polygons", "iscrowd"))
-    return tuple(
-        Thing(names[kind], tuple(box), tuple(map(tuple, polygons)), crowd)
-        for kind, box, polygons, crowd in zip(*columns, strict=True)
-    )
+            yield Shown(row["height"], row["width"], sets.things_of(row["objects"], names), tuple(found))
 
 
 def _worst(answered: Scores, data: Path, place: str, threshold: float, wrong: Any) -> list[Beside]:

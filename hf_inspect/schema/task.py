@@ -50,7 +50,8 @@ class TaskSpec:
             raise DataError(f"A class is {unknown[0]!r}; it is {GOOD!r} or {DEFECT!r}.")
         if (self.score is None and self.kind == ANOMALY) or (self.score is not None and self.kind == KINDS[0]):
             raise DataError(
-                f"A task of kind {self.kind!r} states what its score means, or is an anomaly's and does not; fit it again."
+                f"A task of kind {self.kind!r} states what its score means, or is an anomaly's and does not; fit it "
+                "again."
             )
 
     @classmethod

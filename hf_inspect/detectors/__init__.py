@@ -1,0 +1,5 @@
+"""Built data sets of boxes -> small models that find things in images without a prompt, and their predictions."""
+
+from hf_inspect.detectors.predictor import Detector, ancestors_of, new_detector
+
+__all__ = ["Detector", "ancestors_of", "new_detector"]

