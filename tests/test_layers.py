@@ -12,7 +12,7 @@ ORDER = [
     "errors", "others", "faults", "console", "reading", "schema", "prefetch", "files", "pixels", "images",
     "metrics", "tasks", "runtime",
     "cascade",
-    "prompts", "data", "hub", "training", "vlm", "students", "anomaly", "export", "scoring", "calibrate",
+    "prompts", "data", "hub", "training", "vlm", "students", "detectors", "anomaly", "export", "scoring", "calibrate",
     "inspector", "bundle", "maps", "predict", "reports", "plan", "demo", "cli_eval", "cli",
 ]  # fmt: skip
 EDGE = ORDER[: ORDER.index("prompts")]

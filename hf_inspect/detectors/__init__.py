@@ -1,0 +1,1 @@
+"""Built data sets of boxes -> small models that find things in images without a prompt, and their predictions."""
