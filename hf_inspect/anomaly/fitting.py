@@ -104,7 +104,9 @@ def fit(settings: Settings, data: Path, config: str = "", progress: Progress = n
         meaning = meaning_of(scores, defect, "validation")
         figures["validation"] = {"auroc": metrics.auroc(defect, scores, list(checked["group"]))}
     elif held:
-        meaning = meaning_of(*_scored(model, patches, settings, train.select(held), task, preprocess, reading), _HELD_OUT)
+        meaning = meaning_of(
+            *_scored(model, patches, settings, train.select(held), task, preprocess, reading), _HELD_OUT
+        )
         checked = None
     else:
         meaning, checked = Meaning("distance"), None

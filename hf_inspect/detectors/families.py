@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _DETR = {"rt_detr_v2": "RTDetrV2", "d_fine": "DFine"}  # model_type -> the beginning of transformers' names for it
+STEM = 4  # stride up to which ImageNet's weights are kept unless told: edges and spots are everywhere alike
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -65,11 +66,12 @@ def _new_fcos(start: Start) -> "PreTrainedModel":
 
 
 def _fcos_config(architecture: str, start: Start) -> fcos.FcosConfig:
-    return fcos.FcosConfig(architecture, start.height, start.width, **start.arguments, **config_of_task(start.task))
+    arguments = {"frozen": STEM if start.base in PYPI else 0} | start.arguments
+    return fcos.FcosConfig(architecture, start.height, start.width, **arguments, **config_of_task(start.task))
 
 
 def _fcos_from_folder(folder: Path, config: "PretrainedConfig", start: Start) -> "PreTrainedModel":
-    kept = {name: getattr(config, name) for name in ("channels", "convolutions", "radius")}
+    kept = {name: getattr(config, name) for name in ("channels", "convolutions", "radius", "frozen")}
     own = fcos.FcosConfig(
         config.timm_architecture, start.height, start.width, **(kept | start.arguments), **config_of_task(start.task)
     )

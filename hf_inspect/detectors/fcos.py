@@ -34,7 +34,11 @@ class DetectorOutput(ModelOutput):
 
 
 class FcosConfig(PretrainedConfig):
-    """timm's `architecture`, the size of its images in pixels, and the width and depth of pyramid and head."""
+    """timm's architecture, the size of its images in pixels, and the width and depth of pyramid and head.
+
+    `frozen` is the stride up to which a pretrained network stays as it is, and with it what its norms know of images:
+    batches are small. 0: all of it learns.
+    """
 
     model_type = "inspection_fcos"
 
@@ -46,10 +50,11 @@ class FcosConfig(PretrainedConfig):
         channels: int = 96,
         convolutions: int = 2,
         radius: float = 1.5,
+        frozen: int = 0,
         **kwargs: Any,
     ) -> None:
         self.timm_architecture, self.height, self.width = timm_architecture, height, width
-        self.channels, self.convolutions, self.radius = channels, convolutions, radius
+        self.channels, self.convolutions, self.radius, self.frozen = channels, convolutions, radius, frozen
         super().__init__(**kwargs)
 
 
@@ -63,13 +68,23 @@ class FcosForInspectionDetection(PreTrainedModel):
         super().__init__(config)
         import timm
 
-        self.network = timm.create_model(config.timm_architecture, features_only=True, out_indices=(2, 3, 4))
+        self.network: Any = timm.create_model(config.timm_architecture, features_only=True, out_indices=(2, 3, 4))
         widths, wide = self.network.feature_info.channels(), config.channels
         self.pyramid = FeaturePyramidNetwork(widths, wide, LastLevelP6P7(wide, wide))
         self.head = FCOSHead(wide, 1, config.num_labels, config.convolutions)
         sizes = [*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2))]
         self.places = AnchorGenerator(tuple((size,) for size in sizes), ((1.0,),) * len(sizes))
+        self._freeze()
         self.post_init()
+
+    def train(self, mode: bool = True) -> "FcosForInspectionDetection":
+        """As of any module; the norms of a network that is frozen in part keep what they know."""
+        super().train(mode)
+        if self.config.frozen:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def forward(
         self,
@@ -86,15 +101,10 @@ class FcosForInspectionDetection(PreTrainedModel):
         found = self.head(levels)
         one = ImageList(pixel_values[:1], [(height, width)])
         places = self.places(one, [level[:1] for level in levels])[0]
-        raw = found["bbox_regression"]
-        boxes = self._coder.decode(raw, places.expand(len(raw), -1, -1))
+        boxes = self.head.box_coder.decode(found["bbox_regression"], places[None])
         scores = (found["cls_logits"].sigmoid() * found["bbox_ctrness"].sigmoid()).sqrt()
         loss = None if labels is None else self._loss(found, places, levels, labels, height, width)
         return DetectorOutput(loss=loss, scores=scores, boxes=boxes / boxes.new_tensor((width, height, width, height)))
-
-    @property
-    def _coder(self) -> Any:
-        return self.head.box_coder
 
     def _loss(
         self,
@@ -115,6 +125,17 @@ class FcosForInspectionDetection(PreTrainedModel):
         matcher = _Matcher(self.head, self.config.radius)
         losses = FCOS.compute_loss(matcher, targets, found, [places] * len(targets), counts)
         return torch.stack(list(losses.values())).sum()
+
+    def _freeze(self) -> None:
+        """Keep the network up to the stride that the config says, and all of its norms."""
+        stages = [one["module"] for one in self.network.feature_info.info if one["reduction"] <= self.config.frozen]
+        names = [name for name, _ in self.network.named_parameters()]
+        last = max((i for i, name in enumerate(names) if stages and name.startswith(f"{stages[-1]}.")), default=-1)
+        for name in names[: last + 1]:
+            self.network.get_parameter(name).requires_grad_(False)
+        for module in self.network.modules():
+            if self.config.frozen and isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
 
     def _init_weights(self, module: nn.Module) -> None:
         """timm and torchvision have made their own weights."""

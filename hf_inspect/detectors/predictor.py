@@ -138,7 +138,7 @@ def state(
     model: "PreTrainedModel", task: TaskSpec, preprocess: Preprocess, decoding: Decoding, reading: Reading
 ) -> None:
     """Write into a model's config what it answers, how it sees, and how its boxes become findings."""
-    given = {TASK: task, PREPROCESS: preprocess, DECODING: decoding, READING: reading}
+    given: dict[str, Any] = {TASK: task, PREPROCESS: preprocess, DECODING: decoding, READING: reading}
     for name, value in given.items():
         setattr(model.config, name, value.to_dict())
 

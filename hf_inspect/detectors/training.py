@@ -130,10 +130,10 @@ def validation_scores(
 
 
 def set_thresholds(model: "PreTrainedModel", data: Path, reading: Reading, task: TaskSpec) -> dict[str, Any]:
-    """Fit on validation from which score findings are told of (the best F1), and what severity means -> what was fitted.
+    """Fit on validation from which score findings are told of (the best F1), and what severity means -> both.
 
-    Both go into the model's config. Severity becomes P(defect), by Platt's scaling of the strongest defect's score, where
-    validation has good parts and defects; else it stays that score.
+    Both go into the model's config. Severity becomes P(defect), by Platt's scaling of the strongest defect's score,
+    where validation has good parts and defects; else it stays that score.
     """
     preprocess, decoding = settings_of(model)
     detector = Detector(model, Path())

@@ -17,8 +17,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 from hf_inspect import data as sets
 from hf_inspect import training as runs
 from hf_inspect.detectors import ancestors_of, new_detector
-from hf_inspect.detectors.augment import augmentation
 from hf_inspect.detectors import training as detector
+from hf_inspect.detectors.augment import augmentation
 from hf_inspect.detectors.families import family_of
 from hf_inspect.reports import write_card
 from hf_inspect.students import LITE0
