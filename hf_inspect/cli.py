@@ -222,7 +222,9 @@ def serve(
 
 @app.command()
 def card(
-    folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student, anomaly model or cascade.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Data set, VLM, adapter, student, anomaly model, detector or cascade.")
+    ],
 ) -> None:
     """Write a folder's card, README.md, from its own records; what only you know goes into its notes.md."""
     from hf_inspect.reports import write_card
@@ -244,7 +246,9 @@ def report(
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Data set, VLM, adapter, student, anomaly model, cascade or Space.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Data set, VLM, adapter, student, anomaly model, detector, cascade or Space.")
+    ],
     repository: Annotated[str, typer.Argument(help="org/name")],
     public: Annotated[bool, typer.Option("--public", help="All may read it; private without.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose the commit as a pull request.")] = False,

@@ -140,7 +140,7 @@ def _check_cascade(folder: Path) -> None:
         if part.kind != "folder":
             continue
         at = inner_folder(folder, part, role)
-        if (kind := kind_of(at)) is not ROLES[role]:
+        if (kind := kind_of(at)) is not ROLES[role] and not (role == "edge" and kind in kinds.FINDERS):
             raise HubError(f"{at} is a {kind}, and the {role} of a cascade is a {ROLES[role]}; calibrate again.")
         refuse_changed(at, stated, role)
         if own := task_of(at):

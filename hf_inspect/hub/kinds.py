@@ -1,7 +1,7 @@
-"""A folder -> which of seven kinds it is, and its files; a file that this kind does not know is refused."""
+"""A folder -> which of nine kinds it is, and its files; a file that this kind does not know is refused."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST, shards
 from hf_inspect.errors import DataError, HubError
 from hf_inspect.runtime import INSPECT, MODEL, TRAINED_ON
-from hf_inspect.schema import TaskSpec
+from hf_inspect.schema import DETECTION, SEGMENTATION, TaskSpec
 
 CARD, NOTES, RESULTS = "README.md", "notes.md", "results.json"
 CONFIG, ADAPTER_CONFIG, PROMPT = "config.json", "adapter_config.json", "prompt.json"
@@ -39,7 +39,7 @@ _NAMED = 3  # files an error names
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure of results.json, and the metric's type and name in a card's head."""
+    """A figure of results.json, in a part of its section where it has a dot, and its type and name in a card's head."""
 
     figure: str
     type: str
@@ -53,13 +53,16 @@ ESCAPES = Metric("escapes", "escape_rate", "escape rate")
 OVERKILL = Metric("overkill", "overkill_rate", "overkill rate")
 PRECISION = Metric("average_precision", "average_precision", "average precision")
 METRICS = (ACCURACY, MACRO_F1, AUROC, ESCAPES, OVERKILL)
+BOXES = (Metric("map", "map", "mAP"), Metric("ap50", "map_50", "AP50"), Metric("mar", "mar", "mAR"))
+MASKS = (Metric("masks.map", "map_segm", "mask mAP"), Metric("masks.ap50", "map_50_segm", "mask AP50"))
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """All that a kind of folder differs in.
 
-    A folder is of this kind by a file of `marks`, or by the end of its config.json's `architecture`. `files` are
+    A folder is of this kind by a file of `marks`, or by the end of its config.json's `architecture`; of those that
+    share these, by the kind of its task, one that `answers` names. `files` are
     patterns of what it may hold, `listed` of what it may hold where its manifest says so; their * stays within a
     folder. `task` names the records that state its TaskSpec, the first of which counts, each with its key. A kind that
     is measured has a `section` of results.json, the `metrics` of its card, and the card's `template` and `pipeline`.
@@ -69,6 +72,7 @@ class Kind:
     files: tuple[str, ...]
     marks: tuple[str, ...] = ()
     architecture: str | None = None
+    answers: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
     repo_type: str = "model"
     task: tuple[tuple[str, str], ...] = ()
@@ -155,7 +159,25 @@ ANOMALY = Kind(
     template="anomaly.md.j2",
     pipeline="image-classification",
 )
-KINDS = (SPACE, CASCADE, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY)  # a folder with marks of several is of the first
+DETECTOR = Kind(
+    "detector",
+    STUDENT.files,
+    marks=STUDENT.marks,
+    architecture="ForInspectionDetection",
+    answers=(DETECTION,),
+    task=STUDENT.task,
+    section="detection",
+    metrics=BOXES,
+    template="detector.md.j2",
+    pipeline="object-detection",
+)
+SEGMENTER = replace(
+    DETECTOR, name="segmenter", answers=(SEGMENTATION,), metrics=(*BOXES, *MASKS), pipeline="image-segmentation"
+)
+FINDERS = (DETECTOR, SEGMENTER)
+KINDS = (
+    SPACE, CASCADE, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS,
+)  # a folder with marks of several is of the first, unless its task says which  # fmt: skip
 ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTER}  # a cascade's parts and what they are
 PART_FILES = sorted({*_EVERYWHERE, *(one for kind in ROLES.values() for one in kind.files)} - {".gitattributes"})
 
@@ -163,18 +185,27 @@ PART_FILES = sorted({*_EVERYWHERE, *(one for kind in ROLES.values() for one in k
 def kind_of(folder: Path) -> Kind:
     """Which of `KINDS` a folder is, by the files there; HubError for anything else."""
     if marked := [kind for kind in KINDS if any((folder / name).is_file() for name in kind.marks)]:
-        return marked[0]
+        return _answering(folder, marked)
     config = files.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    named = config.get("architectures") if isinstance(config, dict) else None
-    architecture = str(next(iter(named or []), ""))
-    for kind in KINDS:
-        if kind.architecture and architecture.endswith(kind.architecture):
-            return kind
+    of_config = config.get("architectures") if isinstance(config, dict) else None
+    architecture = str(next(iter(of_config or []), ""))
+    if named := [kind for kind in KINDS if kind.architecture and architecture.endswith(kind.architecture)]:
+        return _answering(folder, named)
+    marks = dict.fromkeys(name for kind in KINDS for name in kind.marks)
     raise HubError(
-        f"{folder} is none of {', '.join(kind.name for kind in KINDS)}: it has none of "
-        f"{', '.join(name for kind in KINDS for name in kind.marks)} and no config.json of a known architecture. Give "
-        "a folder this package wrote."
+        f"{folder} is none of {', '.join(kind.name for kind in KINDS)}: it has none of {', '.join(marks)} and no "
+        "config.json of a known architecture. Give a folder this package wrote."
     )
+
+
+def _answering(folder: Path, kinds: Sequence[Kind]) -> Kind:
+    """Of the kinds that a folder may be of, the one that answers what its task asks; the first where none says so."""
+    record, key = next(((folder / name, key) for name, key in kinds[0].task if (folder / name).is_file()), (None, ""))
+    content = files.read_json(record) if record and len(kinds) > 1 else None
+    task = content.get(key) if isinstance(content, dict) else None
+    asked = task.get("kind") if isinstance(task, dict) else None
+    alike = [kind for kind in kinds if kind.task == kinds[0].task]
+    return next((kind for kind in alike if asked in kind.answers), kinds[0])
 
 
 def task_of(folder: Path) -> TaskSpec | None:

@@ -70,7 +70,9 @@ def figures_of(folder: Path, results: Mapping[str, Any]) -> dict[str, dict[Metri
     """The figures of each of `sections` by name and metric; HubError names one that is missing or half."""
     task = TaskSpec.from_dict(results.get("task"), folder / RESULTS)
     return {
-        title: {metric: _figure(results, *one.path, metric.figure) for metric in _needed(one, results, task)}
+        title: {
+            metric: _figure(results, *one.path, *metric.figure.split(".")) for metric in _needed(one, results, task)
+        }
         for title, one in sections(folder).items()
     }
 
@@ -81,12 +83,12 @@ def eval_results(folder: Path, results: Mapping[str, Any]) -> "list[EvalResult]"
 
     data = {key: at(results, "data", key) for key in ("name", "split", "fingerprint", "evaluations_of_this_split")}
     config, _, split = data["split"].rpartition("/")
-    found = []
+    kind, found = kind_of(folder), []
     for section, figures in figures_of(folder, results).items():
         for metric, figure in ((metric, one) for metric, one in figures.items() if one["value"] is not None):
             found.append(
                 EvalResult(
-                    task_type="image-classification",
+                    task_type=str(kind.pipeline) if kind in kinds.FINDERS else "image-classification",
                     dataset_type=data["name"],
                     dataset_name=data["name"],
                     dataset_config=config or None,

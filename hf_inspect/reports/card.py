@@ -23,6 +23,8 @@ _PLOTS = {
     "confusion.png": "What each class (row) was taken for (column)",
     "reliability.png": "How often a stated probability of a defect comes true",
     "roc.png": "Caught defects against false alarms",
+    "found.png": "Precision against recall by class, and what was found (column) of what is there (row)",
+    "worst.png": "Images with most errors: what is there beside what was found",
     "undecided.png": "What stays undecided against the promised escape: edge alone, VLM alone, and both",
 }
 _LICENCE_LINKS = {"agpl-3.0": "https://ultralytics.com/license"}
@@ -30,7 +32,7 @@ _NOTES = "\x00"  # what the notes take the place of: they stand in a card to the
 
 
 def write_card(folder: Path) -> Path:
-    """Write README.md of a data set, vlm, adapter, student, anomaly model or cascade; returns its path.
+    """Write README.md of a data set, vlm, adapter, student, anomaly model, detector or cascade; returns its path.
 
     Figures come from results.json alone. HubError or DataError names the number that is missing, the file that
     results.json is not of, or the licence that nothing states. A model may be unmeasured, a cascade may not.
@@ -110,6 +112,15 @@ def _of_anomaly(folder: Path) -> dict[str, Any]:
     return given | named | {"title": f"Anomaly model on {stated['network']}{category}"}
 
 
+def _of_finder(folder: Path) -> dict[str, Any]:
+    """What the export of a model that finds things states of itself; HubError for one that was not exported."""
+    info = _read(folder / INSPECT)
+    if info is None:
+        raise HubError(f"{folder} was not exported, and its card is its export's; run 'hf-inspect export {folder}'.")
+    given = _of_student(folder)
+    return given | {"title": f"{hub.kind_of(folder).name.capitalize()} {given['title'].removeprefix('Edge model ')}"}
+
+
 def _of_vlm(folder: Path) -> dict[str, Any]:
     """What an adapter's folder, or a whole fine-tune's, states of itself."""
     adapter, log, prompt = (_read(folder / name) for name in (ADAPTER_CONFIG, LOG, PROMPT))
@@ -141,7 +152,7 @@ def _of_cascade(folder: Path) -> dict[str, Any]:
 
 
 _OF_SECTION: Mapping[str, Callable[[Path], dict[str, Any]]] = {
-    "edge": _of_student, "vlm": _of_vlm, "cascade": _of_cascade, "anomaly": _of_anomaly,
+    "edge": _of_student, "vlm": _of_vlm, "cascade": _of_cascade, "anomaly": _of_anomaly, "detection": _of_finder,
 }  # fmt: skip
 
 

@@ -60,11 +60,16 @@ def _promised(promise: Mapping[str, float]) -> str:
 
 
 def classes_table(report: Mapping[str, Any]) -> str:
-    """A row a class of a model's section of results.json: recall and precision, each with its interval and counts."""
-    head = ("class", "recall", "precision")
-    lines = [_line(head), _line("---" for _ in head)]
+    """A row a class of a model's section of results.json: recall and precision, each with its interval and counts.
+
+    Of one that finds things, its mAP and AP50 before these.
+    """
+    found = {"map": "mAP", "ap50": "AP50"} if "told" in report else {}
+    names = {**found, "recall": "recall", "precision": "precision"}
+    lines = [_line(["class", *names.values()]), _line("---" for _ in ("class", *names))]
     for name, figures in report["classes"].items():
-        lines.append(_line([cell(name), *(f"{_percent(figures[key])}, {_of(figures[key])}" for key in head[1:])]))
+        said = (_percent(figures[key]) + (f", {_of(figures[key])}" if "k" in figures[key] else "") for key in names)
+        lines.append(_line([cell(name), *said]))
     return "\n".join(lines)
 
 
