@@ -68,8 +68,8 @@ class FcosForInspectionDetection(PreTrainedModel):
         super().__init__(config)
         import timm
 
-        self.network: Any = timm.create_model(config.timm_architecture, features_only=True, out_indices=(2, 3, 4))
-        widths, wide = self.network.feature_info.channels(), config.channels
+        network: Any = timm.create_model(config.timm_architecture, features_only=True, out_indices=(2, 3, 4))
+        self.network, widths, wide = network, network.feature_info.channels(), config.channels
         self.pyramid = FeaturePyramidNetwork(widths, wide, LastLevelP6P7(wide, wide))
         self.head = FCOSHead(wide, 1, config.num_labels, config.convolutions)
         sizes = [*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2))]

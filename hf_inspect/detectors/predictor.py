@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PREPROCESS, DECODING = "inspection_preprocess", "inspection_decoding"  # of config.json
 BATCH = 8
+STRIDE, LEAST_SIDE = 32, 160  # pixels: of the last stage; below two positions of the coarsest level nothing is normed
 _CONFIG = "config.json"
 
 
@@ -118,6 +119,10 @@ def new_detector(
     if not task.finds:
         raise DataError(f"a detection model finds things, and the task is {task}; give a data set of boxes.")
     task.refuse_one_sided("A detection model")
+    if any(side < LEAST_SIDE or side % STRIDE for side in (height, width)):
+        raise DataError(
+            f"images of {height} x {width} pixels are asked for; multiples of {STRIDE} are wanted, from {LEAST_SIDE} on."
+        )
     start = Start(base, task, height, width, arguments or {})
     family = family_named(base)
     if family:

@@ -154,7 +154,7 @@ def set_thresholds(model: "PreTrainedModel", data: Path, reading: Reading, task:
     if 0 < sum(labels) < len(labels):
         task = replace(task, score=meaning_of(np.array(strongest), np.array(labels), "validation"))
     state(model, task, preprocess, decoding, reading)
-    return {"told": decoding.told, "severity": None if task.score is None else str(task.score)}
+    return {"told": decoding.told, "severity": str(task.score or "the highest score of a defect")}
 
 
 def _things(label: Mapping[str, Any], task: TaskSpec, size: tuple[int, int]) -> tuple[Thing, ...]:

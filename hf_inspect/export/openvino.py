@@ -56,8 +56,8 @@ def write_int8(student: Student, folder: Path, train: "datasets.Dataset", readin
         import openvino
 
         rows = train.select(stratified(ranks(train, student.task), CALIBRATION_IMAGES))
-        quantized = _quantize(openvino.Core().read_model(Path(fp32) / MODEL), rows, student.preprocess, reading)
-        openvino.save_model(quantized, folder / MODEL, compress_to_fp16=False)
+        found = quantized(openvino.Core().read_model(Path(fp32) / MODEL), rows, student.preprocess, reading)
+        openvino.save_model(found, folder / MODEL, compress_to_fp16=False)
         for path in Path(fp32).glob("*config.json"):  # for Optimum's own classes
             shutil.copy(path, folder)
 
@@ -80,7 +80,7 @@ def _name_classes(path: Path, task: TaskSpec) -> None:
     files.write_json(path, files.read_json(path) | config_of_task(task))
 
 
-def _quantize(model: Any, rows: "datasets.Dataset", preprocess: Preprocess, reading: Reading) -> Any:
+def quantized(model: Any, rows: "datasets.Dataset", preprocess: Preprocess, reading: Reading) -> Any:
     """The OpenVINO model in 8 bits, with ranges that span all values seen on the rows.
 
     NNCF's default, the mean of the images' largest values, clips what only defects raise: the tests' network, which

@@ -156,6 +156,14 @@ class TaskSpec:
         if not self.answered_by(model):
             self.refuse_other(model, own, its)
 
+    def refuse_things(self, things: "TaskSpec", own: str, others: str) -> None:
+        """DataError, with both printed, unless a model of this task finds what a data set's images show, `things`.
+
+        Boxes are found in images with masks as well.
+        """
+        if not (self.finds and things.finds and dict(self._pairs()) == dict(things._pairs())):
+            self.refuse_other(things, own, others)
+
     def refuse_one_sided(self, what: str) -> None:
         """DataError unless there is a good and a defect class: a model of one side alone decides nothing.
 

@@ -3,7 +3,7 @@
     accelerate launch recipes/edge_detector/train.py --config recipes/edge_detector/wagon.yaml
 
 Writes a folder that `hf_inspect.detectors.Detector.from_pretrained` loads and `hf-inspect export` takes, with
-trained_on.json, the training log and a card beside the weights. Run again after a stop or a kill, it goes on from the
+trained_on.json and the training log beside the weights; its card is its export's. Run again after a stop or a kill, it goes on from the
 newest whole checkpoint.
 """
 
@@ -20,7 +20,6 @@ from hf_inspect.detectors import ancestors_of, new_detector
 from hf_inspect.detectors import training as detector
 from hf_inspect.detectors.augment import augmentation
 from hf_inspect.detectors.families import family_of
-from hf_inspect.reports import write_card
 from hf_inspect.students import LITE0
 
 
@@ -73,6 +72,7 @@ def main():
         detector.check_rows(rows, task, name)
     parents = ancestors_of(arguments.base)
     model = new_detector(arguments.base, task, arguments.height, arguments.width, arguments.network, reading)
+    model.to(memory_format=torch.channels_last)  # a third faster on a CPU
     size, preprocess, decoding = (arguments.height, arguments.width), *detector.settings_of(model)
     ids = [task.index(name) for name in detector.names_of(splits["train"])]
     prepare = functools.partial(detector.to_inputs, preprocess=preprocess, ids=ids, reading=reading)
@@ -95,13 +95,13 @@ def main():
     trainer.accelerator.print(detector.described(splits["train"], task))
     runs.train(trainer, made)
     if trainer.is_world_process_zero():
-        print(detector.set_thresholds(model, arguments.data, reading, task))
+        fitted = detector.set_thresholds(model, arguments.data, reading, task)
+        print(f"findings are told of from a score of {fitted['told']:.3f} on; severity is {fitted['severity']}")
     trainer.save_model()
     if trainer.is_world_process_zero():
         (out / "training_args.bin").unlink()  # a pickle; the log holds the arguments
         sets.write_history(out, sets.record_history(arguments.data, dict.fromkeys(splits), [parents]))
         runs.write_training_log(trainer, arguments)
-        write_card(out)
         if publication:
             publication.send(out)
 
