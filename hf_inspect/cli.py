@@ -185,7 +185,7 @@ def predict(
     vlm: Annotated[str | None, typer.Option(help="Address of its VLM's server; the cascade's own by default.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds that a part waits for it; 10 by default.")] = None,
     jpeg: Annotated[int | None, typer.Option(help="Send it JPEG of this quality, 1 to 100; see `eval wire`.")] = None,
-    maps: Annotated[Path | None, typer.Option(help="Folder for pictures of where, of an anomaly's edge.")] = None,
+    maps: Annotated[Path | None, typer.Option(help="Folder for pictures of where: maps or findings.")] = None,
 ) -> None:
     """Inspect files and folders: a line a file, and a summary."""
     from hf_inspect.predict import run

@@ -20,6 +20,7 @@ from hf_inspect.images import Reading, Source
 from hf_inspect.prefetch import as_they_come
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import DEFECT, GOOD, DecidedBy, Prediction, Predictor, TaskSpec, Verdict
+from hf_inspect.tasks.detection import drawn
 from hf_inspect.tasks.heat import overlay, smaller
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class Inspector:
     `no_vlm` says why there is none. `fallback` is what becomes of parts that nobody could decide: `hold` leaves
     them `undecided`, `reject` makes them `defect`, `pass` makes them `good`. Files are read as those that the edge was
     trained on; `max_pixels` lets in larger or fewer images. `heat` are the values of the edge's maps from which on they
-    are drawn (`shown`), and red. DataError when edge and VLM do not answer one question, or were made of images read in
-    two ways.
+    are drawn (`shown`), and red; `told` the score from which on its findings are. DataError when edge and VLM do not
+    answer one question, or were made of images read in two ways.
 
     Threads may share one, as they may its edge and its VLM; processes load one each, by `spawn` (ForkError).
     """
@@ -54,6 +55,7 @@ class Inspector:
     fallback: Fallback = "hold"
     max_pixels: int | None = None
     heat: tuple[float, float] | None = None
+    told: float = 0.5
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACK_CODES:
@@ -107,6 +109,7 @@ class Inspector:
             fallback=fallback,
             max_pixels=max_pixels,
             heat=_heat_of(stated, folder),
+            told=edge.told,
         )
 
     @property
@@ -157,11 +160,14 @@ class Inspector:
             yield from self._batch(loaded)
 
     def shown(self, source: Source, verdict: Verdict, side: int | None = None) -> images.Rgb | None:
-        """The image with its edge's map over it, uint8 (h, w, 3), no longer than `side`; None without such a map.
+        """The image with its edge's map or findings over it, uint8 (h, w, 3), no longer than `side`; None without.
 
         `source` is what the verdict is of.
         """
         found = verdict.evidence.get("edge")
+        if found is not None and found.findings is not None:
+            picture = drawn(images.load(source, self.reading).rgb, found.findings, self.task, self.told)
+            return picture if side is None else smaller(picture, side)
         if found is None or found.map is None or self.heat is None:
             return None
         rgb = images.load(source, self.reading).rgb

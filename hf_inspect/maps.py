@@ -1,4 +1,4 @@
-"""Verdicts -> pictures of where: each image with its edge's map over it, a PNG of its own in one folder."""
+"""Verdicts -> pictures of where: each image with its edge's map or findings over it, a PNG of its own."""
 
 import hashlib
 import os
@@ -34,12 +34,12 @@ class Maps:
         DataError where the edge has no maps, and where `folder` is no folder or lies in one of `paths`, the folders
         that are inspected: a later run would take the pictures for parts.
         """
-        if not inspector.task.has_maps:
+        if not inspector.task.says_where:
             raise DataError(
                 f"The edge of this cascade says whether, and not where: it answers {inspector.task}, without maps. "
-                "Leave out --maps, or calibrate a cascade with an anomaly model for its edge."
+                "Leave out --maps, or calibrate a cascade with an anomaly or a detection model for its edge."
             )
-        if inspector.heat is None:
+        if inspector.heat is None and not inspector.task.finds:
             raise DataError("This cascade does not say how its maps are drawn; run 'hf-inspect calibrate' again.")
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; give --maps a folder.")

@@ -90,7 +90,6 @@ class FcosForInspectionDetection(PreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         labels: Sequence[Mapping[str, torch.Tensor]] | None = None,
-        **kwargs: Any,
     ) -> DetectorOutput:
         """Scores and boxes; and the loss against `labels`, for each image `class_labels` (m,) and `boxes` (m, 4).
 

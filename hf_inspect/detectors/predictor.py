@@ -121,7 +121,7 @@ def new_detector(
     task.refuse_one_sided("A detection model")
     if any(side < LEAST_SIDE or side % STRIDE for side in (height, width)):
         raise DataError(
-            f"images of {height} x {width} pixels are asked for; multiples of {STRIDE} are wanted, from {LEAST_SIDE} on."
+            f"images of {height} x {width} pixels are asked for; multiples of {STRIDE} from {LEAST_SIDE} on are wanted."
         )
     start = Start(base, task, height, width, arguments or {})
     family = family_named(base)

@@ -1,4 +1,4 @@
-"""A student, a detection or an anomaly model -> a folder for the edge that has proved to answer as it does, or nothing."""
+"""A student, a detection or an anomaly model -> a folder for the edge that answers as it does, or nothing."""
 
 from pathlib import Path
 

@@ -122,11 +122,13 @@ def verdict_html(verdict: Verdict, policy: Certified) -> str:
 
 
 def heat_html(inspector: Inspector, content: bytes, verdict: Verdict) -> str:
-    """The image with the edge's map over it; empty where the edge gives none."""
+    """The image with the edge's map or findings over it; empty where the edge gives none."""
     shown = None if verdict.label == "unreadable" else inspector.shown(content, verdict, SIDE)
     if shown is None:
         return ""
     said = "Where the edge model finds it unlike the good parts: the redder, the more"
+    if inspector.task.finds:
+        said = f"What the edge model finds, from a score of {inspector.told:.2f} on"
     url = f"data:image/png;base64,{_base64(png_of(shown))}"
     picture = f'<img alt="{said}" src="{url}">'
     return f'<figure class="heat">{picture}<figcaption>{said}.</figcaption></figure>'
@@ -134,7 +136,7 @@ def heat_html(inspector: Inspector, content: bytes, verdict: Verdict) -> str:
 
 def columns_of(task: TaskSpec) -> list[str]:
     """The heads of a table of verdicts: COLUMNS, in which the edge's severity is no P(defect) where it is none."""
-    if task.score is None or task.score.kind == "probability":
+    if task.score.kind == "probability" if task.score else not task.finds:
         return list(COLUMNS)
     own = {P_DEFECT: SEVERITY, "P edge": "severity edge"}
     return [own.get(name, name) for name in COLUMNS]

@@ -18,6 +18,7 @@ from hf_inspect.runtime.folder import INSPECT, MODEL, PRECISION, TRAINED_ON, rea
 from hf_inspect.runtime.process import LoadedHere
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.tasks import TASKS
+from hf_inspect.tasks.detection import Decoding
 
 
 class Engine:
@@ -60,6 +61,11 @@ class Engine:
     def identity(self) -> str:
         """SHA-256 of inspect.json's content, which holds those of the model's files."""
         return hashlib.sha256(json.dumps(self.info, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def told(self) -> float:
+        """The score from which on what it finds is told of; 1 where it looks for nothing."""
+        return Decoding.from_dict(self.info.get("decoding"), self._folder / INSPECT).told if self.task.finds else 1.0
 
     @cached_property
     def history(self) -> History:

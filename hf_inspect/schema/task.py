@@ -87,9 +87,9 @@ class TaskSpec:
         return {"kind": self.kind, "classes": [{"name": name, "disposition": one} for name, one in pairs]} | score
 
     @property
-    def has_maps(self) -> bool:
-        """Whether its answers say where, besides how bad."""
-        return self.kind == ANOMALY
+    def says_where(self) -> bool:
+        """Whether its answers say where, besides how bad: by a map, or by what they find."""
+        return self.kind == ANOMALY or self.finds
 
     @property
     def finds(self) -> bool:

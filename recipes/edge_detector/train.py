@@ -3,8 +3,8 @@
     accelerate launch recipes/edge_detector/train.py --config recipes/edge_detector/wagon.yaml
 
 Writes a folder that `hf_inspect.detectors.Detector.from_pretrained` loads and `hf-inspect export` takes, with
-trained_on.json and the training log beside the weights; its card is its export's. Run again after a stop or a kill, it goes on from the
-newest whole checkpoint.
+trained_on.json and the training log beside the weights; its card is its export's. Run again after a stop or a kill, it
+goes on from the newest whole checkpoint.
 """
 
 import functools

@@ -1,0 +1,286 @@
+"""Detection models: what they learn, that training and runtime see alike, and that no export may find otherwise."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hf_inspect import data as sets
+from hf_inspect import files, images
+from hf_inspect.detectors import Detector, new_detector, training
+from hf_inspect.detectors.augment import augmentation, sample_of
+from hf_inspect.errors import DataError, ParityError
+from hf_inspect.export import detector as exporting
+from hf_inspect.export import export
+from hf_inspect.reports import evaluate_detect
+from hf_inspect.runtime import INSPECT, Engine
+from hf_inspect.schema import BINARY, DETECTION, TaskSpec
+from hf_inspect.tasks.detection import compare
+from tests import finders, launch
+
+SIDE, STEPS = 160, 70
+SMALL = {"channels": 32, "convolutions": 1}
+DETR = {
+    "encoder_hidden_dim": 32, "feat_strides": [8, 16, 32], "encoder_layers": 1, "encoder_ffn_dim": 32,
+    "encoder_attention_heads": 2, "d_model": 32, "num_queries": 20, "decoder_in_channels": [32] * 3,
+    "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "num_denoising": 5,
+    "encoder_in_channels": [8] * 3,
+    "backbone_config": {
+        "model_type": "rt_detr_resnet", "embedding_size": 8, "hidden_sizes": [8] * 4, "depths": [1] * 4,
+        "layer_type": "basic", "out_features": ["stage2", "stage3", "stage4"], "hidden_act": "relu",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return finders.built(tmp_path_factory.mktemp("boxes"), 90, shares="55/20/0/25")
+
+
+@pytest.fixture(scope="module")
+def task(data):
+    return training.boxes_alone(sets.read_objects(data))
+
+
+@pytest.fixture(scope="module")
+def rows(data):
+    return sets.load_split(data, "train")
+
+
+@pytest.fixture(scope="module")
+def folder(data, task, rows, tmp_path_factory):
+    """A tiny model that has learned the squares of `finders`, its outputs in another order than the data's."""
+    torch.manual_seed(0)
+    other = TaskSpec(task.classes[::-1], task.dispositions[::-1], DETECTION)
+    model = new_detector("random:test_efficientnet", other, SIDE, SIDE, SMALL)
+    preprocess, _ = training.settings_of(model)
+    ids = [other.index(name) for name in training.names_of(rows)]
+    found = training.to_inputs(rows[:], preprocess, ids)
+    batch = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+    optimizer, rng = torch.optim.AdamW(model.parameters(), lr=4e-3), np.random.default_rng(0)
+    model.train()
+    for _ in range(STEPS):
+        chosen = [batch[i] for i in rng.choice(len(batch), 8, replace=False)]
+        loss = model(**training.collate(chosen, preprocess)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    training.set_thresholds(model, data, sets.read_reading(data), other)
+    out = tmp_path_factory.mktemp("model") / "detector"
+    model.save_pretrained(out)
+    sets.write_history(out, sets.record_history(data, {"train": None, "validation": None}))
+    return out
+
+
+@pytest.fixture(scope="module")
+def detector(folder):
+    return Detector.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(folder, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("export") / "edge"
+    return out, export(folder, out, data=data)
+
+
+def validation(data):
+    rows, reading = sets.load_split(data, "validation"), sets.read_reading(data)
+    return [images.load(image["bytes"], reading).rgb for image in rows["image"]]
+
+
+def test_it_finds_what_it_learned_and_says_so_by_name(data, exported, tmp_path):
+    out, said = exported
+    results, _ = evaluate_detect(out, data, "test", tmp_path / "scores.jsonl")
+    assert results["detection"]["ap50"]["value"] > 0.5
+    assert results["detection"]["auroc"]["value"] > 0.8  # of whole images, by the surest square
+    assert said.startswith("0 of ")
+
+
+def test_severity_is_the_probability_of_a_defect_where_validation_has_both(detector):
+    assert detector.task.score is not None
+    assert str(detector.task.score).startswith("P(defect), set on")
+    assert 0 < detector.decoding.told < 1
+
+
+def test_neither_batch_nor_order_nor_saving_changes_what_is_found(folder, detector, data):
+    rgbs = validation(data)[:5]
+    together = detector.predict(rgbs)
+    alone = [detector.predict([rgb])[0] for rgb in rgbs]
+    backwards = detector.predict(rgbs[::-1], batch_size=2)[::-1]
+    again = Detector.from_pretrained(folder).predict(rgbs)
+    assert again == together
+    for other in (alone, backwards):
+        changed = compare(detector.task, None, together, other, 0.3)
+        assert (changed["lost"]["k"], round(changed["shift"], 2), round(changed["score"], 3)) == (0, 0, 0)
+
+
+def test_a_model_takes_pixels_and_no_prompt(detector):
+    pixels = torch.zeros(1, 3, SIDE, SIDE)
+    with pytest.raises(TypeError, match="input_ids"):
+        detector.model(pixel_values=pixels, input_ids=torch.zeros(1, 4, dtype=torch.long))
+
+
+def test_training_and_runtime_see_one_image(rows, task, detector):
+    """What the trainer stacks is what `images.prepare` gives the edge, whose size what is varied has too."""
+    ids = [task.index(name) for name in training.names_of(rows)]
+    found = training.to_inputs(rows[:2], detector.preprocess, ids)
+    stacked = training.collate([{"pixel_values": p, "labels": {}} for p in found["pixel_values"]], detector.preprocess)
+    for image, pixels in zip(rows[:2]["image"], stacked["pixel_values"], strict=True):
+        np.testing.assert_allclose(
+            pixels.numpy(), images.prepare(images.load(image["bytes"]).rgb, detector.preprocess), atol=1e-6
+        )
+    rng = np.random.default_rng(0)
+    rgb = np.kron(rng.integers(0, 255, (20, 24, 3)), np.ones((20, 20, 1))).astype(np.uint8)
+    nothing = {"bbox": [], "category": [], "polygons": [], "iscrowd": []}
+    torch.manual_seed(3)
+    varied = augmentation([], [], "low", SIDE, SIDE)
+    shapes = {tuple(varied(sample_of(rgb, nothing, ids))["image"].shape) for _ in range(3)}
+    assert shapes == {(3, SIDE, SIDE)}
+
+
+def test_the_order_of_classes_is_the_task_s_not_the_data_s(rows, task, detector):
+    names = training.names_of(rows)
+    own = training.to_inputs(rows[:8], detector.preprocess, [task.index(name) for name in names])
+    other = training.to_inputs(rows[:8], detector.preprocess, [detector.task.index(name) for name in names])
+    for a, b in zip(own["labels"], other["labels"], strict=True):
+        assert [task.classes[i] for i in a["class_labels"]] == [detector.task.classes[i] for i in b["class_labels"]]
+        assert (a["boxes"] == b["boxes"]).all()
+
+
+def test_the_edge_finds_what_the_model_finds(exported, detector, data):
+    out, _ = exported
+    rgbs = validation(data)
+    wide = [np.ascontiguousarray(rgb[: len(rgb) // 2]) for rgb in rgbs[:4]]  # images are not square
+    engine, told = Engine.from_pretrained(out), detector.decoding.told
+    changed = compare(detector.task, None, detector.predict(rgbs + wide), engine.predict(rgbs + wide), told)
+    assert changed["lost"] == {"k": 0, "n": changed["lost"]["n"]}
+    assert changed["lost"]["n"] > 20
+    assert changed["shift"] < 0.1
+    assert changed["score"] < 1e-3
+    parity = files.read_json(out / INSPECT)["parity"]
+    assert parity["map"]["after"]["map"] == pytest.approx(parity["map"]["before"]["map"], abs=1e-4)
+
+
+def shifted(monkeypatch, by):
+    """Exports whose boxes lie `by` shares of the image further right."""
+    from hf_inspect.detectors import families
+
+    own = families.FAMILIES["inspection_fcos"]
+
+    def answers(model, pixel_values):
+        scores, boxes = own.answers(model, pixel_values)
+        return scores, boxes + by
+
+    class Moved:
+        def __getattr__(self, name):
+            return answers if name == "answers" else getattr(own, name)
+
+    monkeypatch.setattr(exporting, "family_of", lambda config: Moved())
+
+
+def test_an_export_that_moves_boxes_is_not_written(folder, data, tmp_path, monkeypatch):
+    shifted(monkeypatch, 2 / finders.SIDE)
+    with pytest.raises(ParityError, match=r"a shift of \d.* pixels \(limit 1\)"):
+        export(folder, tmp_path / "edge", data=data)
+    assert not (tmp_path / "edge").exists()
+
+
+def test_eight_bits_are_judged_by_map(folder, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "MAP_FALL", 1.0)
+    assert "AP50" in export(folder, tmp_path / "edge", data=data, int8=True)
+    info = files.read_json(tmp_path / "edge" / INSPECT)
+    report = info["parity"]
+    assert (info["weights"], report["limits"]) == ("int8", {"map_fall": 1.0})
+    before = report["map"]["before"] | {"map": report["map"]["after"]["map"] + 0.011}
+    worse = report | {"map": report["map"] | {"before": before}, "limits": {"map_fall": 0.01}}
+    with pytest.raises(ParityError, match="mAP falls from"):
+        exporting._refuse_beyond(worse, folder)
+    exporting._refuse_beyond(worse | {"limits": {"map_fall": 0.012}}, folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda data, folder, out: new_detector("random:test_efficientnet", BINARY, SIDE, SIDE), "finds things"),
+        (lambda data, folder, out: new_detector("random:test_efficientnet", finders.task_of(False), 100, SIDE), "mult"),
+        (lambda data, folder, out: new_detector("random:test_efficientnet", finders.task_of(False), 128, SIDE), "mult"),
+        (lambda data, folder, out: new_detector("nowhere", finders.task_of(False), SIDE, SIDE), "no such folder"),
+        (lambda data, folder, out: Detector.from_pretrained(data), "config.json"),
+        (lambda data, folder, out: export(folder, out, data=data, category="x"), "knows no category"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_a_sentence(make, said, data, folder, tmp_path):
+    with pytest.raises(DataError, match=said):
+        make(data, folder, tmp_path / "out")
+
+
+def test_data_that_show_other_things_are_refused(folder, tmp_path):
+    raw = finders.pictures(tmp_path / "raw", 30)
+    content = json.loads((raw / "annotations.json").read_text())
+    content["categories"][0]["name"] = "green"
+    (raw / "annotations.json").write_text(json.dumps(content))
+    sets.build("coco", tmp_path / "data", src=raw, options={"license": "cc0-1.0", "shares": "40/30/0/30"})
+    with pytest.raises(DataError, match="different questions"):
+        export(folder, tmp_path / "edge", data=tmp_path / "data")
+
+
+def test_a_class_that_no_image_shows_is_said_before_a_step(rows, task):
+    more = TaskSpec((*task.classes, "green"), (*task.dispositions, "defect"), DETECTION)
+    with pytest.raises(DataError, match="no image of train shows a green"):
+        training.check_rows(rows, more, "train")
+
+
+@pytest.mark.parametrize("kind", ["rt_detr_v2"])
+def test_transformers_own_detectors_learn_and_answer(kind, rows, task, tmp_path):
+    torch.manual_seed(0)
+    model = new_detector(f"random:{kind}", task, SIDE, SIDE, DETR)
+    preprocess, decoding = training.settings_of(model)
+    assert decoding.overlap is None  # they give each thing once
+    found = training.to_inputs(rows[:4], preprocess, [task.index(name) for name in training.names_of(rows)])
+    batch = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-4), []
+    for _ in range(12):
+        loss = model(**training.collate(batch, preprocess)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses[-3:]) < losses[0]
+    model.save_pretrained(tmp_path)
+    rgb = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
+    said = Detector.from_pretrained(tmp_path).predict([rgb, rgb[:, ::-1].copy()])
+    again = Detector.from_pretrained(tmp_path).predict([rgb])
+    assert said[0].severity == pytest.approx(again[0].severity, abs=1e-5)
+
+
+def test_a_pretrained_body_keeps_its_first_stages_and_its_norms():
+    model = new_detector("random:test_efficientnet", finders.task_of(False), SIDE, SIDE, SMALL | {"frozen": 4})
+    kept = [name for name, one in model.network.named_parameters() if not one.requires_grad]
+    learns = [name for name, one in model.network.named_parameters() if one.requires_grad]
+    assert any(name.startswith("conv_stem") for name in kept)
+    assert any(name.startswith("blocks.1") for name in kept)
+    assert any(name.startswith("blocks.3") for name in learns)
+    model.train()
+    norms = [one for one in model.network.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(one.training for one in norms)
+    groups = training.optimizer_groups(model, 1e-3, 0.1, {name for name, _ in model.named_parameters()}, 0.01)
+    assert {group["lr"] for group in groups} == {1e-3, 1e-4}
+    of_body = sum(len(group["params"]) for group in groups if group["lr"] == 1e-4)
+    assert of_body == len(learns)
+
+
+def test_the_recipe_runs_and_goes_on_where_it_was(data, tmp_path):
+    arguments = ["--config", "recipes/edge_detector/tiny.yaml", "--data", data, "--output_dir", tmp_path / "out"]
+    done = launch.recipe("edge_detector", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "findings are told of from a score of" in done.stdout
+    log = files.read_json(tmp_path / "out" / "training_log.json")
+    assert log["ran"]["epochs"] == 2
+    assert {"eval_map", "eval_ap50"} <= set().union(*log["history"])
+    said = Detector.from_pretrained(tmp_path / "out")
+    assert said.history.sources[0].fingerprint == sets.read_head(data)["fingerprint"]
+    again = launch.recipe("edge_detector", *arguments)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert Detector.from_pretrained(tmp_path / "out").identity == said.identity
