@@ -16,9 +16,8 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from hf_inspect.data import build, load_split
-from hf_inspect.detectors import augment
+from hf_inspect.detectors import augment, sheet
 from hf_inspect.detectors.augment import INTENSITIES, TABLE, augmentation, read_table, sample_of
-from hf_inspect.detectors.sheet import augmentation_sheet
 from hf_inspect.errors import DataError
 from tests import raw
 
@@ -370,7 +369,7 @@ def test_samples_that_do_not_fit_together_are_refused():
         augmentation([], [], "low", 16, 64)
 
 
-def test_rows_become_samples_and_a_sheet(tmp_path):
+def test_rows_become_samples_and_a_sheet(tmp_path, monkeypatch, capsys):
     names = [f"{i}.png" for i in range(24)]
     raw.pictures(tmp_path / "raw", names, side=40)
     content = raw.coco(tmp_path / "raw/a.json", {name: ["dent"] for name in names}, 40)
@@ -384,9 +383,17 @@ def test_rows_become_samples_and_a_sheet(tmp_path):
     high, wide = torch.nonzero(one["masks"][0], as_tuple=True)
     assert [int(v) for v in (wide.min(), high.min(), wide.max() + 1, high.max() + 1)] == [4, 6, 14, 14]
     state = torch.get_rng_state()
-    count = augmentation_sheet(tmp_path / "data", tmp_path / "sheet.png", augmentation([], [], "low", 64, 64))
+    count = sheet.augmentation_sheet(tmp_path / "data", tmp_path / "sheet.png", augmentation([], [], "low", 64, 64))
     assert count == 6
     assert torch.equal(state, torch.get_rng_state())
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width > 4 * 256
         assert picture.height > 6 * 256
+    monkeypatch.setattr("sys.argv", ["sheet", str(tmp_path / "data"), "--out", "x.png", "--characteristic", "shiny"])
+    with pytest.raises(SystemExit, match="1"):
+        sheet.main()
+    assert "has no 'shiny' in characteristics" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["sheet", str(tmp_path / "data"), "--out", str(tmp_path / "b.png"), "--size", "64"])
+    with pytest.raises(SystemExit, match="0"):
+        sheet.main()
+    assert capsys.readouterr().out.startswith("6 images, 3 versions each")
