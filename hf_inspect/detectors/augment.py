@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hf_inspect import files
 from hf_inspect.console import shown
@@ -30,7 +31,9 @@ INTENSITIES = ("low", "medium", "high")
 LEAST_SIDE = 2  # pixels of a box's sides; a thing with less of it left is dropped
 LEAST_SHARE = 0.2  # of a thing's area that has to be left in the image, or it is dropped
 _CROP = "RandomResizedCrop"
+_LEAST_IMAGE = 32  # pixels of an image's sides; blurs reach over so many
 _ROOM = 1.5  # times the size that comes out are images moved at: as many pixels as crops of half the area need
+_FINE = 4  # times finer are polygons drawn: Pillow fills the pixels that an edge touches as well
 _GREY = 114  # of pixels from outside the image, and of patches: the mean of natural images, as YOLO pads
 _SECTIONS = ("always", "characteristics", "environments")
 
@@ -77,6 +80,10 @@ def augmentation(
     left; a keypoint keeps its place where that is outside the image. Random numbers are torch's own, so
     `torch.manual_seed` decides. DataError for names, transforms and parameters that are not known.
     """
+    if min(height, width) < _LEAST_IMAGE:
+        raise DataError(
+            f"images of {height} x {width} pixels are too small to vary; {_LEAST_IMAGE} a side are the least."
+        )
     asked = settings(characteristics, environments, intensity, table)
     moving = [_built(name, asked[name]) for name in _MOVING if name in asked and name != _CROP]
     light = [_built(name, asked[name]) for name in _LIGHT if name in asked]
@@ -194,12 +201,15 @@ def _opened(sample: Sample) -> Sample:
 
 
 def _shrunk(sample: Sample, size: tuple[int, int]) -> Sample:
-    """The sample no larger than it need be, its sides in proportion: moving pixels takes time by their number."""
+    """The sample no larger than it need be, its sides in proportion: moving pixels takes time by their number.
+
+    A side that is shorter than `_LEAST_IMAGE` is brought to that.
+    """
     from torchvision.transforms import v2
 
-    height, width = sample["image"].shape[-2:]
-    factor = _ROOM * max(size[0] / height, size[1] / width)
-    return v2.Resize([round(height * factor), round(width * factor)])(sample) if factor < 1 else sample
+    sides = sample["image"].shape[-2:]
+    factor = min(1.0, _ROOM * max(size[0] / sides[0], size[1] / sides[1]))
+    return v2.Resize([max(_LEAST_IMAGE, round(side * factor)) for side in sides])(sample)
 
 
 def _cropped(sample: Sample, asked: Mapping[str, Any], size: tuple[int, int]) -> Sample:
@@ -257,15 +267,19 @@ def _boxed(boxes: "torch.Tensor", size: tuple[int, ...], clamping: str | None = 
     return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size, clamping_mode=clamping)
 
 
-def _draw(mask: np.ndarray, polygons: Sequence[Sequence[float]]) -> None:
-    """Polygons x, y, x, y, ... in pixels, into a mask (h, w)."""
+def _draw(mask: NDArray[np.bool_], polygons: Sequence[Sequence[float]]) -> None:
+    """Polygons x, y, x, y, ... in pixels, into a mask (h, w): the pixels whose middle they hold."""
     from PIL import Image, ImageDraw
 
-    picture = Image.new("1", mask.shape[::-1])
     for one in polygons:
-        points = np.asarray(one, np.float64).reshape(-1, 2) - 0.5  # from corners of pixels to their centres
-        ImageDraw.Draw(picture).polygon([*map(tuple, points)], fill=1, outline=1)
-    mask[:] = picture
+        points = np.asarray(one, np.float64).reshape(-1, 2)
+        start = np.floor(points.min(0)).astype(int).clip(0)
+        end = np.minimum(np.ceil(points.max(0)).astype(int), mask.shape[::-1])
+        if (end > start).all():
+            (left, top), (right, bottom) = start, end
+            picture = Image.new("1", ((right - left) * _FINE, (bottom - top) * _FINE))
+            ImageDraw.Draw(picture).polygon([*map(tuple, (points - start) * _FINE)], fill=1)
+            mask[top:bottom, left:right] |= np.array(picture)[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE]
 
 
 def _built(name: str, values: Mapping[str, Any], **fixed: Any) -> Callable[[Any], Any]:
