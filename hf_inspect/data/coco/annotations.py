@@ -9,7 +9,7 @@ from PIL import Image
 
 from hf_inspect import pixels
 from hf_inspect.data.coco.rules import EDGE, OFF, seen
-from hf_inspect.data.coco.shapes import Problem, Size, shape_of
+from hf_inspect.data.coco.shapes import LEAST, Problem, Size, shape_of
 from hf_inspect.data.raw.document import whole
 from hf_inspect.data.raw.objects import FAR, Box, Frame, numbers, turned_box
 from hf_inspect.images import turned_points
@@ -80,14 +80,14 @@ def _judged_box(bbox: Any, size: Size) -> tuple[Box | None, list[Problem]]:
     if not numbers(bbox) or len(bbox) != 4:
         return None, [("box-form", seen(bbox))]
     x, y, width, height = (float(one) for one in bbox)
-    if width <= 0 or height <= 0:
+    if width <= 0 or height <= 0 or width * height < LEAST:
         return None, [("box-empty", seen(bbox))]
     beyond = max(-x, -y, x + width - size[0], y + height - size[1])
     if beyond <= EDGE:
         return (x, y, x + width, y + height), []
     said = [("box-outside", f"{seen(bbox)} reaches {beyond:.1f} pixels beyond {size[0]} x {size[1]}")]
     x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + width, float(size[0])), min(y + height, float(size[1]))
-    return ((x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None), said
+    return ((x0, y0, x1, y1) if x1 > x0 and y1 > y0 and (x1 - x0) * (y1 - y0) >= LEAST else None), said
 
 
 def _off(box: Box, tight: Box) -> str:

@@ -130,7 +130,7 @@ RULES: Mapping[str, Rule] = {
         "a box is not four numbers x, y, width, height in pixels", "export it again", "the mask's box is written",
     ),
     "box-empty": Rule(
-        "a box's width or height is not above 0", "draw it again",
+        "a box has no area, or a negative width or height", "draw it again",
         "the mask's box is written; without a mask the annotation is dropped",
     ),
     "box-outside": Rule(

@@ -9,7 +9,7 @@ import numpy as np
 from hf_inspect.data.coco.rules import EDGE, seen
 from hf_inspect.data.raw.objects import Box, numbers
 
-LEAST = 1e-3  # square pixels of a polygon; less is rounding
+LEAST = 1e-3  # square pixels of a polygon or a box; less is rounding
 
 Problem = tuple[str, str]  # the rule's name, and what was seen
 Size = tuple[int, int]  # width, height in pixels
