@@ -125,3 +125,16 @@ def data_split(
     with Bars() as bar:
         made = run(coco, parse_split(split), out, group_by, seed, images, bar.of_many)
     print(plain_lines(made.table()))
+
+
+@data.command("convert")
+def data_convert(
+    src: Annotated[Path, typer.Argument(help="COCO's JSON, CVAT's XML, or the folder of the others.")],
+    source: Annotated[str, typer.Option("--from", help="coco, yolo, voc, labelme or cvat.")],
+    out: Out,
+    to: Annotated[str, typer.Option(help="The same.")] = "coco",
+) -> None:
+    """Convert boxes and classes from and to COCO; what a format or the library loses is counted and said."""
+    from hf_inspect.data.coco import convert
+
+    print(plain_lines(convert(src, source, to, out).table()))

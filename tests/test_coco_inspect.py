@@ -106,7 +106,7 @@ def test_a_file_that_memory_does_not_suffice_for_is_not_read(tmp_path, monkeypat
     with path.open("wb") as file:
         file.truncate(4 * 2**30)  # takes no room on the disk
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=16 * 2**30))
-    with pytest.raises(DataError, match=r"x\.json has 4\.0 GiB and takes about 28\.0 GiB of memory, more than is free"):
+    with pytest.raises(DataError, match=r"x\.json has 4\.0 GiB and takes about 32\.0 GiB of memory, more than is free"):
         inspect(path)
 
 

@@ -179,7 +179,7 @@ def test_no_file_outside_the_folder_is_opened(tmp_path, images, monkeypatch):
     (tmp_path / "a.png").write_bytes((images / "a.png").read_bytes())
     names = ("../a.png", str(tmp_path / "a.png"), "sub\\..\\..\\a.png", "C:\\a.png", "\\\\host\\a.png", "a\0.png", "..")
     opened = list[str]()
-    monkeypatch.setattr("hf_inspect.data.coco.entries._looked", lambda path: opened.append(str(path)) or ((40, 30), 1))
+    monkeypatch.setattr("hf_inspect.data.coco.entries.looked", lambda path: opened.append(str(path)) or ((40, 30), 1))
     for name in names:
         content[P][0]["file_name"] = name
         found = validate(cocos.written(tmp_path, content), images)

@@ -117,7 +117,7 @@ def _entry(
     said: dict[str, Any], path: Path, name: str, annotated: int, exif: str | None, found: Entries
 ) -> Entry | None:
     try:
-        upright, orientation = _looked(path)
+        upright, orientation = looked(path)
     except DataError as error:
         found.findings.append(_of("file-broken", said, str(error)))
         return None
@@ -144,7 +144,7 @@ def _entry(
     return Entry({**value, "width": upright[0], "height": upright[1]}, frame)
 
 
-def _looked(path: Path) -> tuple[tuple[int, int], int]:
+def looked(path: Path) -> tuple[tuple[int, int], int]:
     """Width and height of an image file, upright, and its orientation by EXIF, from its header."""
 
     def header() -> tuple[tuple[int, int], int]:

@@ -91,7 +91,7 @@ def parts_of(document: Document, groups: Sequence[int], shares: Mapping[str, flo
 
     Which part a group goes to depends on the images' names and classes and on `seed`, not on the order of the file.
     """
-    at = _checked(document)
+    at = checked(document)
     names, columns = _classes(document)
     in_group = np.unique(np.asarray(groups), return_inverse=True)[1]
     labels = np.zeros((in_group.max() + 1, len(columns) + 1), bool)
@@ -117,7 +117,7 @@ def parts_of(document: Document, groups: Sequence[int], shares: Mapping[str, flo
     return Split(parts, counts, held)
 
 
-def _checked(document: Document) -> dict[int | None, int]:
+def checked(document: Document) -> dict[int | None, int]:
     """The place of each image by its id; DataError where ids do not hold the file together."""
     at = dict[int | None, int]()
     for number, entry in enumerate(document.images):
@@ -142,7 +142,7 @@ def _unsound(document: Document, what: str) -> DataError:
 
 def _groups(document: Document, rule: str | None, images: Path | None, progress: Progress) -> Sequence[int]:
     """The group of each image: by the rule, and by what they show where there is a folder of them."""
-    _checked(document)
+    checked(document)
     names = [entry["file_name"].replace("\\", "/") for entry in document.images]
     looked_in = names if rule and "/" in rule else [name.rsplit("/", 1)[-1] for name in names]
     keys = keys_by_rule(looked_in, rule) if rule else [None] * len(names)
