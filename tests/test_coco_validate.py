@@ -98,7 +98,7 @@ MISTAKES = {
     "size-form": (edit(P, 0, width="40", height=...), ALL, (P, 0, {"width": 40, "height": 30})),
     "size-other": (edit(P, 0, width=80, height=60), [3, 4, 5], None),
     "id-form": (edit(A, 0, id="1", image_id=1.0), ALL, (A, 0, {"id": 1, "image_id": 1})),
-    "id-twice": (edit(A, 1, id=1), [1, 6, 3, 4, 5], (A, 1, {"id": 6})),
+    "id-twice": (edit(A, 1, id=1), ALL, (A, 1, {"id": 2})),
     "annotation-form": (replace(A, 0, "x"), [2, 3, 4, 5], None),
     "no-image": (edit(A, 0, image_id=77), [2, 3, 4, 5], None),
     "no-category": (edit(A, 0, category_id=77), [2, 3, 4, 5], None),
@@ -110,6 +110,7 @@ MISTAKES = {
     "box-outside": (edit(A, 0, bbox=[-4, 4, 13, 40], area=234), ALL, (A, 0, {"bbox": [0, 4, 9, 26]})),
     "box-off": (edit(A, 1, bbox=[8, 5, 20, 10]), ALL, (A, 1, {"bbox": [5, 5, 20, 10]})),
     "mask-form": (edit(A, 1, segmentation="x"), ALL, (A, 1, {"segmentation": [], "bbox": [5, 5, 20, 10]})),
+    "polygon-flat": (edit(A, 1, segmentation=CORNERS), ALL, (A, 1, {"segmentation": [CORNERS]})),
     "polygon-form": (edit(A, 1, segmentation=[CORNERS, [1, 2, 3, 4]]), ALL, (A, 1, {"segmentation": [CORNERS]})),
     "polygon-empty": (edit(A, 1, segmentation=[CORNERS, [1, 1, 2, 2, 3, 3]]), ALL, (A, 1, {"segmentation": [CORNERS]})),
     "polygon-crossing": (edit(A, 1, segmentation=BOW, area=100), ALL, (A, 1, {"bbox": [5, 5, 20, 10], "area": 100})),
@@ -185,6 +186,20 @@ def test_no_file_outside_the_folder_is_opened(tmp_path, images, monkeypatch):
         found = validate(cocos.written(tmp_path, content), images)
         assert "name-outside" in rules(found), name
     assert {str(images / name) for name in cocos.NAMES[1:]} == set(opened)
+
+
+def test_a_missing_file_is_not_another_one_of_the_same_name(tmp_path, images):
+    """train/a.png and val/a.png, of which one is there: the other's annotations are not put on it."""
+    content = cocos.sound()
+    content[P][3]["file_name"], content[P][0]["file_name"] = "a.png", "val/a.png"
+    found, fixed, _ = mended(tmp_path, images, content)
+    assert rules(found) == {"file-missing", "no-image"}
+    assert [one["id"] for one in fixed[P]] == [2, 3, 4]
+    assert [one["id"] for one in fixed[A]] == [3, 4, 5]
+    content[P][3]["file_name"], content[P][0]["file_name"] = "train/a.png", "val/a.png"
+    found, fixed, _ = mended(tmp_path, images, content)
+    assert rules(found) == {"file-name", "file-missing"}
+    assert [one["id"] for one in fixed[P]] == [1, 2, 3]
 
 
 def test_names_of_unicode_and_spaces_are_found(tmp_path, images):
@@ -275,6 +290,12 @@ def test_where_the_size_does_not_tell_exif_says_it(tmp_path):
 
 
 # What is written, and what is not.
+
+
+def test_the_file_that_is_read_is_not_replaced(tmp_path, images):
+    path = cocos.written(tmp_path, cocos.sound())
+    with pytest.raises(DataError, match=r"x\.json and .*x\.json, which is read, overlap"):
+        repair(validate(path, images), images, path)
 
 
 def test_what_cannot_be_saved_writes_nothing(tmp_path, images):

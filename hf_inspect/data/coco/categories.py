@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_inspect.data.coco.rules import Finding, seen
-from hf_inspect.data.raw.coco import composed
+from hf_inspect.data.raw.coco import loose
 from hf_inspect.data.raw.document import whole
 
 
@@ -38,7 +38,7 @@ def judge_categories(categories: Sequence[Any], used: Mapping[int, int]) -> Cate
         by_id[own_id].append({**said, "id": own_id})
     one_each = dict[int, dict[str, Any]]()
     for own_id, of_id in by_id.items():
-        names = list(dict.fromkeys(_key(one["name"]) for one in of_id))
+        names = list(dict.fromkeys(loose(one["name"].strip()) for one in of_id))
         if len(of_id) > 1:
             rule = "category-twice" if len(names) == 1 else "category-clash"
             findings.append(Finding(rule, f"category {own_id}", "", ", ".join(seen(one["name"]) for one in of_id)))
@@ -58,7 +58,7 @@ def _united(categories: Mapping[int, dict[str, Any]], used: Mapping[int, int]) -
     """The id that each id stands for: of one name, that which most annotations give; and the names of several."""
     by_name, findings = defaultdict[str, list[int]](list), list[Finding]()
     for own_id, category in categories.items():
-        by_name[_key(category["name"])].append(own_id)
+        by_name[loose(category["name"].strip())].append(own_id)
     ids = dict[int, int]()
     for of_name in by_name.values():
         meant = max(of_name, key=lambda own_id: used.get(own_id, 0))
@@ -68,8 +68,3 @@ def _united(categories: Mapping[int, dict[str, Any]], used: Mapping[int, int]) -
                 names = f"{seen(categories[own_id]['name'])} is {seen(categories[meant]['name'])} of id {meant}"
                 findings.append(Finding("category-renamed", f"category {own_id}", "", names))
     return ids, findings
-
-
-def _key(name: str) -> str:
-    """A name as it is compared with others: in any case, and in any of Unicode's forms."""
-    return composed(composed(name).strip().casefold())

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_inspect import pixels
 from hf_inspect.data.coco.rules import Finding, seen
-from hf_inspect.data.raw.coco import finder
+from hf_inspect.data.raw.coco import finder, loose
 from hf_inspect.data.raw.document import whole
 from hf_inspect.data.raw.objects import UNSURE, Frame, frame_of
 from hf_inspect.data.raw.sources import relative, walk
@@ -48,20 +48,24 @@ def judge_images(images: Sequence[Any], folder: Path, annotated: Mapping[int, in
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give the one that the images lie in as --images.")
-    found, by_path = Entries(), dict[Path, int]()
-    find = finder(walk(folder).files, folder)
-    for own_id, said in _sound(images, found).items():
-        path = _file_of(said, find, folder, found)
-        if path is None:
+    found, find = Entries(), finder(walk(folder).files, folder)
+    sound = _sound(images, found)
+    paths = {own_id: path for own_id, said in sound.items() if (path := _file_of(said, find, folder, found))}
+    exact = {own_id for own_id, path in paths.items() if _is_path(sound[own_id]["file_name"], relative(path, folder))}
+    taken = {path: own_id for own_id, path in reversed(paths.items()) if own_id in exact}
+    for own_id, path in paths.items():
+        said, name, first = sound[own_id], relative(path, folder), taken.setdefault(path, own_id)
+        if first == own_id:
+            found.there += 1
+            entry = _entry(said, path, name, annotated.get(own_id, 0), exif, found)
+            found.kept |= {own_id: entry} if entry else {}
+        elif own_id in exact:
+            found.findings.append(_of("file-twice", said, f"image {first} is the same file"))
+        else:
+            found.findings.append(_of("file-missing", said, f"only {seen(name)}, which image {first} is"))
             continue
-        found.there += 1
-        if path in by_path:
-            found.findings.append(_of("file-twice", said, f"image {by_path[path]} is the same file"))
-            found.ids[own_id] = by_path[path]
-            continue
-        entry = _entry(said, path, relative(path, folder), annotated.get(own_id, 0), exif, found)
-        if entry is not None:
-            by_path[path], found.ids[own_id], found.kept[own_id] = own_id, own_id, entry
+        found.ids[own_id] = first
+    found.ids = {own_id: first for own_id, first in found.ids.items() if first in found.kept}
     return found
 
 
@@ -69,6 +73,11 @@ def leads_out(file_name: str) -> bool:
     """Whether a file_name leads out of the folder it is looked for in, on any system."""
     absolute = file_name.startswith(("/", "\\")) or bool(PureWindowsPath(file_name).drive)
     return absolute or ".." in re.split(r"[/\\]", file_name) or "\0" in file_name
+
+
+def _is_path(file_name: str, path: str) -> bool:
+    """Whether a file_name is a file's path below the folder, in any spelling."""
+    return loose(file_name.replace("\\", "/").removeprefix("./")) == loose(path)
 
 
 def _of(rule: str, said: Mapping[str, Any], what: str) -> Finding:

@@ -146,6 +146,9 @@ RULES: Mapping[str, Rule] = {
         "a segmentation is neither a list of polygons nor an RLE", "export it again",
         "the mask is dropped; without a box the annotation is too",
     ),
+    "polygon-flat": Rule(
+        "a polygon stands in no list of polygons", "write [[x, y, ...]], not [x, y, ...]", "it is put into a list",
+    ),
     "polygon-form": Rule(
         "a polygon is no list of numbers x, y, x, y, ..., three points or more", "draw it again",
         "the polygon is dropped",

@@ -33,6 +33,9 @@ def shape_of(segmentation: Any, size: Size) -> tuple[Shape | None, list[Problem]
         return None, []
     if isinstance(segmentation, dict):
         return _of_rle(segmentation, size)
+    if numbers(segmentation):
+        shape, problems = _of_polygons([segmentation], size)
+        return shape, [("polygon-flat", seen(segmentation)), *problems]
     if isinstance(segmentation, list):
         return _of_polygons(segmentation, size)
     return None, [("mask-form", seen(segmentation))]
@@ -59,9 +62,9 @@ def _of_polygons(polygons: Sequence[Any], size: Size) -> tuple[Shape | None, lis
         kept += [one] if not said else [_written(part) for part in sound]
     if not parts:
         return None, problems
-    x0, y0, x1, y1 = shapely.total_bounds(parts).tolist()
-    area = float(shapely.union_all(parts).area if len(parts) > 1 else parts[0].area)
-    return Shape(kept, (x0, y0, x1, y1), area), problems
+    united = shapely.union_all(parts) if len(parts) > 1 else parts[0]
+    x0, y0, x1, y1 = united.bounds
+    return Shape(kept, (x0, y0, x1, y1), float(united.area)), problems
 
 
 def _sound(polygon: Any, size: Size) -> tuple[list[Any], list[Problem]]:
@@ -81,6 +84,8 @@ def _sound(polygon: Any, size: Size) -> tuple[list[Any], list[Problem]]:
     if beyond > EDGE:
         problems.append(("polygon-outside", f"by {beyond:.1f} pixels"))
         made = shapely.make_valid(made.intersection(shapely.box(0, 0, *size)))
+    if made is polygon:
+        return [polygon], problems
     pieces = [part for one in shapely.get_parts(made) for part in shapely.get_parts(one)]
     areas = [one for one in pieces if one.geom_type == "Polygon" and one.area >= LEAST]
     return [shapely.Polygon(one.exterior) for one in areas], problems

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def repair(found: Validation, images: Path, out: Path, exif: str | None = None) 
 
     DataError, and nothing is written, where nothing can be saved.
     """
+    files.refuse_overlap(out, [found.document.path] if found.document.path else [])
     files.refuse_other(out, COCO_LISTS)
     again, changes = found, list[str]()
     for _ in range(_ROUNDS):
@@ -144,7 +146,7 @@ def _judged_annotations(
         own_id, spelt = ids.of(annotation)
         where = f"annotation {own_id}"
         image, category = whole(annotation.get("image_id")), whole(annotation.get("category_id"))
-        entry = entries.kept.get(entries.ids.get(image, image)) if image is not None else None
+        entry = entries.kept[entries.ids[image]] if image in entries.ids else None
         file = entry.name if entry else ""
         findings += [Finding(rule, where, file, what) for rule, what in spelt]
         if entry is None:
@@ -173,16 +175,15 @@ class _Ids:
     """The ids of annotations, each given once: its own where it has one that is free, else the next free number."""
 
     def __init__(self, annotations: Iterable[dict[str, Any] | None]) -> None:
-        ids = (whole(one.get("id")) for one in annotations if one)
-        self.next, self.given = max((one for one in ids if one is not None), default=0) + 1, set[int]()
+        stated = {whole(one.get("id")) for one in annotations if one}
+        self.free, self.given = (number for number in count(1) if number not in stated), set[int]()
 
     def of(self, annotation: Mapping[str, Any]) -> tuple[int, list[tuple[str, str]]]:
         """The id of an annotation, and what is wrong with the one that it states."""
         stated = annotation.get("id")
         own_id = whole(stated)
         if own_id is None or own_id in self.given:
-            given, self.next = self.next, self.next + 1
-            return given, [("id-twice", f"id {seen(stated)}")]
+            return next(self.free), [("id-twice", f"id {seen(stated)}")]
         self.given.add(own_id)
         return own_id, [] if type(stated) is int else [("id-form", f"id {seen(repr(stated))}")]
 

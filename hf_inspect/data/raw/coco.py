@@ -272,4 +272,9 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-_SPELLINGS: Sequence[Callable[[str], str]] = (str, composed, lambda text: composed(composed(text).casefold()))
+def loose(text: str) -> str:
+    """A text as it is compared with others in any case and any of Unicode's forms."""
+    return composed(composed(text).casefold())
+
+
+_SPELLINGS: Sequence[Callable[[str], str]] = (str, composed, loose)

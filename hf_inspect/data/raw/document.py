@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Document:
     marked: bool = False
     twice: Mapping[str, int] = field(default_factory=dict)
     constants: int = 0
+    path: Path | None = None
 
     @property
     def images(self) -> list[Any]:
@@ -55,7 +56,7 @@ def read_document(path: Path, name: str | None = None) -> Document:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror}); check its name and its permissions.") from None
-    return parsed(content, name)
+    return replace(parsed(content, name), path=path)
 
 
 @contextmanager
