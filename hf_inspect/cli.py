@@ -3,21 +3,19 @@
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from hf_inspect.cli_data import Out, data
 from hf_inspect.cli_eval import Data, evaluate, picture
 from hf_inspect.console import Bars, plain_lines
 from hf_inspect.errors import sentence_of
 from hf_inspect.others import quieten
 
 app = typer.Typer(help="Industrial inspection on the Hugging Face stack.", no_args_is_help=True, add_completion=False)
-data = typer.Typer(help="Build data sets that cannot leak.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(evaluate, name="eval")
-
-Out = Annotated[Path, typer.Option(help="Folder to write; an older one is replaced if all in it is ours.")]
 
 
 def main() -> None:
@@ -33,67 +31,6 @@ def main() -> None:
             raise
         print(f"hf-inspect: {plain_lines(said)}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-@data.command("build", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def data_build(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Data set, such as `elpv`; its own options follow: --seed 1.")],
-    out: Out,
-    src: Annotated[Path | None, typer.Option(help="Raw data: its folder, or the archive as downloaded.")] = None,
-    num_proc: Annotated[int, typer.Option(help="Threads that read and sign; the result is the same.")] = 2,
-    layout: Annotated[str, typer.Option(help="`folders`: val/good and val/defect besides the Parquet.")] = "parquet",
-    accept_license: Annotated[bool, typer.Option("--accept-license", help="Accept the data set's licence.")] = False,
-    max_pixels: Annotated[int | None, typer.Option(help="Leave out larger images.")] = None,
-    on_conflict: Annotated[str | None, typer.Option(help="`drop`: leave out equal images of unequal class.")] = None,
-    bits: Annotated[int | None, typer.Option(help="Bits of 16 that carry the picture; found without.")] = None,
-    near: Annotated[str | None, typer.Option(help="One picture: `normal`, `strict` (fixed camera), `off`.")] = None,
-    fold: Annotated[str | None, typer.Option(help="`1/2`: hold the first half of train out, as calibration.")] = None,
-) -> None:
-    """Build a data set as Parquet, card and manifest: `load_dataset(OUT)` reads it."""
-    from hf_inspect.data import Rules, build, described, options_from
-
-    if layout not in ("parquet", "folders"):
-        raise typer.BadParameter(f"{layout!r} is not known; use parquet or folders.", param_hint="--layout")
-    given: dict[str, Any] = {"max_pixels": max_pixels, "on_conflict": on_conflict, "bits": bits, "near": near}
-    given["fold"] = fold
-    rules = Rules(**{name: value for name, value in given.items() if value is not None})
-    with Bars() as bar:
-        manifest = build(
-            name, out, src=src, options=options_from(name, context.args), rules=rules, num_proc=num_proc,
-            folders=layout == "folders", accept_license=accept_license, progress=bar.of_many,
-        )  # fmt: skip
-    print(plain_lines(described(manifest)))
-
-
-@data.command("chat")
-def data_chat(
-    folder: Annotated[Path, typer.Argument(help="Built data set.")],
-    out: Out,
-    questions: Annotated[Path | None, typer.Option(help="YAML of questions; the data set's own by default.")] = None,
-) -> None:
-    """Turn a built data set into chat rows (images, prompt, completion), split as it is."""
-    from hf_inspect.data import chat
-
-    with Bars() as bar:
-        manifest = chat(folder, out, questions, bar.of_many)
-    rows = sum(n for splits in manifest["rows"].values() for n in splits.values())
-    print(f"{out}: {rows} rows of {len(manifest['images'])} images")
-
-
-@data.command("audit")
-def data_audit(
-    folders: Annotated[list[Path], typer.Argument(help="Built data sets.")],
-    sheet: Annotated[Path | None, typer.Option(help="Picture of the pairs to write.", callback=picture)] = None,
-) -> None:
-    """Find images that are, exactly or nearly, in two places; exits with 1 if any crosses a split or a data set."""
-    from hf_inspect.data import audit
-
-    with Bars() as bar:
-        found = audit(folders, sheet, bar.of_many)
-    print(plain_lines(found.table()))
-    if found.crossing:
-        raise typer.Exit(1)
 
 
 @app.command("demo-base")

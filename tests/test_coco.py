@@ -13,7 +13,7 @@ from PIL import Image
 from hf_inspect import images
 from hf_inspect.data import options_from, script_named
 from hf_inspect.data.examine import examine
-from hf_inspect.data.raw.coco import whole
+from hf_inspect.data.raw.document import whole
 from hf_inspect.errors import DataError
 from hf_inspect.images import ORIENTATION
 from tests import raw

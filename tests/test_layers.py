@@ -13,7 +13,7 @@ ORDER = [
     "metrics", "tasks", "runtime",
     "cascade",
     "prompts", "data", "hub", "training", "vlm", "students", "detectors", "anomaly", "export", "scoring", "calibrate",
-    "inspector", "bundle", "maps", "predict", "reports", "plan", "demo", "cli_eval", "cli",
+    "inspector", "bundle", "maps", "predict", "reports", "plan", "demo", "cli_eval", "cli_data", "cli",
 ]  # fmt: skip
 EDGE = ORDER[: ORDER.index("prompts")]
 BUILDER = (

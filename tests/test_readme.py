@@ -55,6 +55,10 @@ ELSEWHERE = {
         "tests/test_space.py", '["push", str(space), "acme/space", "--public"]',
     ),
     "hf-inspect data build elpv --accept-license --out outputs/data/elpv": ("tests/conftest.py", 'build("elpv"'),
+    "hf-inspect data split outputs/fixed.json --split train:0.7,val:0.15,test:0.15 --group-by '(.+)\\.rf\\.' --seed 42 "
+    "--out outputs/coco_parts": (
+        "tests/test_coco_split.py", 'words = ["data", "split", str(path), "--split", ',
+    ),
     "hf-inspect data build solar_panels --download --accept-license --out outputs/data/solar_panels": (
         "tests/test_solar.py", '{"download": True}',
     ),

@@ -22,7 +22,8 @@ from hf_inspect.data.published import (
     told_of_splits,
 )
 from hf_inspect.data.raw import accounting
-from hf_inspect.data.raw.coco import ANNOTATIONS, ENTRIES, Key, Listed, Listing, read_coco, whole
+from hf_inspect.data.raw.coco import ANNOTATIONS, ENTRIES, Key, Listed, Listing, read_coco
+from hf_inspect.data.raw.document import whole
 from hf_inspect.data.raw.goods import USUAL, check_good, good_of
 from hf_inspect.data.raw.objects import TURNED, Found, Frame, frame_of, object_of
 from hf_inspect.data.raw.sources import Raw, relative
@@ -179,7 +180,7 @@ def _frame(image: Examined, exif: str | None) -> Frame | str:
     """The frame of an image's boxes by what its entry says of its size, or why it is not known."""
     entry, annotations = image.sample.listed.entries[0][1], image.sample.listed.annotations
     width, height = (entry.get(name) and (whole(entry[name]) or -1) for name in ("width", "height"))
-    return frame_of(image, (width, height), exif, bool(annotations))
+    return frame_of((image.width, image.height), image.orientation, (width, height), exif, bool(annotations))
 
 
 def _objects(image: Examined, frame: Frame) -> list[Found]:

@@ -1,6 +1,5 @@
 """COCO JSONs of a raw folder -> each image file with its annotations, ids and names matched; what matches nothing."""
 
-import json
 import re
 import unicodedata
 from collections import defaultdict
@@ -11,7 +10,8 @@ from typing import Any
 
 from hf_inspect.console import shown
 from hf_inspect.data.raw.accounting import first_of
-from hf_inspect.data.raw.exports import COCO_LISTS, is_coco, kind_of_json, tool_of
+from hf_inspect.data.raw.document import read_document, shallow, whole
+from hf_inspect.data.raw.exports import tool_of
 from hf_inspect.data.raw.layouts import split_named
 from hf_inspect.data.raw.sources import Inventory, relative, walk
 from hf_inspect.errors import DataError
@@ -27,7 +27,6 @@ UNLISTED = "images that the JSON does not list"
 Key = tuple[int, int]  # number of the JSON, number of the entry in its list, both from 0
 _OF_OBJECTS = re.compile(r"^instances_.*\.json$|_annotations\.coco\.json$", re.IGNORECASE)
 _SHOWN = 40  # characters of an id
-_WHOLE = re.compile(r"\s*([+-]?\d{1,18})(?:\.0*)?\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +91,7 @@ class _Reading:
     left_out: dict[Path, str] = field(default_factory=dict)
 
 
+@shallow()
 def read_coco(src: Path | None) -> Listing:
     """Read the one COCO JSON of `src` (or `src` itself), or the JSONs of its splits; no image is opened.
 
@@ -101,7 +101,7 @@ def read_coco(src: Path | None) -> Listing:
     """
     root, paths, inventory = _jsons_of(src)
     jsons = [_loaded(number, path, root) for number, path in enumerate(paths)]
-    find, reading = _finder([p for p in inventory.files if p not in paths], root), _Reading()
+    find, reading = finder([p for p in inventory.files if p not in paths], root), _Reading()
     for one in jsons:
         _read_entries(one, find, reading)
         _read_annotations(one, reading)
@@ -127,16 +127,6 @@ def read_coco(src: Path | None) -> Listing:
         lost=reading.lost,
         left_out={path: UNLISTED for path in inventory.images() if path not in reading.entries} | reading.left_out,
     )
-
-
-def whole(value: Any) -> int | None:
-    """The whole number of up to 18 digits that an id or a size is, or spells: 7, 7.0, "7", "7.0"; None for all else."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        return None
-    found = _WHOLE.fullmatch(value if isinstance(value, str) else str(value) if abs(value) < 10**18 else "")
-    return int(found.group(1)) if found else None
 
 
 def _jsons_of(src: Path | None) -> tuple[Path, list[Path], Inventory]:
@@ -168,23 +158,14 @@ def _split_of(path: Path, root: Path) -> str | None:
 def _loaded(number: int, path: Path, root: Path) -> _Json:
     """A JSON, checked to be what COCO says as far as everything else rests on it."""
     name = relative(path, root)
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not JSON ({error}); export it again.") from None
-    except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror}); check its permissions.") from None
-    if not is_coco(content):
-        known = kind_of_json(content)
-        what = known or f"is no COCO file: it needs the lists {', '.join(COCO_LISTS)}; export it again"
-        raise DataError(f"{name} {what}.")
+    content = read_document(path, name).content
     categories: dict[int, str] = {}
     for category in content["categories"]:
         said = category if isinstance(category, Mapping) else {}
         own_id, called = whole(said.get("id")), said.get("name")
         if own_id is None or not isinstance(called, str):
             raise DataError(f"{name}: a category needs a whole number as id and a name, got {shown(category)}.")
-        if categories.setdefault(own_id, _composed(called)) != _composed(called):
+        if categories.setdefault(own_id, composed(called)) != composed(called):
             raise DataError(f"{name}: category id {own_id} is given to several categories; export it again.")
     return _Json(number, name, content, categories, _split_of(path, root), _bases(path, root))
 
@@ -198,8 +179,11 @@ def _bases(path: Path, root: Path) -> list[str]:
     return ["" if one == root else relative(one, root) for one in (*places, home / "images" / word)]
 
 
-def _finder(files: Sequence[Path], root: Path) -> Callable[[str, Sequence[str]], Path | None]:
-    """A function of a file_name and the folders it may start from -> the file that it means, None for none."""
+def finder(files: Sequence[Path], root: Path) -> Callable[[str, Sequence[str]], Path | None]:
+    """A function of a file_name and the folders it may start from -> the file that it means, None for none.
+
+    The file is one of `files`, whatever the name says; DataError where it may be any of several.
+    """
     by_path: list[dict[str, list[Path]]] = [defaultdict(list) for _ in _SPELLINGS]
     by_name: list[dict[str, list[Path]]] = [defaultdict(list) for _ in _SPELLINGS]
     for path in files:
@@ -283,8 +267,14 @@ def _called(jsons: Sequence[_Json], name: str) -> dict[Key, str]:
     return called
 
 
-def _composed(text: str) -> str:
+def composed(text: str) -> str:
+    """A text in Unicode's composed form."""
     return unicodedata.normalize("NFC", text)
 
 
-_SPELLINGS: Sequence[Callable[[str], str]] = (str, _composed, lambda text: _composed(_composed(text).casefold()))
+def loose(text: str) -> str:
+    """A text as it is compared with others in any case and any of Unicode's forms."""
+    return composed(composed(text).casefold())
+
+
+_SPELLINGS: Sequence[Callable[[str], str]] = (str, composed, loose)

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_inspect.data.examine import Examined
-from hf_inspect.images import turned_points
+from hf_inspect.images import turned_points, turned_size
 
 FAR = 2**24  # pixels; float32 holds every whole number up to here, and no image is larger
 NO_BOX = "neither a box of four numbers nor a polygon"
@@ -39,21 +38,24 @@ class Found:
     notes: Sequence[str] = ()
 
 
-def frame_of(image: Examined, said: tuple[Any, Any], exif: str | None, annotated: bool) -> Frame | str:
-    """The frame that boxes were drawn in, by the size that is `said` (None: it is not), or why it cannot be known.
+def frame_of(
+    upright: tuple[int, int], orientation: int, said: tuple[Any, Any], exif: str | None, annotated: bool
+) -> Frame | str:
+    """The frame that an image's boxes were drawn in, by the size that is `said` (None: it is not), or why none is.
 
-    `exif` says it where the sizes do not tell: `stored` or `upright`. It does not matter for an image without boxes.
+    `upright` is the image's size, `orientation` its file's by EXIF, 1 to 8. `exif` says it where the sizes do not tell:
+    `stored` or `upright`. It does not matter for an image without boxes.
     """
-    upright, stored = (image.width, image.height), image.stored_size
+    stored = turned_size(upright, orientation)
     fits = [frame for frame in (stored, upright) if all(a in (None, 0, b) for a, b in zip(said, frame, strict=True))]
     if not fits:
-        return OTHER_SIZE if image.orientation == 1 else OTHER_TURNED
-    if image.orientation == 1 or not annotated:
+        return OTHER_SIZE if orientation == 1 else OTHER_TURNED
+    if orientation == 1 or not annotated:
         return Frame(upright)
     if len(fits) == 2 and exif is None:
         return UNSURE
     turned = exif == "stored" if len(fits) == 2 else fits == [stored]
-    return Frame(stored, image.orientation) if turned else Frame(upright)
+    return Frame(stored, orientation) if turned else Frame(upright)
 
 
 def object_of(annotation: Mapping[str, Any], category: str | None, frame: Frame, size: tuple[int, int]) -> Found:
@@ -62,7 +64,7 @@ def object_of(annotation: Mapping[str, Any], category: str | None, frame: Frame,
     box = _box(annotation.get("bbox")) or _around(polygons)
     if category is None or box is None:
         return Found(None, NO_BOX if category else NO_CATEGORY, notes)
-    x0, y0, x1, y1 = _turned_box(box, frame)
+    x0, y0, x1, y1 = turned_box(box, frame)
     clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, float(size[0])), min(y1, float(size[1]))]
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
         return Found(None, NO_AREA, notes)
@@ -80,7 +82,7 @@ def object_of(annotation: Mapping[str, Any], category: str | None, frame: Frame,
     return Found(value, notes=[*notes, *reached])
 
 
-def _turned_box(box: Box, frame: Frame) -> Box:
+def turned_box(box: Box, frame: Frame) -> Box:
     """A box's corners upright; one of negative size keeps it, and so has no area."""
     if frame.orientation == 1 or box[2] <= box[0] or box[3] <= box[1]:
         return box
@@ -94,13 +96,13 @@ def _polygons(segmentation: Any) -> tuple[list[list[float]], list[str]]:
         return [], []
     if not isinstance(segmentation, list):
         return [], [RLE]
-    sound = [one for one in segmentation if _numbers(one) and len(one) >= 6 and len(one) % 2 == 0]
+    sound = [one for one in segmentation if numbers(one) and len(one) >= 6 and len(one) % 2 == 0]
     return sound, [NO_POLYGON] if len(sound) < len(segmentation) else []
 
 
 def _box(bbox: Any) -> Box | None:
     """COCO's x, y, width, height as corners."""
-    if not _numbers(bbox) or len(bbox) != 4:
+    if not numbers(bbox) or len(bbox) != 4:
         return None
     x, y, width, height = bbox
     return x, y, x + width, y + height
@@ -112,8 +114,8 @@ def _around(polygons: Sequence[Sequence[float]]) -> Box | None:
     return (min(xs), min(ys), max(xs), max(ys)) if xs else None
 
 
-def _numbers(values: Any) -> bool:
+def numbers(values: Any, below: float = FAR) -> bool:
     """Whether a value is a list of numbers that lie in some image; `true`, which Python takes for 1, is none."""
     if not isinstance(values, list):
         return False
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < FAR for v in values)
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < below for v in values)
