@@ -1,6 +1,7 @@
 """Detection models: what they learn, that training and runtime see alike, and that no export may find otherwise."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hf_inspect.export import detector as exporting
 from hf_inspect.export import export
 from hf_inspect.reports import evaluate_detect
 from hf_inspect.runtime import INSPECT, Engine
-from hf_inspect.schema import BINARY, DETECTION, TaskSpec
+from hf_inspect.schema import BINARY, DETECTION, SEGMENTATION, TaskSpec
 from hf_inspect.tasks.detection import compare
 from tests import finders, launch
 
@@ -40,7 +41,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task(data):
-    return training.boxes_alone(sets.read_objects(data))
+    return replace(sets.read_objects(data), kind=DETECTION)
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +285,39 @@ def test_the_recipe_runs_and_goes_on_where_it_was(data, tmp_path):
     again = launch.recipe("edge_detector", *arguments)
     assert again.returncode == 0, again.stderr[-3000:]
     assert Detector.from_pretrained(tmp_path / "out").identity == said.identity
+
+
+def test_a_yolo_segmenter_learns_is_exported_and_says_whose_it_is(data, rows, tmp_path):
+    """Its masks lie in their boxes, and the edge's are the model's; its licence is Ultralytics'."""
+    torch.manual_seed(0)
+    task = sets.read_objects(data)
+    model = new_detector("yolo11n-seg", task, SIDE, SIDE)
+    assert training.task_of(model).kind == SEGMENTATION
+    preprocess, _ = training.settings_of(model)
+    ids = [task.index(name) for name in training.names_of(rows)]
+    found = training.to_inputs(rows[:16], preprocess, ids, masks=True)
+    batch = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=2e-3), []
+    model.train()
+    for _ in range(12):
+        loss = model(**training.collate(batch, preprocess)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    model.save_pretrained(tmp_path / "model")
+    sets.write_history(tmp_path / "model", sets.record_history(data, {"train": None}))
+    detector = Detector.from_pretrained(tmp_path / "model")
+    rgbs = validation(data)[:6]
+    said = detector.predict(rgbs)
+    assert all(one.mask is not None and one.mask.shape == one.extent for one in said[0].findings)
+    assert "AGPL-3.0" in detector.licences
+    export(tmp_path / "model", tmp_path / "edge", data=data)
+    assert "AGPL-3.0" in files.read_json(tmp_path / "edge" / INSPECT)["licence"]
+    least = max(0.0, sorted((f.score for one in said for f in one.findings), reverse=True)[10] - 1e-4)
+    changed = compare(detector.task, None, said, Engine.from_pretrained(tmp_path / "edge").predict(rgbs), least)
+    assert changed["lost"]["k"] == 0
+    assert changed["iou"] > 0.98
+    with pytest.raises(DataError, match="not every thing in the data has one"):
+        new_detector("yolo11n-seg", replace(task, kind=DETECTION), SIDE, SIDE)

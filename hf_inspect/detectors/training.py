@@ -16,7 +16,8 @@ from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess, Reading
 from hf_inspect.metrics.findings import Compared, Shown, Thing, point_figures
 from hf_inspect.metrics.matches import Matches, best_threshold
-from hf_inspect.schema import DEFECT, DETECTION, TaskSpec
+from hf_inspect.schema import DEFECT, TaskSpec
+from hf_inspect.students.start import TASK
 from hf_inspect.tasks.detection import Decoding, decode, severity_of
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def check_rows(rows: "datasets.Dataset", task: TaskSpec, split: str) -> None:
         )
 
 
-def boxes_alone(task: TaskSpec) -> TaskSpec:
-    """The task without masks: what a model answers that finds boxes."""
-    return replace(task, kind=DETECTION)
+def task_of(model: "PreTrainedModel") -> TaskSpec:
+    """What a new model is to answer, in the order of its outputs."""
+    return TaskSpec.from_dict(getattr(model.config, TASK), "config.json")
 
 
 def settings_of(model: "PreTrainedModel") -> tuple[Preprocess, Decoding]:
@@ -83,14 +84,16 @@ def to_inputs(
     ids: Sequence[int],
     augment: Augment | None = None,
     reading: Reading = Reading(),  # noqa: B008 - frozen
+    masks: bool = False,
 ) -> dict[str, list[Any]]:
-    """A batch of rows -> pixels uint8 (3, height, width), and labels: class ids and boxes of each image.
+    """A batch of rows -> pixels uint8 (3, height, width), and labels: class ids, boxes and `masks` of each image.
 
     `ids` turns the rows' own class ids into positions in the task. Boxes are centre x, centre y, width and height as
-    shares of the image. Without `augment` images are resized by the one rule of training and runtime. Things that are a
-    crowd are left out.
+    shares of the image; masks are uint8 (m, height, width). Without `augment` images are resized by the one rule of
+    training and runtime. Things that are a crowd are left out.
     """
     import torch
+    from torchvision.transforms.v2.functional import InterpolationMode, resize
 
     found: dict[str, list[Any]] = {"pixel_values": [], "labels": []}
     for image, objects in zip(rows["image"], rows["objects"], strict=True):
@@ -101,7 +104,11 @@ def to_inputs(
         shares = sample["boxes"].as_subclass(torch.Tensor) / torch.tensor([width, height, width, height])
         centred = torch.cat([(shares[:, :2] + shares[:, 2:]) / 2, shares[:, 2:] - shares[:, :2]], 1)
         found["pixel_values"].append(torch.from_numpy(images.resize(rgb, preprocess)).permute(2, 0, 1))
-        found["labels"].append({"class_labels": sample["labels"], "boxes": centred})
+        label = {"class_labels": sample["labels"], "boxes": centred}
+        if masks:
+            whole = sample["masks"].as_subclass(torch.Tensor).to(torch.uint8)
+            label["masks"] = resize(whole, [preprocess.height, preprocess.width], InterpolationMode.NEAREST)
+        found["labels"].append(label)
     return found
 
 

@@ -136,7 +136,7 @@ def yolo_processor(config: YoloStudentConfig) -> Any:
 
 def ultralytics_version() -> str:
     """The version of the Ultralytics package that builds the networks."""
-    with _quietly():
+    with quietly():
         import ultralytics
     return ultralytics.__version__
 
@@ -153,7 +153,7 @@ def _network(name: str, labels: int) -> nn.Module:
 
     if name not in NETWORKS:
         raise DataError(f"YOLO network {name!r} came; wanted is one of {', '.join(NETWORKS)}.")
-    with _quietly():
+    with quietly():
         import ultralytics
         from ultralytics.nn.tasks import ClassificationModel
     stated = yaml.safe_load((Path(ultralytics.__file__).parent / _YAML).read_text())
@@ -163,7 +163,7 @@ def _network(name: str, labels: int) -> nn.Module:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Import Ultralytics offline, its settings in our cache folder, and take back what it sets for the process."""
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # it would ask pip for what an unknown image might need

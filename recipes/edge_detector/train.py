@@ -1,4 +1,4 @@
-"""Train a detection model on a built data set of boxes: FCOS on a timm network, RT-DETRv2 or D-FINE.
+"""Train a model that finds things on a built data set of boxes: FCOS on a timm network, RT-DETRv2, D-FINE or YOLO.
 
     accelerate launch recipes/edge_detector/train.py --config recipes/edge_detector/wagon.yaml
 
@@ -20,6 +20,7 @@ from hf_inspect.detectors import ancestors_of, new_detector
 from hf_inspect.detectors import training as detector
 from hf_inspect.detectors.augment import augmentation
 from hf_inspect.detectors.families import family_of
+from hf_inspect.schema import SEGMENTATION
 from hf_inspect.students import LITE0
 
 
@@ -28,10 +29,16 @@ class DetectorArguments:
     """What this recipe adds to transformers' TrainingArguments."""
 
     data: Path = field(default=Path("outputs/data/wagon"), metadata={"help": "folder of `hf-inspect data build coco`"})
-    base: str = field(default=LITE0, metadata={"help": "Hub repository, folder, pypi:..., random:..."})
+    base: str = field(
+        default=LITE0, metadata={"help": "Hub repository, folder, pypi:..., random:..., yolo11n-seg, ..."}
+    )
     height: int = field(default=416, metadata={"help": "pixels; more shows smaller things, and costs as much in time"})
     width: int = field(default=416, metadata={"help": "pixels"})
     network: dict = field(default_factory=dict, metadata={"help": "of the model's config: channels, convolutions, ..."})
+    weights: Path | None = field(
+        default=None, metadata={"help": "a YOLO's to start from: safetensors, or a state dict"}
+    )
+    weights_sha256: str | None = field(default=None, metadata={"help": "of `weights`; needed unless safetensors"})
     body_rate: float = field(default=0.3, metadata={"help": "learning rate of a pretrained body, as a share"})
     characteristics: list[str] = field(default_factory=list, metadata={"help": "of the things: thin, oriented, ..."})
     environments: list[str] = field(default_factory=list, metadata={"help": "that they are seen in: dark, moving, ..."})
@@ -66,16 +73,20 @@ def main():
     runs.check_processes(training.world_size)
     set_seed(training.seed)
     task, reading, out = sets.read_objects(arguments.data), sets.read_reading(arguments.data), Path(training.output_dir)
-    task = detector.boxes_alone(task)
     splits = {name: sets.load_split(arguments.data, name) for name in ("train", "validation")}
     for name, rows in splits.items():
         detector.check_rows(rows, task, name)
     parents = ancestors_of(arguments.base)
-    model = new_detector(arguments.base, task, arguments.height, arguments.width, arguments.network, reading)
+    model = new_detector(
+        arguments.base, task, arguments.height, arguments.width, arguments.network, reading,
+        arguments.weights, arguments.weights_sha256,
+    )  # fmt: skip
+    task = detector.task_of(model)
     model.to(memory_format=torch.channels_last)  # a third faster on a CPU
     size, preprocess, decoding = (arguments.height, arguments.width), *detector.settings_of(model)
     ids = [task.index(name) for name in detector.names_of(splits["train"])]
-    prepare = functools.partial(detector.to_inputs, preprocess=preprocess, ids=ids, reading=reading)
+    shaped = {"preprocess": preprocess, "ids": ids, "reading": reading, "masks": task.kind == SEGMENTATION}
+    prepare = functools.partial(detector.to_inputs, **shaped)
 
     varied = augmentation(arguments.characteristics, arguments.environments, arguments.intensity, *size)
     training.remove_unused_columns, training.eval_do_concat_batches = False, False
