@@ -240,14 +240,14 @@ def test_transformers_own_detectors_learn_and_answer(kind, rows, task, tmp_path)
     assert decoding.overlap is None  # they give each thing once
     found = training.to_inputs(rows[:4], preprocess, [task.index(name) for name in training.names_of(rows)])
     batch = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
-    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-4), []
-    for _ in range(12):
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(30):
         loss = model(**training.collate(batch, preprocess)).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert min(losses[-3:]) < losses[0]
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]
     model.save_pretrained(tmp_path)
     rgb = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
     said = Detector.from_pretrained(tmp_path).predict([rgb, rgb[:, ::-1].copy()])

@@ -16,6 +16,7 @@ from hf_inspect import cli, files
 from hf_inspect.data import read_manifest, read_objects, record_history, write_history
 from hf_inspect.errors import HubError
 from hf_inspect.hub import check, kind_of, kinds, measured
+from hf_inspect.hub.check import _check_cascade
 from hf_inspect.metrics import findings
 from hf_inspect.metrics.matches import Matches, best_threshold
 from hf_inspect.reports import detect, evaluate_detect, write_card
@@ -23,7 +24,7 @@ from hf_inspect.runtime import INSPECT, Engine
 from hf_inspect.schema import Finding, History, Prediction, TaskSpec
 from hf_inspect.scoring import read_rows
 from tests import finders, raw
-from tests.scripted import HISTORY, brightness_engine
+from tests.scripted import HISTORY, brightness_cascade, brightness_engine
 from tests.test_metrics_findings import by_pycocotools, figures, same
 
 
@@ -255,6 +256,16 @@ def test_the_kind_is_told_by_the_task(segmenter, tmp_path):
         assert measured.sections(tmp_path)[""].path == ("detection",)
     with pytest.raises(HubError, match="was not exported"):
         write_card(tmp_path)
+
+
+def test_a_detector_may_be_a_cascade_s_edge(detector, tmp_path):
+    cascade = brightness_cascade(tmp_path / "cascade")
+    shutil.rmtree(cascade / "edge")
+    shutil.copytree(detector, cascade / "edge")
+    stated = files.read_json(cascade / "cascade.json")
+    hashes = {name: files.sha256(cascade / name) for name in stated["files"]}
+    files.write_json(cascade / "cascade.json", stated | {"files": hashes})
+    _check_cascade(cascade)
 
 
 def test_the_names_of_a_row_s_objects_are_those_of_the_manifest(data):

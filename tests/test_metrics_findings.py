@@ -18,16 +18,16 @@ TASKS = {masks: finders.task_of(masks, ("a", "b")) for masks in (False, True)}
 
 
 def by_pycocotools(there, found, masks):
-    """Its COCOeval of two contents, evaluated and accumulated."""
+    """Its COCOeval of two contents, evaluated and accumulated; a finding's area is of its own making."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    sides = []
-    for content in (there, found):
-        sides.append(COCO())
-        sides[-1].dataset = json.loads(json.dumps(content, default=lambda runs: runs.decode()))
-        sides[-1].createIndex()
-    made = COCOeval(*sides, "segm" if masks else "bbox")
+    truth = COCO()
+    truth.dataset = json.loads(json.dumps(there, default=lambda runs: runs.decode()))
+    truth.createIndex()
+    kept = ("image_id", "category_id", "score", "segmentation" if masks else "bbox")
+    made = COCOeval(truth, truth.loadRes([{key: one[key] for key in kept} for one in found["annotations"]]))
+    made.params.iouType = "segm" if masks else "bbox"
     made.evaluate()
     made.accumulate()
     return made

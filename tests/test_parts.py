@@ -449,8 +449,10 @@ def test_a_kind_is_one_value_with_all_that_it_differs_in():
         "data set",
         "vlm",
         "anomaly model",
+        "detector",
+        "segmenter",
     ]
-    assert [kind.repo_type for kind in KINDS] == ["space", "model", "model", "model", "dataset", "model", "model"]
+    assert [kind.repo_type for kind in KINDS] == ["space", "model", "model", "model", "dataset", *["model"] * 4]
     measured = {kind.name: (kind.section, kind.template, kind.pipeline) for kind in KINDS if kind.metrics}
     assert measured == {
         "cascade": ("cascade", "cascade.md.j2", "image-classification"),
@@ -458,6 +460,8 @@ def test_a_kind_is_one_value_with_all_that_it_differs_in():
         "student": ("edge", "student.md.j2", "image-classification"),
         "vlm": ("vlm", "vlm.md.j2", "image-text-to-text"),
         "anomaly model": ("anomaly", "anomaly.md.j2", "image-classification"),
+        "detector": ("detection", "detector.md.j2", "object-detection"),
+        "segmenter": ("detection", "detector.md.j2", "image-segmentation"),
     }
     for kind in KINDS:
         assert kind.marks or kind.architecture

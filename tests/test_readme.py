@@ -78,6 +78,10 @@ ELSEWHERE = {
     ),
     "hf-inspect export outputs/anomaly/mvtec_ad/grid --calibrate outputs/data/mvtec_ad --category grid "
     "--out outputs/anomaly/edge": ("tests/test_anomaly_export.py", '"--calibrate", str(data), "--category", "grid"'),
+    "hf-inspect eval detect outputs/detector --data outputs/data/own --out outputs/detector/results.json "
+    "--plot outputs/detector/plots/found.png --sheet outputs/detector/plots/worst.png": (
+        "tests/test_eval_detect.py", '"--plot", plot, "--sheet", sheet',
+    ),
     launched("vlm_sft", "tiny"): ("tests/test_recipe_vlm.py", '"recipes/vlm_sft/tiny.yaml"'),
     **{
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")

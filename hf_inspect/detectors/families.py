@@ -47,7 +47,7 @@ class Family:
     `is_base`: whether a base's name is one that `new` builds without a folder. `from_folder`: an earlier model, as
     another task asks for it. `answers`: pixels (n, 3, h, w) -> scores (n, q, k) in [0, 1]; boxes (n, q, 4), xyxy as
     shares of the image; and coefficients (n, q, m) and prototypes (n, m, h, w) of masks. `kind`: of the task that a
-    network of a name answers. `load`: a folder's model. `decoding`: how its boxes become findings, before a threshold is
+    network of a name answers. `load`: a folder's model. `decoding`: how boxes become findings, before a threshold is
     fitted. `licence`: of its code and weights where they ask for more than its images do. `made_with`: what builds it.
     """
 

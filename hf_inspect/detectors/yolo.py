@@ -60,7 +60,8 @@ class YoloForInspectionDetection(PreTrainedModel):
     def __init__(self, config: YoloConfig) -> None:
         """Build the network with random weights; MissingExtraError without Ultralytics."""
         super().__init__(config)
-        self.yolo = _network(config.network, config.num_labels)
+        network: Any = _network(config.network, config.num_labels)
+        self.yolo = network
         self.post_init()
 
     def forward(
@@ -92,7 +93,8 @@ class YoloForInspectionDetection(PreTrainedModel):
             from ultralytics.cfg import get_cfg
             from ultralytics.utils.loss import v8DetectionLoss, v8SegmentationLoss
         masks = self.config.network.endswith("-seg")
-        self.yolo.args = get_cfg(overrides={"overlap_mask": False})
+        settings: Any = get_cfg(overrides={"overlap_mask": False})
+        self.yolo.args = settings
         boxes = torch.cat([one["boxes"] for one in labels]).to(pixel_values)
         batch = {
             "img": pixel_values,

@@ -6,6 +6,7 @@ accumulated anew by the same library.
 
 import copy
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ TITLES = {"map": "mAP", "ap50": "AP50", "ap75": "AP75", "mar": "mAR"}
 _AREAS = {"all": (0.0, 1e10), **SIZES}
 _MIDDLE = (64.0**2, 16.0**2, 64.0**2, 256.0**2)  # an area within each of these
 _AT_50, _AT_75 = 0, 5  # places of these IoU among 0.5, 0.55, ..., 0.95
+_LEAST = 0.5  # IoU that something matches from
 _SEED = 0
 _BOTH = ("missed", "found")
 
@@ -148,13 +150,13 @@ def evaluator(there: Mapping[str, Any], found: Mapping[str, Any], *, masks: bool
 
 @dataclass(frozen=True, slots=True)
 class _Matched:
-    """The library's matches by class, area and image, in one list; after the n images, those that nobody saw.
+    """The library's matches of each area, by class and image in one list; after the n images, those that nobody saw.
 
-    `objects` (k, a) counts what is there by class and area; `settings` are the library's parameters.
+    `objects` (k, a) counts what is there by class and area; `settings` are the library's parameters of each area.
     """
 
-    matches: list[Any]
-    settings: Any
+    matches: list[list[Any]]
+    settings: list[Any]
     objects: NDArray[np.int64]
     images: int
 
@@ -163,9 +165,14 @@ class _Matched:
         there, found = compared.content(masks)
         counts = _counts(there, len(compared.task.classes), groups)
         _add_unseen(there, found, counts)
-        made = evaluator(there, found, masks=masks)
-        made.evaluate()
-        return cls(made._evalImgs_cpp, made._paramsEval, counts.sum(2), len(compared))
+        whole = _evaluated(there, found, masks, "all")
+        near, listed = _near(whole, found), found["annotations"]
+        made = [whole]
+        for size, (least, most) in SIZES.items():
+            own = [one for one in listed if one["id"] in near or least <= one["area"] <= most]
+            made.append(_evaluated(there, found | {"annotations": own}, masks, size))
+        matches, settings = [one._evalImgs_cpp for one in made], [one._paramsEval for one in made]
+        return cls(matches, settings, counts.sum(2), len(compared))
 
     def accumulated(self, numbers: NDArray[np.int64], unseen: int = 0, side: int = 0) -> tuple[Floats, Floats]:
         """Precision (10, 101, k, a) and recall (10, k, a) of images by number, repeated where they are, NaN where
@@ -174,16 +181,15 @@ class _Matched:
         from faster_coco_eval.faster_eval_api_cpp import COCOevalAccumulate
 
         k, areas = self.objects.shape
-        every = self.images + len(_BOTH) * areas
-        settings = copy.copy(self.settings)
-        settings.imgIds = range(len(numbers) + unseen)
-        picked = [
-            [(i * areas + a) * every + n for n in (*numbers.tolist(), *[self.images + side * areas + a] * unseen)]
-            for i in range(k)
-            for a in range(areas)
-        ]
-        found = COCOevalAccumulate(settings, [self.matches[at] for row in picked for at in row])
-        precision, recall = (np.asarray(found[key])[..., 0] for key in ("precision", "recall"))
+        every, arrays = self.images + len(_BOTH) * areas, []
+        for a, (matches, settings) in enumerate(zip(self.matches, self.settings, strict=True)):
+            own = copy.copy(settings)
+            own.imgIds = range(len(numbers) + unseen)
+            images = [*numbers.tolist(), *[self.images + side * areas + a] * unseen]
+            arrays.append(COCOevalAccumulate(own, [matches[i * every + n] for i in range(k) for n in images]))
+        precision, recall = (
+            np.concatenate([one[key][..., 0] for one in arrays], -1) for key in ("precision", "recall")
+        )
         return np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall)
 
     def limits(self, groups: NDArray[np.int64], draws: int) -> tuple[Floats, Floats]:
@@ -210,6 +216,27 @@ class _Matched:
             n for row in self.objects.tolist() for n in [row[0]] * len(TITLES) + [x for x in row[1:] for _ in "pr"]
         ]
         return [*overall, *sizes, *classes]
+
+
+def _evaluated(there: Mapping[str, Any], found: Mapping[str, Any], masks: bool, area: str) -> Any:
+    """The library's COCOeval of one of the areas, its matches made."""
+    made = evaluator(there, found, masks=masks)
+    made.params.areaRng, made.params.areaRngLbl = [list(_AREAS[area])], [area]
+    made.evaluate()
+    return made
+
+
+def _near(made: Any, found: Mapping[str, Any]) -> set[int]:
+    """Ids of the findings that may match something: all others are ignored where their own area is not asked for."""
+    held = defaultdict(list)
+    for one in found["annotations"]:
+        held[one["image_id"], one["category_id"]].append(one)
+    near = set()
+    for place, ones in held.items():
+        surest = sorted(ones, key=lambda one: -one["score"])  # the library's order
+        overlaps = np.asarray(made.ious[place])
+        near |= {one["id"] for one, row in zip(surest, overlaps, strict=bool(len(overlaps))) if row.max() >= _LEAST}
+    return near
 
 
 def _figures(precision: Floats, recall: Floats) -> Floats:

@@ -18,7 +18,7 @@ from hf_inspect.metrics.intervals import undefined
 from hf_inspect.metrics.matches import Matches, best_threshold, errors, told_report
 from hf_inspect.reports import timing
 from hf_inspect.reports.evaluate import VALIDATION, model_report, model_speed, results_of, threshold_of
-from hf_inspect.runtime import Engine
+from hf_inspect.runtime import INSPECT, Engine
 from hf_inspect.schema import SEGMENTATION, Finding, Predictor, Progress, TaskSpec, no_progress
 from hf_inspect.scoring import Scores, run
 from hf_inspect.tasks.detection import Decoding, drawn
@@ -59,7 +59,11 @@ def evaluate_detect(
 
 
 def finder_of(folder: Path) -> Predictor:
-    """The model of a folder that finds things; DataError for one that answers otherwise."""
+    """The model of a folder that finds things, exported or not; DataError for one that answers otherwise."""
+    if not (folder / INSPECT).is_file():
+        from hf_inspect.detectors import Detector
+
+        return Detector.from_pretrained(folder)
     model = Engine.from_pretrained(folder)
     if not model.task.finds:
         raise DataError(f"{folder} finds nothing in an image, it is of {model.task}; run 'hf-inspect eval edge'.")
