@@ -72,10 +72,13 @@ class YoloForInspectionDetection(PreTrainedModel):
         Those are, for each image, `class_labels` (m,), `boxes` (m, 4), centre and size as shares of the image, and of a
         segmenter `masks` (m, height, width).
         """
+        head: Any = self.yolo.model[-1]
+        # Else what it keeps of a size makes another graph each time.
+        head.export = head.dynamic = torch.jit.is_tracing()  # type: ignore[attr-defined]
         found = self.yolo(pixel_values)
         if self.training:
             return YoloOutput(loss=None if labels is None else self._loss(found, pixel_values, labels))
-        first = found[0]
+        first = found if head.export else found[0]
         rows, prototypes = first if isinstance(first, tuple | list) else (first, None)
         height, width = pixel_values.shape[-2:]
         rows = rows.transpose(1, 2)

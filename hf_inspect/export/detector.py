@@ -74,10 +74,7 @@ def _write(detector: Detector, folder: Path, data: Path | None) -> None:
         def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return family.answers(self.model, pixel_values)
 
-    answers, (height, width) = Answers().eval(), (detector.preprocess.height, detector.preprocess.width)
-    with torch.no_grad():
-        answers(torch.zeros(1, 3, height, width))  # some keep places of this size, which is no part of the graph
-    graph = converted(answers, height, width)
+    graph = converted(Answers().eval(), detector.preprocess.height, detector.preprocess.width)
     if data is not None:
         rows = sets.load_split(data, "train").shuffle(seed=0)
         rows = rows.select(range(min(len(rows), CALIBRATION_IMAGES)))
