@@ -12,7 +12,7 @@ ORDER = [
     "errors", "others", "faults", "console", "reading", "schema", "prefetch", "files", "pixels", "images",
     "metrics", "tasks", "runtime",
     "cascade",
-    "prompts", "data", "hub", "training", "vlm", "students", "anomaly", "export", "scoring", "calibrate",
+    "prompts", "data", "hub", "training", "vlm", "teachers", "students", "anomaly", "export", "scoring", "calibrate",
     "inspector", "bundle", "maps", "predict", "reports", "plan", "demo", "cli_eval", "cli",
 ]  # fmt: skip
 EDGE = ORDER[: ORDER.index("prompts")]
@@ -26,6 +26,7 @@ HEAVY = {"torch", "transformers", "datasets", "timm", "peft", "trl", "accelerate
 PRETEXT = {f"anomaly/{name}.py": {"torch", "torchvision", "transformers"} for name in ("cutpaste", "pretext", "tuning")}
 AT_TOP = {
     BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, ANOMALY: {"torch", "transformers"}, TRAINER: {"trl"},
+    "teachers/trainer.py": {"transformers"},
     **PRETEXT,
 }  # fmt: skip
 
