@@ -74,6 +74,13 @@ ELSEWHERE = {
     ),
     "hf-inspect export outputs/anomaly/mvtec_ad/grid --calibrate outputs/data/mvtec_ad --category grid "
     "--out outputs/anomaly/edge": ("tests/test_anomaly_export.py", '"--calibrate", str(data), "--category", "grid"'),
+    launched("teacher_lora", "tiny"): ("tests/test_teachers.py", '"recipes/teacher_lora/tiny.yaml"'),
+    f"{launched('teacher_lora', 'teacher')} --lora.r 32": (
+        "tests/test_teachers.py", '"recipes/teacher_lora/teacher.yaml"',
+    ),
+    "hf-inspect label outputs/data/coco --teacher outputs/teacher --out outputs/labels --precision 0.9 --recall 0.8": (
+        "tests/test_teachers.py", '["label", str(data), "--teacher"',
+    ),
     launched("vlm_sft", "tiny"): ("tests/test_recipe_vlm.py", '"recipes/vlm_sft/tiny.yaml"'),
     **{
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")

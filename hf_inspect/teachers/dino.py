@@ -26,6 +26,7 @@ LORA = Lora(  # the attention projections of encoder and decoder; the boxes' own
     r"values_vision_proj|values_text_proj|out_vision_proj|out_text_proj)",
 )
 _MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")
+_BOUNDS = (0, 101, 102, 1012, 1029)  # ids of padding, CLS, SEP, "." and "?", between which the model sees phrases
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,12 @@ def text_of(prompt: Prompt, n_classes: int, processor: Any, config: Any) -> Text
             f"the prompt of {len(prompt.phrases)} phrases has {len(offsets)} tokens, and the model reads {most}; give "
             "fewer or shorter synonyms, or fewer classes."
         )
-    return Text(dict(said), prompt.class_map(offsets, n_classes, width))
+    class_map, ids = prompt.class_map(offsets, n_classes, width), said["input_ids"][0].numpy()
+    if np.isin(ids[class_map.any(0)[: len(ids)]], _BOUNDS).any():
+        raise DataError(
+            f"the prompt {prompt.text!r} holds a word that ends a phrase; give its class others by synonyms."
+        )
+    return Text(dict(said), class_map)
 
 
 def to_targets(rows: Mapping[str, Sequence[Any]], processor: Any, reading: Reading) -> dict[str, list[Any]]:
@@ -114,7 +120,8 @@ def loss(model: Any, batch: Mapping[str, Any], class_map: NDArray[np.bool_]) -> 
     import torch
 
     out = model(**{name: one for name, one in batch.items() if name != "labels"})
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    alone = getattr(model, "module", model)  # of several processes
+    base = alone.get_base_model() if hasattr(alone, "get_base_model") else alone
     logits, read = out.logits, batch["attention_mask"].bool()
     mask = torch.zeros_like(logits, dtype=torch.bool)
     mask[..., : read.shape[1]] = read[:, None]

@@ -13,6 +13,7 @@ from hf_inspect.schema import History
 from hf_inspect.vlm.made import Parts, made
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SIDE = 64
@@ -125,10 +126,9 @@ def _loud(model: "PreTrainedModel") -> "PreTrainedModel":
     return model
 
 
-def _tokenizer() -> "PreTrainedTokenizerFast":
+def letter_tokenizer() -> "Tokenizer":
     """BERT's own tokenizer, special ids and all, with a letter a token."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
 
     vocabulary, free = dict(_SPECIAL), (i for i in range(1030) if i not in _SPECIAL.values())
     vocabulary |= {word: next(free) for letter in _LETTERS for word in (letter, f"##{letter}")}
@@ -137,8 +137,14 @@ def _tokenizer() -> "PreTrainedTokenizerFast":
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 102), ("[CLS]", 101))
+    return tokenizer
+
+
+def _tokenizer() -> "PreTrainedTokenizerFast":
+    from transformers import PreTrainedTokenizerFast
+
     named = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+    return PreTrainedTokenizerFast(tokenizer_object=letter_tokenizer(), **named)
 
 
 BASES: Mapping[str, Callable[[], Parts]] = {

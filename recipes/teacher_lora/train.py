@@ -44,7 +44,7 @@ def main():
     arguments, training = runs.parsed(TeacherArguments, TrainingArguments)
     runs.check_processes(training.world_size)
     if training.push_to_hub:
-        raise DataError("push_to_hub has no use here; send what is finished by `hf-inspect push`.")
+        raise DataError("push_to_hub has no use here: a teacher stays where its students are trained; leave it out.")
     for kind in teachers.taught(arguments.data, arguments.only):
         train(kind, arguments, teachers.own_arguments(training, kind))
 
