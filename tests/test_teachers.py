@@ -29,6 +29,7 @@ from tests.conftest import png
 CLASSES = ("wire", "wire rope")
 KINDS = {"tiny-grounding_dino": DINO, "tiny-mm_grounding_dino": DINO, "tiny-sam": SAM, "tiny-sam2": SAM}
 TINY = ["--config", "recipes/teacher_lora/tiny.yaml"]
+CHANGED = ["--lora.r", "2", "--report_to", "tensorboard"]
 EVERY = ["--precision", "0", "--recall", "0", "--iou", "0"]
 
 
@@ -72,7 +73,7 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """What tiny.yaml makes, as a user runs it, and what it says."""
     out = tmp_path_factory.mktemp("trained") / "teacher"
-    done = launch.recipe("teacher_lora", *TINY, "--data", data, "--output_dir", out, "--lora.r", "2")
+    done = launch.recipe("teacher_lora", *TINY, "--data", data, "--output_dir", out, *CHANGED)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
 
@@ -227,6 +228,7 @@ def test_the_recipe_trains_what_the_data_teach_and_says_it(trained, data):
         assert json.loads((out / kind / "adapter_config.json").read_text())["r"] == r
         log = json.loads((out / kind / "training_log.json").read_text())
         assert log["ran"]["steps"] == 8
+        assert len(list((out / kind / "runs").rglob("events.out.tfevents.*"))) == 1
         assert log["best"]["checkpoint_step"] in (4, 8)
         history = read_history(out / kind, kind)
         assert history.sources[0].fingerprint == read_manifest(data)["fingerprint"]
@@ -236,7 +238,7 @@ def test_the_recipe_trains_what_the_data_teach_and_says_it(trained, data):
 
 def test_kill_9_and_the_same_command_again_give_the_same_adapters(trained, data, tmp_path):
     out = tmp_path / "killed"
-    given = ["recipes/teacher_lora/train.py", *TINY, "--data", data, "--output_dir", out, "--lora.r", "2"]
+    given = ["recipes/teacher_lora/train.py", *TINY, "--data", data, "--output_dir", out, *CHANGED]
     process = launch.started(given, launch.ON_A_CPU, tmp_path / "out", tmp_path / "err")
     while newest_whole_checkpoint(out / "dino") is None and process.exitcode is None:
         time.sleep(0.005)
@@ -291,12 +293,7 @@ def test_adapters_of_true_size_fit_their_bases(make, kind, whole, own):
         if kind == SAM:
             model = transformers.SamModel(transformers.SamConfig())
         else:
-            swin = {
-                "model_type": "swin",
-                "image_size": 224,
-                "window_size": 7,
-                "out_features": ["stage2", "stage3", "stage4"],
-            }
+            swin = {"model_type": "swin", "out_features": ["stage2", "stage3", "stage4"]}
             config = transformers.GroundingDinoConfig(backbone_config=swin, text_config={"model_type": "bert"})
             model = transformers.GroundingDinoForObjectDetection(config)
             words = model.model.text_backbone.embeddings.word_embeddings
@@ -442,6 +439,8 @@ def test_the_audit_counts_by_class_and_stops_below_its_bar(data, tmp_path):
     with pytest.raises(DataError, match=r"wire precision undefined below 0\.50; wire recall 0\.00 below 0\.50"):
         refuse_below(wrong, Bar())
     assert Image.open(tmp_path / "sheet.png").width > 500
+    boxes = teachers.audit(told(data, "calibration", task=dino.as_detection(read_objects(data))), data, "calibration")
+    assert boxes["classes"]["wire"]["iou"]["value"] == 1.0
     half = teachers.audit(told(data, "calibration", lambda found: [_half(one) for one in found]), data, "calibration")
     assert half["classes"]["wire"]["iou"]["value"] < 0.6
     with pytest.raises(DataError, match="wire iou"):

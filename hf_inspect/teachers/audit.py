@@ -16,6 +16,7 @@ from hf_inspect.images import Rgb
 from hf_inspect.metrics.intervals import LIMITS, figure, grouped, mean_limits, undefined
 from hf_inspect.schema import Finding, Progress, TaskSpec, no_progress
 from hf_inspect.tasks.detection import box_overlap, drawn
+from hf_inspect.teachers.dino import as_detection
 from hf_inspect.teachers.label import Teacher
 
 OVERLAP = 0.5  # IoU of boxes from which a label and a person's box are of one thing
@@ -72,7 +73,7 @@ def audit(
     LeakageError for images that the teacher was trained on or chosen by, DataError for data of other classes.
     """
     objects = read_objects(data)
-    teacher.task.refuse_other(objects, "The teacher", str(data))
+    as_detection(teacher.task).refuse_other(as_detection(objects), "The teacher", str(data))
     refuse_seen(teacher.history, data, split, "the teacher")
     seen, total = _Seen(), count(data, split)
     for names, rgbs, groups, truths in _sample(data, split, objects):

@@ -160,7 +160,7 @@ def found(
 
 
 def as_detection(task: TaskSpec) -> TaskSpec:
-    """The task of a model's boxes alone."""
+    """A task of boxes and masks, of its boxes alone."""
     return TaskSpec(task.classes, task.dispositions, DETECTION)
 
 

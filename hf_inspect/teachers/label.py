@@ -15,7 +15,7 @@ from hf_inspect.errors import DataError
 from hf_inspect.files import portable_name
 from hf_inspect.images import Reading, Rgb
 from hf_inspect.runtime import LoadedHere
-from hf_inspect.schema import DETECTION, SEGMENTATION, History, Prediction, TaskSpec
+from hf_inspect.schema import DETECTION, SEGMENTATION, History, Prediction
 from hf_inspect.tasks import TASKS
 from hf_inspect.tasks.detection import Decoding, severity_of
 from hf_inspect.teachers import dino, lora, sam
@@ -55,7 +55,8 @@ class Teacher:
         self.task = replace(stated.task, kind=DETECTION if masks is None else SEGMENTATION)
         self.reading: Reading = stated.reading
         if masks is not None:
-            stated.task.refuse_other(masks.stated.task, "The teacher of boxes", "the teacher of masks")
+            own, others = dino.as_detection(stated.task), dino.as_detection(masks.stated.task)
+            own.refuse_other(others, "The teacher of boxes", "the teacher of masks")
         prompt = Prompt.of(self.task.classes, stated.synonyms)
         self.text = dino.text_of(prompt, len(self.task.classes), boxes.processor, boxes.model.config)
         self._loaded_here, self._lock = LoadedHere("A Teacher"), Lock()
@@ -125,7 +126,7 @@ class Teacher:
         return (self.boxes,) if self.masks is None else (self.boxes, self.masks)
 
     def _answer(self, rgb: Rgb, scores: Scores, boxes: Scores) -> Prediction:
-        alone: TaskSpec = replace(self.task, kind=DETECTION)
+        alone = dino.as_detection(self.task)
         outputs, size = (np.asarray(scores)[None], np.asarray(boxes)[None]), rgb.shape[:2]
         (said,) = TASKS[DETECTION].decode(outputs, alone, [size], self.decoding.to_dict())
         if self.masks is None or not said.findings:
