@@ -331,9 +331,9 @@ def test_boxes_alone_teach_no_masks(tmp_path):
 
 
 def test_batches_and_order_change_no_label_and_masks_lie_in_their_boxes(teacher, data):
-    rgbs = photos(data)
+    rgbs = [*photos(data), np.full((64, 64, 3), 90, np.uint8)]  # the square alone in its batch
     together = teacher.label(rgbs, 8)
-    assert len({rgb.shape for rgb in rgbs}) == 2
+    assert len({rgb.shape for rgb in rgbs}) == 3
     assert all(said.findings is not None for said in together)
     assert sum(one.mask is not None for said in together for one in said.findings) > 10
     assert {one.name for said in together for one in said.findings} <= set(CLASSES)
@@ -462,6 +462,11 @@ def test_labels_of_a_split_are_read_back_with_their_scores_and_negatives(data, t
     for one, findings in zip(said, labels.values(), strict=True):
         assert list(one.findings) == findings
         assert all((a.mask == b.mask).all() for a, b in zip(one.findings, findings, strict=True))
+    unmasked = [replace(one, findings=tuple(replace(f, mask=None) for f in one.findings)) for one in said]
+    bare = told(data, "calibration").answers + unmasked
+    less = teachers.write_labels(Told(bare, read_objects(data)), data, tmp_path / "bare")["counts"]
+    assert len(less["left_out"]) == sum(bool(one.findings) for one in said)
+    assert less["images"] == less["negatives"] == value["counts"]["negatives"], "what shows something is no negative"
     with pytest.raises(DataError, match="not good enough"):
         teachers.write_labels(told(data, "calibration", lambda found: []), data, tmp_path / "no")
     assert not (tmp_path / "no").exists()
@@ -484,7 +489,8 @@ def test_a_teacher_is_not_audited_on_what_it_saw_and_labels_by_its_verb(trained,
     assert done.exit_code == 0, done.output
     assert "images," in done.output
     _, labels = teachers.read_labels(tmp_path / "labels", data)
-    assert len(labels) == len(load_split(data, "test"))
+    left_out = files.read_json(tmp_path / "labels" / "labels.json")["counts"]["left_out"]
+    assert len(labels) + len(left_out) == len(load_split(data, "test"))
     assert CliRunner().invoke(app, given).exit_code == 1
 
 

@@ -36,7 +36,8 @@ def write_labels(
     """Audit a teacher on the split `sample`, and label `split` with it into the folder `out`; returns labels.json.
 
     Below the bar nothing is labelled: DataError, and the sheet of disagreements stands beside `out`. The folder holds
-    COCO annotations with scores, labels.json, the sheet, and the teacher's trained_on.json.
+    COCO annotations with scores, labels.json, the sheet, and the teacher's trained_on.json. Of a teacher of masks, an
+    image with a box that has none is left out, and listed in labels.json.
     """
     beside = out.with_name(f"{out.name}_{SHEET}")
     found = audit(teacher, data, sample, beside, progress)
@@ -84,8 +85,11 @@ def described(value: Mapping[str, Any]) -> str:
     counts = value["counts"]
     by_class = ", ".join(f"{name} {n}" for name, n in counts["classes"].items())
     lines = [table(value["audit"]), f"{counts['images']} images, {counts['negatives']} of them negatives: {by_class}"]
-    if counts["without_mask"]:
-        lines.append(f"LEFT OUT: {counts['without_mask']} boxes in which the segmenter sees nothing")
+    if counts["left_out"]:
+        left_out = len(counts["left_out"])
+        lines.append(
+            f"LEFT OUT: {left_out} images with a box in which the segmenter sees nothing ({MANIFEST} lists them)"
+        )
     return "\n".join(lines)
 
 
@@ -107,23 +111,27 @@ def polygons_of(found: Finding) -> list[list[float]]:
 def _labelled(teacher: Teacher, data: Path, split: str, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
     """A split as COCO, and what there is of what."""
     reading, total = read_reading(data), count(data, split)
-    listed, annotations, left_out = list[dict[str, Any]](), list[dict[str, Any]](), 0
+    listed, annotations, left_out = list[dict[str, Any]](), list[dict[str, Any]](), list[str]()
     for rows in stream(data, split, ["image"], _AT_ONCE):
         rgbs = [images.load(row["image"]["bytes"], reading).rgb for row in rows]
         for row, rgb, said in zip(rows, rgbs, teacher.label(rgbs), strict=True):
             height, width = rgb.shape[:2]
             name = hashlib.sha256(row["image"]["bytes"]).hexdigest()
+            found = said.findings or ()
+            if teacher.task.kind == SEGMENTATION and not all(
+                one.mask is not None and polygons_of(one) for one in found
+            ):
+                left_out.append(name)  # something is there: no negative, and no whole lesson
+                continue
             listed.append({"id": len(listed) + 1, "file_name": name, "width": width, "height": height})
-            for one in said.findings or ():
-                if teacher.task.kind == SEGMENTATION and (one.mask is None or not polygons_of(one)):
-                    left_out += 1
-                    continue
-                annotations.append(_annotation(one, len(annotations) + 1, len(listed), teacher.task))
-        progress("label", len(listed), total)
+            annotations += [
+                _annotation(f, len(annotations) + i, len(listed), teacher.task) for i, f in enumerate(found, 1)
+            ]
+        progress("label", len(listed) + len(left_out), total)
     by_class = Counter(teacher.task.classes[one["category_id"] - 1] for one in annotations)
     counts = {
         "images": len(listed), "negatives": len(listed) - len({one["image_id"] for one in annotations}),
-        "classes": {name: by_class[name] for name in teacher.task.classes}, "without_mask": left_out,
+        "classes": {name: by_class[name] for name in teacher.task.classes}, "left_out": left_out,
     }  # fmt: skip
     categories = [{"id": i, "name": name} for i, name in enumerate(teacher.task.classes, 1)]
     return {"images": listed, "annotations": annotations, "categories": categories}, counts

@@ -22,7 +22,7 @@ _LETTERS = [chr(i) for i in range(33, 127) if chr(i) not in _SPECIAL]
 _DINO = {
     "num_queries": 20, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
     "encoder_attention_heads": 4, "decoder_attention_heads": 4, "d_model": 32, "max_text_len": 128,
-    "num_feature_levels": 4, "dropout": 0.0, "fusion_droppath": 0.0, "disable_custom_kernels": True,
+    "num_feature_levels": 3, "dropout": 0.0, "fusion_droppath": 0.0, "disable_custom_kernels": True,
 }  # fmt: skip
 _DECODER = {
     "hidden_size": 32,
