@@ -337,7 +337,8 @@ def test_batches_and_order_change_no_label_and_masks_lie_in_their_boxes(teacher,
     assert all(said.findings is not None for said in together)
     assert sum(one.mask is not None for said in together for one in said.findings) > 10
     assert {one.name for said in together for one in said.findings} <= set(CLASSES)
-    alone, backwards = teacher.label(rgbs, 1), teacher.label(rgbs[::-1], 3)[::-1]
+    alone = [teacher.label([rgb])[0] for rgb in rgbs]
+    backwards = teacher.label(rgbs[::-1], 3)[::-1]
     for said, one, other in zip(together, alone, backwards, strict=True):
         for theirs in (one, other):
             assert [found.name for found in said.findings] == [found.name for found in theirs.findings]

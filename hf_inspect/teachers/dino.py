@@ -71,7 +71,7 @@ def text_of(prompt: Prompt, n_classes: int, processor: Any, config: Any) -> Text
             "fewer or shorter synonyms, or fewer classes."
         )
     class_map, ids = prompt.class_map(offsets, n_classes, width), said["input_ids"][0].numpy()
-    if np.isin(ids[class_map.any(0)[: len(ids)]], _BOUNDS).any():
+    if np.isin(ids[class_map.nonzero()[1]], _BOUNDS).any():
         raise DataError(
             f"the prompt {prompt.text!r} holds a word that ends a phrase; give its class others by synonyms."
         )
