@@ -1,14 +1,19 @@
 """Detection models: what they learn, that training and runtime see alike, and that no export may find otherwise."""
 
 import json
+import runpy
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from hf_inspect import data as sets
 from hf_inspect import files, images
+from hf_inspect import training as runs
+from hf_inspect.cli import app
 from hf_inspect.detectors import Detector, new_detector, training
 from hf_inspect.detectors.augment import augmentation, sample_of
 from hf_inspect.detectors.predictor import state
@@ -324,3 +329,39 @@ def test_a_yolo_segmenter_learns_is_exported_and_says_whose_it_is(data, rows, tm
     assert changed["iou"] > 0.98
     with pytest.raises(DataError, match="not every thing in the data has one"):
         new_detector("yolo11n-seg", replace(task, kind=DETECTION), SIDE, SIDE)
+
+
+def test_a_repaired_file_is_built_by_photo(tmp_path):
+    """The README's flow: a COCO file is mended beside its images, and copies of a photo stay in one split."""
+    raw = finders.pictures(tmp_path / "wagon", 40)
+    content = json.loads((raw / "annotations.json").read_text())
+    for one in content["images"]:
+        own = f"{(one['id'] + 1) // 2:03}.rf.{one['id']}.png"
+        (raw / one["file_name"]).rename(raw / own)
+        one["file_name"] = own
+    content["annotations"][0]["bbox"][2] += 1000  # reaches out of its image
+    (raw / "annotations.json").write_text(json.dumps(content))
+    said = CliRunner().invoke(app, ["data", "validate", str(raw / "annotations.json"), "--images", str(raw),
+                                    "--repair", str(raw / "fixed.json")])  # fmt: skip
+    assert said.exit_code == 0, said.output
+    given = ["data", "build", "coco", "--src", str(raw / "fixed.json"), "--good", "", "--license", "cc0-1.0",
+             "--group-rule", r"(.+)\.rf\.", "--shares", "60/20/0/20", "--out", str(tmp_path / "data")]  # fmt: skip
+    assert CliRunner().invoke(app, given).exit_code == 0
+    images_of = sets.read_manifest(tmp_path / "data")["images"]
+    splits = {}
+    for one in images_of:
+        splits.setdefault(one["source"].split(".rf.")[0], set()).add(one["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    assert {one["split"] for one in images_of} == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize("name", ["recipes/edge_detector/tiny.yaml", "recipes/edge_detector/wagon.yaml"])
+def test_settings_are_ones_that_the_recipe_has(name, monkeypatch, tmp_path):
+    from transformers import TrainingArguments
+
+    recipe = runpy.run_path("recipes/edge_detector/train.py", run_name="recipe")
+    more = ["--use_cpu", "true", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", name, *more])
+    own, trainer = runs.parsed(recipe["DetectorArguments"], TrainingArguments)
+    assert own.height % 32 == own.width % 32 == 0
+    assert trainer.metric_for_best_model == "ap50"

@@ -12,8 +12,8 @@ ORDER = [
     "errors", "others", "faults", "console", "reading", "schema", "prefetch", "files", "pixels", "images",
     "metrics", "tasks", "runtime",
     "cascade",
-    "prompts", "data", "hub", "training", "vlm", "students", "detectors", "anomaly", "export", "scoring", "calibrate",
-    "inspector", "bundle", "maps", "predict", "reports", "plan", "demo", "cli_eval", "cli_data", "cli",
+    "prompts", "data", "hub", "training", "vlm", "teachers", "students", "detectors", "anomaly", "export", "scoring",
+    "calibrate", "inspector", "bundle", "maps", "predict", "reports", "plan", "demo", "cli_eval", "cli_data", "cli",
 ]  # fmt: skip
 EDGE = ORDER[: ORDER.index("prompts")]
 BUILDER = (
@@ -27,6 +27,7 @@ PRETEXT = {f"anomaly/{name}.py": {"torch", "torchvision", "transformers"} for na
 DETECTORS = {f"detectors/{name}.py": {"torch", "transformers"} for name in ("fcos", "yolo")}  # a `PreTrainedModel`
 AT_TOP = {
     BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, ANOMALY: {"torch", "transformers"}, TRAINER: {"trl"},
+    "teachers/trainer.py": {"transformers"},
     **PRETEXT, **DETECTORS,
 }  # fmt: skip
 

@@ -35,7 +35,8 @@ def test_students_know_their_yolo_and_leave_ultralytics_alone():
 
 
 @pytest.mark.parametrize(
-    "package", ["anomaly", "cascade", "data", "export", "hub", "metrics", "reports", "runtime", "tasks", "vlm"]
+    "package",
+    ["anomaly", "cascade", "data", "export", "hub", "metrics", "reports", "runtime", "tasks", "teachers", "vlm"],
 )
 def test_every_package_lists_what_it_offers(package):
     module = importlib.import_module(f"hf_inspect.{package}")

@@ -82,6 +82,20 @@ ELSEWHERE = {
     "--plot outputs/detector/plots/found.png --sheet outputs/detector/plots/worst.png": (
         "tests/test_eval_detect.py", '"--plot", plot, "--sheet", sheet',
     ),
+    "hf-inspect data build coco --src wagon/fixed.json --good '' --group-rule '(.+)\\.rf\\.' --shares 60/20/0/20 "
+    "--out outputs/data/wagon": ("tests/test_detectors.py", '"coco", "--src"'),
+    launched("edge_detector", "tiny"): ("tests/test_detectors.py", '"recipes/edge_detector/tiny.yaml"'),
+    launched("edge_detector", "wagon"): ("tests/test_detectors.py", '"recipes/edge_detector/wagon.yaml"'),
+    "hf-inspect export outputs/wagon --calibrate outputs/data/wagon --int8 --out outputs/wagon_edge": (
+        "tests/test_detectors.py", "data=data, int8=True",
+    ),
+    launched("teacher_lora", "tiny"): ("tests/test_teachers.py", '"recipes/teacher_lora/tiny.yaml"'),
+    f"{launched('teacher_lora', 'teacher')} --lora.r 32": (
+        "tests/test_teachers.py", '"recipes/teacher_lora/teacher.yaml"',
+    ),
+    "hf-inspect label outputs/data/coco --teacher outputs/teacher --out outputs/labels --precision 0.9 --recall 0.8": (
+        "tests/test_teachers.py", '["label", str(data), "--teacher"',
+    ),
     launched("vlm_sft", "tiny"): ("tests/test_recipe_vlm.py", '"recipes/vlm_sft/tiny.yaml"'),
     **{
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")

@@ -25,14 +25,21 @@ LOG = "training_log.json"
 
 
 def parsed(*classes: Any) -> tuple[Any, ...]:
-    """Settings from the command line over `--config FILE.yaml`, a value a class; DataError for unknown ones."""
+    """Settings from the command line over `--config FILE.yaml`, a value a class; DataError for unknown ones.
+
+    `--lora.r 32` is the entry `r` of the setting `lora`, which holds several, over what the YAML says of it.
+    """
     from trl.scripts.utils import TrlParser
     from yaml import YAMLError
 
+    plain, dotted = _dotted(sys.argv[1:])
     try:
-        return tuple(TrlParser(classes).parse_args_and_config())
+        found = tuple(TrlParser(classes).parse_args_and_config(plain))
+        for name, key, value in dotted:
+            _holding(found, name)[key] = value
     except (ValueError, OSError, YAMLError) as error:
         raise DataError(f"these settings cannot be used ({error}); mend the YAML or the command.") from None
+    return found
 
 
 def run(main: Callable[[], None]) -> None:
@@ -149,6 +156,30 @@ def _ran(trainer: "Trainer") -> dict[str, Any]:
         "images_a_step": batch * args.gradient_accumulation_steps,
         "images_seen": round(epochs * an_epoch),
     }
+
+
+def _dotted(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str, Any]]]:
+    """A command's arguments without `--name.key value` and `--name.key=value`, and these: name, key, value."""
+    import yaml
+
+    plain, dotted, rest = list[str](), list[tuple[str, str, Any]](), iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        name, dot, key = option.removeprefix("--").partition(".")
+        if not (option.startswith("--") and dot and name.isidentifier() and key):
+            plain.append(argument)
+        else:
+            dotted.append((name, key, yaml.safe_load(value if equals else next(rest, ""))))
+    return plain, dotted
+
+
+def _holding(found: Sequence[Any], name: str) -> dict[str, Any]:
+    """The parsed setting `name`, a copy of which stands in its place; ValueError where it holds no entries."""
+    for one in found:
+        if isinstance(getattr(one, name, None), dict):
+            setattr(one, name, dict(getattr(one, name)))
+            return getattr(one, name)
+    raise ValueError(f"--{name} holds no entries to set one by one")
 
 
 def _versions() -> dict[str, str]:
