@@ -44,23 +44,26 @@ def demo_base(out: Annotated[Path | None, typer.Option(help="Folder; the cache b
 @app.command()
 def label(
     data: Annotated[Path, typer.Argument(help="Built data set of boxes or masks.")],
-    teacher: Annotated[Path, typer.Option(help="output_dir of recipes/teacher_lora: dino/, and sam/ for masks.")],
+    teacher: Annotated[Path, typer.Option(help="output_dir of recipes/teacher_lora, or folder of a larger student.")],
     out: Out,
     split: Annotated[str, typer.Option(help="Split to label.")] = "train",
     sample: Annotated[
         str, typer.Option(help="Split that people labelled, and the teacher has not seen.")
     ] = "calibration",
-    least: Annotated[float, typer.Option(help="Score from which a box is a label.")] = 0.3,
+    least: Annotated[
+        float | None, typer.Option(help="Score from which a box is a label: 0.3, or what a student tells of.")
+    ] = None,
     precision: Annotated[float, typer.Option(help="Least precision of every class on the sample.")] = 0.5,
     recall: Annotated[float, typer.Option(help="Least recall.")] = 0.5,
     iou: Annotated[float, typer.Option(help="Least mean overlap of masks, of boxes where there are none.")] = 0.5,
 ) -> None:
     """Compare a teacher's labels with people's and, if they are good enough, label a split for a student."""
-    from hf_inspect.teachers import Bar, Teacher, described, write_labels
+    from hf_inspect.detectors import teacher_of
+    from hf_inspect.teachers import Bar, described, write_labels
 
     with Bars() as bar:
         made = write_labels(
-            Teacher.from_folder(teacher, least), data, out, split=split, sample=sample,
+            teacher_of(teacher, least), data, out, split=split, sample=sample,
             bar=Bar(precision, recall, iou), progress=bar.of_many,
         )  # fmt: skip
     print(plain_lines(described(made)))

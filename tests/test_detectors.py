@@ -16,6 +16,7 @@ from hf_inspect import training as runs
 from hf_inspect.cli import app
 from hf_inspect.detectors import Detector, new_detector, training
 from hf_inspect.detectors.augment import augmentation, sample_of
+from hf_inspect.detectors.labels import relabelled
 from hf_inspect.detectors.predictor import state
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.export import detector as exporting
@@ -365,3 +366,46 @@ def test_settings_are_ones_that_the_recipe_has(name, monkeypatch, tmp_path):
     own, trainer = runs.parsed(recipe["DetectorArguments"], TrainingArguments)
     assert own.height % 32 == own.width % 32 == 0
     assert trainer.metric_for_best_model == "ap50"
+
+
+@pytest.fixture(scope="module")
+def labels(folder, data, tmp_path_factory):
+    """What the model of `folder` says of the images that it was trained on, once it is right on test."""
+    out = tmp_path_factory.mktemp("labels") / "labels"
+    given = ["label", str(data), "--teacher", str(folder), "--out", str(out), "--sample", "test"]
+    said = CliRunner().invoke(app, [*given, "--precision", "0.3", "--recall", "0.3"])
+    assert said.exit_code == 0, said.output
+    return out
+
+
+def test_a_larger_student_labels_for_a_smaller_one(labels, folder, data, task, rows, tmp_path):
+    names = training.names_of(rows)
+    kept, taught = relabelled(rows, labels, data, task, names, "all")
+    assert len(kept) == len(rows) == len(taught)
+    found = training.to_inputs(kept[:], training.settings_of(Detector.from_pretrained(folder).model)[0],
+                               [task.index(name) for name in names], taught=taught)  # fmt: skip
+    learnt = sum(len(one["class_labels"]) for one in found["labels"])
+    assert learnt == sum(len(one["bbox"]) for one in taught.values()) > 0
+    marked = [bool(one["bbox"]) for one in rows["objects"]]
+    _, few = relabelled(rows, labels, data, task, names, "unmarked")
+    assert len(few) == len(marked) - sum(marked)  # people's marks stay
+    out = tmp_path / "out"
+    done = launch.recipe("edge_detector", "--config", "recipes/edge_detector/tiny.yaml", "--data", data, "--output_dir",
+                         out, "--labels", labels, "--num_train_epochs", "1")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    history = Detector.from_pretrained(out).history
+    assert {source.fingerprint for source in history.sources} == {sets.read_head(data)["fingerprint"]}
+
+
+def test_labels_below_the_bar_or_of_others_are_refused(labels, data, folder, rows, task, tmp_path):
+    given = ["label", str(data), "--teacher", str(folder), "--out", str(tmp_path / "labels"), "--sample", "test"]
+    said = CliRunner().invoke(app, [*given, "--precision", "1.0", "--recall", "1.0", "--iou", "1.0"])
+    assert said.exit_code == 1
+    assert "below 1.00" in str(said.exception)
+    assert not (tmp_path / "labels").exists()
+    names = training.names_of(rows)
+    with pytest.raises(DataError, match="give all or unmarked"):
+        relabelled(rows, labels, data, task, names, "some")
+    other = TaskSpec(("green", "red"), task.dispositions, DETECTION)
+    with pytest.raises(DataError, match="different questions"):
+        relabelled(rows, labels, data, other, names, "all")

@@ -1,5 +1,6 @@
 """What a detection model learns from: rows -> pixels and boxes, and what its answers on validation come to."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,19 +86,22 @@ def to_inputs(
     augment: Augment | None = None,
     reading: Reading = Reading(),  # noqa: B008 - frozen
     masks: bool = False,
+    taught: Mapping[str, Mapping[str, Any]] = {},
 ) -> dict[str, list[Any]]:
     """A batch of rows -> pixels uint8 (3, height, width), and labels: class ids, boxes and `masks` of each image.
 
     `ids` turns the rows' own class ids into positions in the task. Boxes are centre x, centre y, width and height as
     shares of the image; masks are uint8 (m, height, width). Without `augment` images are resized by the one rule of
-    training and runtime. Things that are a crowd are left out.
+    training and runtime. Things that are a crowd are left out. `taught` has the objects of images, by the SHA-256 of
+    their files, that a teacher labelled.
     """
     import torch
     from torchvision.transforms.v2.functional import InterpolationMode, resize
 
     found: dict[str, list[Any]] = {"pixel_values": [], "labels": []}
     for image, objects in zip(rows["image"], rows["objects"], strict=True):
-        sample = sample_of(images.load(image["bytes"], reading).rgb, objects, ids)
+        own = taught.get(hashlib.sha256(image["bytes"]).hexdigest(), objects)
+        sample = sample_of(images.load(image["bytes"], reading).rgb, own, ids)
         sample = augment(sample) if augment else sample
         height, width = sample["image"].shape[-2:]
         rgb = sample["image"].permute(1, 2, 0).contiguous().numpy()

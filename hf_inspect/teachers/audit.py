@@ -17,7 +17,7 @@ from hf_inspect.metrics.intervals import LIMITS, figure, grouped, mean_limits, u
 from hf_inspect.schema import Finding, Progress, TaskSpec, no_progress
 from hf_inspect.tasks.detection import box_overlap, drawn
 from hf_inspect.teachers.dino import as_detection
-from hf_inspect.teachers.label import Teacher
+from hf_inspect.teachers.label import Labeller, labels_of
 
 OVERLAP = 0.5  # IoU of boxes from which a label and a person's box are of one thing
 SHOWN = 24  # images on the sheet, those with the most disagreements first
@@ -61,7 +61,7 @@ class _Seen:
 
 
 def audit(
-    teacher: Teacher,
+    teacher: Labeller,
     data: Path,
     split: str,
     picture: Path | None = None,
@@ -77,13 +77,13 @@ def audit(
     refuse_seen(teacher.history, data, split, "the teacher")
     seen, total = _Seen(), count(data, split)
     for names, rgbs, groups, truths in _sample(data, split, objects):
-        said = teacher.label(rgbs)
+        said = labels_of(teacher, rgbs)
         for i, (rgb, one, (people, crowds)) in enumerate(zip(rgbs, said, truths, strict=True)):
-            found = compared(one.findings or (), people, crowds, teacher.task)
+            found = compared(one, people, crowds, teacher.task)
             seen.compared.append(found)
             seen.groups.append(groups[i])
             if picture and found.disagreements:
-                _keep_worst(seen, found, names[i], rgb, (people, one.findings or ()), teacher.task)
+                _keep_worst(seen, found, names[i], rgb, (people, one), teacher.task)
         progress("compare", len(seen.compared), total)
     if picture:
         sheet.of_pairs([(a, name, b, "teacher") for _, _, a, b, name in seen.worst], picture, 3, _SIDE)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from hf_inspect.errors import DataError
 from hf_inspect.files import portable_name
 from hf_inspect.images import Reading, Rgb
 from hf_inspect.runtime import LoadedHere
-from hf_inspect.schema import DETECTION, SEGMENTATION, History, Prediction
+from hf_inspect.schema import DETECTION, SEGMENTATION, Finding, History, Prediction, Predictor
 from hf_inspect.tasks import TASKS
 from hf_inspect.tasks.detection import Decoding, severity_of
 from hf_inspect.teachers import dino, lora, sam
@@ -39,6 +39,21 @@ class Part:
     stated: Stated
     model: "PreTrainedModel"
     processor: "ProcessorMixin"
+
+
+class Labeller(Predictor, Protocol):
+    """A predictor whose findings, from the score that its decoding tells of on, are labels to learn from."""
+
+    @property
+    def decoding(self) -> Decoding:
+        """How its boxes become findings."""
+        ...
+
+
+def labels_of(teacher: Labeller, images: Sequence[Rgb]) -> list[tuple[Finding, ...]]:
+    """The labels that a teacher gives to images: what it tells of."""
+    told = teacher.decoding.told
+    return [tuple(f for f in one.findings or () if f.score >= told) for one in teacher.predict(images)]
 
 
 class Teacher:

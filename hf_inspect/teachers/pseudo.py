@@ -16,7 +16,7 @@ from hf_inspect.data import count, read_head, read_reading, stream, write_histor
 from hf_inspect.errors import DataError
 from hf_inspect.schema import SEGMENTATION, Finding, Progress, TaskSpec, no_progress
 from hf_inspect.teachers.audit import Bar, audit, refuse_below, table, with_mask
-from hf_inspect.teachers.label import Teacher
+from hf_inspect.teachers.label import Labeller, labels_of
 
 ANNOTATIONS, MANIFEST, SHEET = "annotations.json", "labels.json", "disagreements.png"
 FORMAT = 1  # of labels.json
@@ -24,7 +24,7 @@ _AT_ONCE = 16  # images in memory
 
 
 def write_labels(
-    teacher: Teacher,
+    teacher: Labeller,
     data: Path,
     out: Path,
     *,
@@ -108,16 +108,15 @@ def polygons_of(found: Finding) -> list[list[float]]:
     return [one.ravel().tolist() for one in corners]
 
 
-def _labelled(teacher: Teacher, data: Path, split: str, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
+def _labelled(teacher: Labeller, data: Path, split: str, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
     """A split as COCO, and what there is of what."""
     reading, total = read_reading(data), count(data, split)
     listed, annotations, left_out = list[dict[str, Any]](), list[dict[str, Any]](), list[str]()
     for rows in stream(data, split, ["image"], _AT_ONCE):
         rgbs = [images.load(row["image"]["bytes"], reading).rgb for row in rows]
-        for row, rgb, said in zip(rows, rgbs, teacher.label(rgbs), strict=True):
+        for row, rgb, found in zip(rows, rgbs, labels_of(teacher, rgbs), strict=True):
             height, width = rgb.shape[:2]
             name = hashlib.sha256(row["image"]["bytes"]).hexdigest()
-            found = said.findings or ()
             if teacher.task.kind == SEGMENTATION and not all(
                 one.mask is not None and polygons_of(one) for one in found
             ):

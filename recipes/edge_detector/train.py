@@ -20,6 +20,7 @@ from hf_inspect.detectors import ancestors_of, new_detector
 from hf_inspect.detectors import training as detector
 from hf_inspect.detectors.augment import augmentation
 from hf_inspect.detectors.families import family_of
+from hf_inspect.detectors.labels import relabelled
 from hf_inspect.schema import SEGMENTATION
 from hf_inspect.students import LITE0
 
@@ -39,6 +40,8 @@ class DetectorArguments:
         default=None, metadata={"help": "a YOLO's to start from: safetensors, or a state dict"}
     )
     weights_sha256: str | None = field(default=None, metadata={"help": "of `weights`; needed unless safetensors"})
+    labels: Path | None = field(default=None, metadata={"help": "folder of `hf-inspect label`, to learn from"})
+    labels_where: str = field(default="all", metadata={"help": "all images, or those where people marked nothing"})
     body_rate: float = field(default=0.3, metadata={"help": "learning rate of a pretrained body, as a share"})
     characteristics: list[str] = field(default_factory=list, metadata={"help": "of the things: thin, oriented, ..."})
     environments: list[str] = field(default_factory=list, metadata={"help": "that they are seen in: dark, moving, ..."})
@@ -84,7 +87,13 @@ def main():
     task = detector.task_of(model)
     model.to(memory_format=torch.channels_last)  # a third faster on a CPU
     size, preprocess, decoding = (arguments.height, arguments.width), *detector.settings_of(model)
-    ids = [task.index(name) for name in detector.names_of(splits["train"])]
+    taught, names = {}, detector.names_of(splits["train"])
+    if arguments.labels:
+        splits["train"], taught = relabelled(
+            splits["train"], arguments.labels, arguments.data, task, names, arguments.labels_where
+        )
+        parents = parents.union(sets.read_history(arguments.labels, arguments.labels.name))
+    ids = [task.index(name) for name in names]
     shaped = {"preprocess": preprocess, "ids": ids, "reading": reading, "masks": task.kind == SEGMENTATION}
     prepare = functools.partial(detector.to_inputs, **shaped)
 
@@ -96,7 +105,7 @@ def main():
     trainer = DetectorTrainer(
         model=model,
         args=training,
-        train_dataset=splits["train"].with_transform(functools.partial(prepare, augment=varied)),
+        train_dataset=splits["train"].with_transform(functools.partial(prepare, augment=varied, taught=taught)),
         eval_dataset=splits["validation"].with_transform(prepare),
         data_collator=functools.partial(detector.collate, preprocess=preprocess),
         compute_metrics=functools.partial(detector.validation_scores, task=task, decoding=decoding, size=size),
@@ -111,7 +120,8 @@ def main():
     trainer.save_model()
     if trainer.is_world_process_zero():
         (out / "training_args.bin").unlink()  # a pickle; the log holds the arguments
-        sets.write_history(out, sets.record_history(arguments.data, dict.fromkeys(splits), [parents]))
+        used = {"train": splits["train"] if arguments.labels else None, "validation": None}
+        sets.write_history(out, sets.record_history(arguments.data, used, [parents]))
         runs.write_training_log(trainer, arguments)
         if publication:
             publication.send(out)
