@@ -196,7 +196,9 @@ def test_an_export_that_moves_boxes_is_not_written(folder, data, tmp_path, monke
 
 def test_eight_bits_are_judged_by_map(folder, data, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "MAP_FALL", 1.0)
-    assert "AP50" in export(folder, tmp_path / "edge", data=data, int8=True)
+    given = ["export", str(folder), "--calibrate", str(data), "--int8", "--out", str(tmp_path / "edge")]
+    said = CliRunner().invoke(app, given)
+    assert "AP50" in said.output, said.exception
     info = files.read_json(tmp_path / "edge" / INSPECT)
     report = info["parity"]
     assert (info["weights"], report["limits"]) == ("int8", {"map_fall": 1.0})

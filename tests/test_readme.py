@@ -87,7 +87,7 @@ ELSEWHERE = {
     launched("edge_detector", "tiny"): ("tests/test_detectors.py", '"recipes/edge_detector/tiny.yaml"'),
     launched("edge_detector", "wagon"): ("tests/test_detectors.py", '"recipes/edge_detector/wagon.yaml"'),
     "hf-inspect export outputs/wagon --calibrate outputs/data/wagon --int8 --out outputs/wagon_edge": (
-        "tests/test_detectors.py", "data=data, int8=True",
+        "tests/test_detectors.py", '"--calibrate", str(data), "--int8"',
     ),
     launched("teacher_lora", "tiny"): ("tests/test_teachers.py", '"recipes/teacher_lora/tiny.yaml"'),
     f"{launched('teacher_lora', 'teacher')} --lora.r 32": (
