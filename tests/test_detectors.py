@@ -319,6 +319,10 @@ def test_a_yolo_segmenter_learns_is_exported_and_says_whose_it_is(data, rows, tm
     state(model, training.task_of(model), preprocess, few, sets.read_reading(data))
     model.save_pretrained(tmp_path / "model")
     sets.write_history(tmp_path / "model", sets.record_history(data, {"train": None}))
+    loads = tmp_path / "loads.py"  # as the first thing that a process does
+    loads.write_text("import sys\nfrom hf_inspect.detectors import Detector\nDetector.from_pretrained(sys.argv[1])\n")
+    done = launch.script([loads, tmp_path / "model"])
+    assert done.returncode == 0, done.stderr[-3000:]
     detector = Detector.from_pretrained(tmp_path / "model")
     rgbs = validation(data)[:6]
     said = detector.predict(rgbs)

@@ -164,12 +164,15 @@ def _network(name: str, labels: int) -> nn.Module:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Import Ultralytics offline, its settings in our cache folder, and take back what it sets for the process."""
+    """Import Ultralytics offline, its settings in our cache folder, and take back what it sets for the process.
+
+    Some of its classes hold tensors, which would have no content if `from_pretrained` were what imports it first.
+    """
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # it would ask pip for what an unknown image might need
     os.environ.setdefault("YOLO_VERBOSE", "false")
     os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_folder() / "ultralytics"))
-    with left_alone():
+    with left_alone(), torch.device("cpu"):
         try:
             yield
         except ImportError as error:
