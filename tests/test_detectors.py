@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from hf_inspect.export import detector as exporting
 from hf_inspect.export import export
 from hf_inspect.reports import evaluate_detect
 from hf_inspect.runtime import INSPECT, Engine
-from hf_inspect.schema import BINARY, DETECTION, SEGMENTATION, TaskSpec
+from hf_inspect.schema import BINARY, DETECTION, SEGMENTATION, History, TaskSpec
 from hf_inspect.tasks.detection import Decoding, compare
 from tests import finders, launch
 
@@ -109,6 +110,27 @@ def test_severity_is_the_probability_of_a_defect_where_validation_has_both(detec
     assert detector.task.score is not None
     assert str(detector.task.score).startswith("P(defect), set on")
     assert 0 < detector.decoding.told < 1
+    assert -20 < detector.task.score.intercept < 20  # nothing found is a low score, and no outlier of the fit
+    black = np.zeros((finders.SIDE, finders.SIDE, 3), np.uint8)
+    assert detector.predict([black])[0].severity < 0.5
+
+
+def test_an_earlier_model_keeps_how_it_sees_and_what_its_outputs_mean(folder, detector, task, tmp_path):
+    """Its body learned from values of its own mean and std; its classes stand in another order than the data's."""
+    info = files.read_json(folder / "config.json")
+    info["inspection_preprocess"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    shutil.copytree(folder, tmp_path / "model")
+    files.write_json(tmp_path / "model" / "config.json", info)
+    model = new_detector(str(tmp_path / "model"), task, SIDE + 32, SIDE)
+    preprocess, decoding = training.settings_of(model)
+    assert (preprocess.mean, preprocess.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (preprocess.height, preprocess.width) == (SIDE + 32, SIDE)
+    assert decoding.told == 0.5  # fitted anew
+    assert detector.task.classes == task.classes[::-1] == training.task_of(model).classes
+    kept = model.head.classification_head.cls_logits.weight
+    assert torch.equal(kept, detector.model.head.classification_head.cls_logits.weight)
+    green = TaskSpec(("green", "red"), task.dispositions, DETECTION)
+    assert training.task_of(new_detector(str(folder), green, SIDE, SIDE)).classes == green.classes
 
 
 def test_neither_batch_nor_order_nor_saving_changes_what_is_found(folder, detector, data):
@@ -129,8 +151,8 @@ def test_a_model_takes_pixels_and_no_prompt(detector):
         detector.model(pixel_values=pixels, input_ids=torch.zeros(1, 4, dtype=torch.long))
 
 
-def test_training_and_runtime_see_one_image(rows, task, detector):
-    """What the trainer stacks is what `images.prepare` gives the edge, whose size what is varied has too."""
+def test_training_and_runtime_see_one_image(rows, task, detector, tmp_path):
+    """What the trainer stacks is what `images.prepare` gives the edge; and so does what varies nothing."""
     ids = [task.index(name) for name in training.names_of(rows)]
     found = training.to_inputs(rows[:2], detector.preprocess, ids)
     stacked = training.collate([{"pixel_values": p, "labels": {}} for p in found["pixel_values"]], detector.preprocess)
@@ -142,9 +164,11 @@ def test_training_and_runtime_see_one_image(rows, task, detector):
     rgb = np.kron(rng.integers(0, 255, (20, 24, 3)), np.ones((20, 20, 1))).astype(np.uint8)
     nothing = {"bbox": [], "category": [], "polygons": [], "iscrowd": []}
     torch.manual_seed(3)
-    varied = augmentation([], [], "low", SIDE, SIDE)
-    shapes = {tuple(varied(sample_of(rgb, nothing, ids))["image"].shape) for _ in range(3)}
-    assert shapes == {(3, SIDE, SIDE)}
+    table = tmp_path / "still.yaml"
+    table.write_text("always: {}\ncharacteristics: {}\nenvironments: {}\n")
+    still = augmentation([], [], "low", SIDE, SIDE, table)(sample_of(rgb, nothing, ids))["image"]
+    want = images.resize(rgb, detector.preprocess)
+    assert (still.permute(1, 2, 0).numpy() == want).all()
 
 
 def test_the_order_of_classes_is_the_task_s_not_the_data_s(rows, task, detector):
@@ -395,12 +419,16 @@ def test_a_larger_student_labels_for_a_smaller_one(labels, folder, data, task, r
     marked = [bool(one["bbox"]) for one in rows["objects"]]
     _, few = relabelled(rows, labels, data, task, names, "unmarked")
     assert len(few) == len(marked) - sum(marked)  # people's marks stay
-    out = tmp_path / "out"
+    out, more = tmp_path / "out", tmp_path / "labels"
+    shutil.copytree(labels, more)
+    sets.write_history(more, sets.read_history(labels, "labels").union(History(unknown=("elsewhere",))))
+    labels = more
     done = launch.recipe("edge_detector", "--config", "recipes/edge_detector/tiny.yaml", "--data", data, "--output_dir",
                          out, "--labels", labels, "--num_train_epochs", "1")  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     history = Detector.from_pretrained(out).history
     assert {source.fingerprint for source in history.sources} == {sets.read_head(data)["fingerprint"]}
+    assert "elsewhere" in history.unknown  # what the teacher saw
 
 
 def test_labels_below_the_bar_or_of_others_are_refused(labels, data, folder, rows, task, tmp_path):

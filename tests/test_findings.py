@@ -59,12 +59,15 @@ def test_an_image_without_findings_is_good_and_a_good_thing_is_no_defect():
     TASK.refuse_one_sided("A detector")
     TaskSpec(("wire",), ("defect",), DETECTION).refuse_one_sided("A detector")
     label, dent = (Finding(name, 0.9, (0.0, 0.0, 2.0, 2.0)) for name in ("label", "dent"))
-    assert severity_of([], TASK) == 0.0
-    assert severity_of([label], TASK) == 0.0
-    assert severity_of([label, dent], TASK) == 0.9
+    assert severity_of([], TASK, 0.01) == 0.0
+    assert severity_of([label], TASK, 0.01) == 0.0
+    assert severity_of([label, dent], TASK, 0.01) == 0.9
     meaning = Meaning("probability", 10, 10, "validation", slope=2.0, intercept=1.0)
     told = TaskSpec(TASK.classes, TASK.dispositions, DETECTION, meaning)
-    assert severity_of([dent], told) == pytest.approx(1 / (1 + np.exp(-(2 * np.log(0.9) + 1))))
+    assert severity_of([dent], told, 0.01) == pytest.approx(1 / (1 + np.exp(-(2 * np.log(0.9) + 1))))
+    nothing = severity_of([], told, 0.01)
+    assert nothing == severity_of([Finding("dent", 0.01, dent.box)], told, 0.01)  # what is fitted so is said so
+    assert nothing == severity_of([label], told, 0.01) == pytest.approx(1 / (1 + np.exp(-(2 * np.log(0.01) + 1))))
     assert TaskSpec.from_dict(json.loads(json.dumps(told.to_dict())), "x") == told
     one = Prediction(0.9, findings=(label, dent))
     assert one.likeliest(TASK, "defect") == ("dent", 0.9)
@@ -138,7 +141,7 @@ def test_outputs_that_are_not_those_of_the_task_are_refused(outputs, task, said)
 
 def test_what_an_export_changed_is_found():
     def one(*found):
-        return [Prediction(severity_of(found, TASK), findings=found)]
+        return [Prediction(severity_of(found, TASK, 0.01), findings=found)]
 
     def compared(before, after):
         return TASKS[DETECTION].compare(TASK, np.zeros(1, int), one(*before), one(*after))

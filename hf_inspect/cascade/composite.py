@@ -18,7 +18,7 @@ from hf_inspect.cascade.bounds import Promise, largest_k, one_per_group
 from hf_inspect.cascade.routes import ASK, IS_DEFECT, IS_GOOD, check_number, settings
 from hf_inspect.errors import DataError, MissingExtraError
 from hf_inspect.metrics.inputs import as_labels, as_severities
-from hf_inspect.schema import Meaning
+from hf_inspect.schema import LEAST, Meaning
 
 OWNER = "The composite"
 Scale = Literal["odds", "plain"]  # of severities: shares in [0, 1], taken as log-odds, or any finite numbers
@@ -77,7 +77,7 @@ def meaning_of(scores: Floats, defect: NDArray[np.int64], of: str) -> Meaning:
     """
     if not defect.any():
         return Meaning.quantile(scores, of)
-    fitted = Platt.fit(np.log(np.maximum(scores, np.finfo(np.float64).tiny)), defect, "plain")
+    fitted = Platt.fit(np.log(np.maximum(scores, LEAST)), defect, "plain")
     goods = int((defect == 0).sum())
     return Meaning("probability", goods, int(defect.sum()), of, slope=fitted.slope, intercept=fitted.intercept)
 

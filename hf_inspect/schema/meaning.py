@@ -12,7 +12,7 @@ from hf_inspect.errors import DataError
 
 MeaningKind = Literal["probability", "quantile", "distance"]
 _KINDS = ("probability", "quantile", "distance")
-_LEAST = 1e-12  # a raw score below counts as this: scores are taken by their logarithm or their ratio
+LEAST = 1e-12  # a raw score below counts as this: scores are taken by their logarithm or their ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Meaning:
         """Of the raw scores (n,) of good parts that no fit has seen; at most `most` knots are kept of them."""
         n = len(scores)
         shares = np.arange(1, min(n, most) + 1) / (min(n, most) + 1)
-        ordered = np.sort(np.maximum(scores, _LEAST))
+        ordered = np.sort(np.maximum(scores, LEAST))
         at = np.quantile(ordered, shares, method="weibull")
         last = np.append(np.diff(at) > 0, True)  # of equal scores the highest share
         knots = zip(at[last].tolist(), shares[last].tolist(), strict=True)
@@ -77,7 +77,7 @@ class Meaning:
 
     def severity(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw scores (n,) -> severities (n,), in the same order of parts; all but a `distance` lie in [0, 1]."""
-        s = np.maximum(scores, _LEAST)
+        s = np.maximum(scores, LEAST)
         if self.kind == "probability":
             from scipy.special import expit
 

@@ -72,10 +72,8 @@ def decode(
     if not all(np.isfinite(one).all() for one in outputs):
         raise DataError("The model gave values that are not finite; export it again, or train it with another rate.")
     how = Decoding.from_dict(decoding, "inspect.json")
-    return [
-        _answer(_found(scores[i], boxes[i], [one[i] for one in masks], task, size, how), task)
-        for i, size in enumerate(sizes)
-    ]
+    every = [_found(scores[i], boxes[i], [one[i] for one in masks], task, size, how) for i, size in enumerate(sizes)]
+    return [Prediction(severity_of(found, task, how.least), findings=tuple(found)) for found in every]
 
 
 def outputs(task: TaskSpec, height: int, width: int) -> list[list[int]]:
@@ -84,10 +82,13 @@ def outputs(task: TaskSpec, height: int, width: int) -> list[list[int]]:
     return [[-1, -1, len(task.classes)], [-1, -1, 4], *masks]
 
 
-def severity_of(findings: Sequence[Finding], task: TaskSpec) -> float:
-    """The highest score of a defect among an image's findings, 0 without any, as the task's `score` has it."""
+def severity_of(findings: Sequence[Finding], task: TaskSpec, least: float) -> float:
+    """The highest score of a defect among an image's findings, 0 without any, as the task's `score` has it.
+
+    To that, nothing found is a score of `least`, from which on findings are kept: no one knows how far below it was.
+    """
     raw = max((one.score for one in findings if one.name in task.defects), default=0.0)
-    return raw if task.score is None else float(task.score.severity(np.array([raw]))[0])
+    return raw if task.score is None else float(task.score.severity(np.array([max(raw, least)]))[0])
 
 
 def compare(
@@ -184,10 +185,6 @@ def drawn(rgb: NDArray[np.uint8], findings: Sequence[Finding], task: TaskSpec, t
         place = (one.box[0] + width, max(0.0, one.box[1] - 12))
         pen.text(place, f"{as_text(one.name)} {one.score:.2f}", fill=ink[one.name])
     return np.array(image)
-
-
-def _answer(found: list[Finding], task: TaskSpec) -> Prediction:
-    return Prediction(severity_of(found, task), findings=tuple(found))
 
 
 def _found(

@@ -147,7 +147,7 @@ class Teacher:
         if self.masks is None or not said.findings:
             return said
         found = sam.masked(self.masks.model, self.masks.processor, rgb, said.findings)
-        return Prediction(severity_of(found, self.task), findings=tuple(found))
+        return Prediction(severity_of(found, self.task, self.decoding.least), findings=tuple(found))
 
 
 def _part(kind: str, adapter: str | Path, base: str | Path | None, device: str) -> Part:
