@@ -78,6 +78,25 @@ def data_audit(
         raise typer.Exit(1)
 
 
+@data.command("augment")
+def data_augment(
+    folder: Annotated[Path, typer.Argument(help="Built data set of boxes.")],
+    out: Annotated[Path, typer.Option(help="Picture to write.", callback=picture)],
+    characteristic: Annotated[list[str], typer.Option(help="What the things are: thin, ...; repeat.")] = [],  # noqa: B006 - typer's default
+    environment: Annotated[list[str], typer.Option(help="Where they are seen: dark, ...; repeat.")] = [],  # noqa: B006 - typer's default
+    intensity: Annotated[str, typer.Option(help="low, medium or high.")] = "medium",
+    size: Annotated[int, typer.Option(help="Pixels of the sides that images are brought to.")] = 320,
+    split: str = "train",
+    seed: int = 0,
+) -> None:
+    """Show what a detection model would be trained on: images, each with three versions."""
+    from hf_inspect.detectors.augment import augmentation
+    from hf_inspect.detectors.sheet import augmentation_sheet
+
+    augment = augmentation(characteristic, environment, intensity, size, size)
+    print(f"{out}: {augmentation_sheet(folder, out, augment, split, seed)} images, three versions each")
+
+
 @data.command("inspect")
 def data_inspect(coco: Coco, as_json: Json = False) -> None:
     """Say what a COCO file holds, which teachers and student follow, and the next command."""

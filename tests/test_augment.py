@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import tv_tensors
+from typer.testing import CliRunner
 
+from hf_inspect.cli import app
 from hf_inspect.data import build, load_split
 from hf_inspect.detectors import augment, sheet
 from hf_inspect.detectors.augment import INTENSITIES, TABLE, augmentation, read_table, sample_of
@@ -369,7 +371,7 @@ def test_samples_that_do_not_fit_together_are_refused():
         augmentation([], [], "low", 16, 64)
 
 
-def test_rows_become_samples_and_a_sheet(tmp_path, monkeypatch, capsys):
+def test_rows_become_samples_and_a_sheet(tmp_path):
     names = [f"{i}.png" for i in range(24)]
     raw.pictures(tmp_path / "raw", names, side=40)
     content = raw.coco(tmp_path / "raw/a.json", {name: ["dent"] for name in names}, 40)
@@ -389,11 +391,8 @@ def test_rows_become_samples_and_a_sheet(tmp_path, monkeypatch, capsys):
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width > 4 * 256
         assert picture.height > 6 * 256
-    monkeypatch.setattr("sys.argv", ["sheet", str(tmp_path / "data"), "--out", "x.png", "--characteristic", "shiny"])
-    with pytest.raises(SystemExit, match="1"):
-        sheet.main()
-    assert "has no 'shiny' in characteristics" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", ["sheet", str(tmp_path / "data"), "--out", str(tmp_path / "b.png"), "--size", "64"])
-    with pytest.raises(SystemExit, match="0"):
-        sheet.main()
-    assert capsys.readouterr().out.startswith("6 images, 3 versions each")
+    given = ["data", "augment", str(tmp_path / "data"), "--out"]
+    refused = CliRunner().invoke(app, [*given, str(tmp_path / "x.png"), "--characteristic", "shiny"])
+    assert "has no 'shiny' in characteristics" in str(refused.exception)
+    said = CliRunner().invoke(app, [*given, str(tmp_path / "b.png"), "--size", "64"])
+    assert said.output.endswith("b.png: 6 images, three versions each\n"), said.exception

@@ -40,6 +40,15 @@ DETR = {
         "layer_type": "basic", "out_features": ["stage2", "stage3", "stage4"], "hidden_act": "relu",
     },
 }  # fmt: skip
+D_FINE = {
+    "encoder_in_channels": [16] * 3,
+    "backbone_config": {
+        "model_type": "hgnet_v2", "stem_channels": [3, 8, 8], "stage_in_channels": [8, 16, 16, 16],
+        "stage_mid_channels": [8] * 4, "stage_out_channels": [16] * 4, "stage_num_blocks": [1] * 4,
+        "stage_numb_of_layers": [1] * 4, "embedding_size": 8, "hidden_sizes": [16] * 4, "depths": [1] * 4,
+        "out_features": ["stage2", "stage3", "stage4"],
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +240,11 @@ def test_eight_bits_are_judged_by_map(folder, data, tmp_path, monkeypatch):
     with pytest.raises(ParityError, match="mAP falls from"):
         exporting._refuse_beyond(worse, folder)
     exporting._refuse_beyond(worse | {"limits": {"map_fall": 0.012}}, folder)
+    masks = {"before": {"map": 0.5}, "after": {"map": 0.48}}
+    with pytest.raises(ParityError, match="mAP of masks falls from"):
+        exporting._refuse_beyond(worse | {"limits": {"map_fall": 0.012}, "map_masks": masks}, folder)
+    with pytest.raises(ParityError, match=r"a mask overlaps its own by 0\.940 alone"):
+        exporting._refuse_beyond(worse | {"limits": {"iou": 0.95}, "iou": 0.94}, folder)
 
 
 @pytest.mark.parametrize(
@@ -265,10 +279,10 @@ def test_a_class_that_no_image_shows_is_said_before_a_step(rows, task):
         training.check_rows(rows, more, "train")
 
 
-@pytest.mark.parametrize("kind", ["rt_detr_v2"])
-def test_transformers_own_detectors_learn_and_answer(kind, rows, task, tmp_path):
+@pytest.mark.parametrize("kind", ["rt_detr_v2", "d_fine"])
+def test_transformers_own_detectors_learn_and_answer(kind, rows, task, data, tmp_path):
     torch.manual_seed(0)
-    model = new_detector(f"random:{kind}", task, SIDE, SIDE, DETR)
+    model = new_detector(f"random:{kind}", task, SIDE, SIDE, DETR | (D_FINE if kind == "d_fine" else {}))
     preprocess, decoding = training.settings_of(model)
     assert decoding.overlap is None  # they give each thing once
     found = training.to_inputs(rows[:4], preprocess, [task.index(name) for name in training.names_of(rows)])
@@ -281,10 +295,17 @@ def test_transformers_own_detectors_learn_and_answer(kind, rows, task, tmp_path)
         optimizer.step()
         losses.append(loss.item())
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
-    model.save_pretrained(tmp_path)
+    scores = [f.score for one in Detector(model, tmp_path).predict(validation(data)) for f in one.findings]
+    told = float(np.quantile(scores, 0.9))  # queries of equal scores, on black, are chosen by rounding
+    state(model, task, preprocess, replace(decoding, told=told), sets.read_reading(data))
+    own = tmp_path / "model"
+    model.save_pretrained(own)
+    sets.write_history(own, sets.record_history(data, {"train": None}))
+    assert export(own, tmp_path / "edge", data=data)
+    assert files.read_json(tmp_path / "edge" / INSPECT)["parity"]["lost"]["n"] > 20
     rgb = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
-    said = Detector.from_pretrained(tmp_path).predict([rgb, rgb[:, ::-1].copy()])
-    again = Detector.from_pretrained(tmp_path).predict([rgb])
+    said = Detector.from_pretrained(own).predict([rgb, rgb[:, ::-1].copy()])
+    again = Detector.from_pretrained(own).predict([rgb])
     assert said[0].severity == pytest.approx(again[0].severity, abs=1e-5)
 
 
@@ -354,6 +375,9 @@ def test_a_yolo_segmenter_learns_is_exported_and_says_whose_it_is(data, rows, tm
     assert "AGPL-3.0" in detector.licences
     export(tmp_path / "model", tmp_path / "edge", data=data)
     assert "AGPL-3.0" in files.read_json(tmp_path / "edge" / INSPECT)["licence"]
+    parity = files.read_json(tmp_path / "edge" / INSPECT)["parity"]
+    assert parity["limits"]["iou"] == exporting.IOU
+    assert set(parity["map_masks"]) == {"before", "after"}
     least = sorted((f.score for one in said for f in one.findings), reverse=True)[10] * 0.999
     changed = compare(detector.task, None, said, Engine.from_pretrained(tmp_path / "edge").predict(rgbs), least)
     assert changed["lost"]["k"] == 0

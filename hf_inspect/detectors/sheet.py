@@ -1,22 +1,15 @@
-"""A built data set of boxes -> a contact sheet: images beside what augmentation makes of them, boxes and masks drawn.
+"""A built data set of boxes -> a contact sheet: images beside what augmentation makes of them, with what they show."""
 
-`python -m hf_inspect.detectors.sheet DATA --out sheet.png --characteristic thin --environment dark`
-"""
-
-import sys
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from hf_inspect import data, images
 from hf_inspect.data import sheet
-from hf_inspect.detectors.augment import Sample, augmentation, sample_of
-from hf_inspect.errors import DataError, sentence_of
+from hf_inspect.detectors.augment import Sample, sample_of
+from hf_inspect.errors import DataError
 from hf_inspect.schema import Finding, TaskSpec
 from hf_inspect.tasks.detection import drawn
+from hf_inspect.tasks.heat import png_of
 
 _IMAGES, _VERSIONS = 6, 3
 _SIDE = 256  # pixels of an image on the sheet
@@ -59,8 +52,6 @@ def _version(sample: Sample, before: int, task: TaskSpec) -> tuple[bytes, str]:
 
 def _picture(sample: Sample, task: TaskSpec) -> bytes:
     """A sample as PNG, with what it shows drawn in."""
-    from PIL import Image
-
     masks = sample["masks"].numpy()
     findings = []
     for box, label, mask in zip(sample["boxes"].tolist(), sample["labels"].tolist(), masks, strict=True):
@@ -68,41 +59,5 @@ def _picture(sample: Sample, task: TaskSpec) -> bytes:
         (top, left), (rows, columns) = one.corner, one.extent
         part = mask[top : top + rows, left : left + columns] if mask.any() else None
         findings.append(Finding(one.name, one.score, one.box, part))
-    buffer = BytesIO()
     rgb = sample["image"].permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(drawn(rgb, findings, task, 0.0)).save(buffer, "png")
-    return buffer.getvalue()
-
-
-def command(
-    folder: Annotated[Path, typer.Argument(help="Built data set of boxes.")],
-    out: Annotated[Path, typer.Option(help="PNG to write.")],
-    characteristic: Annotated[
-        list[str] | None, typer.Option(help="What the things are, such as `thin`; repeat.")
-    ] = None,
-    environment: Annotated[list[str] | None, typer.Option(help="Where they are seen, such as `dark`; repeat.")] = None,
-    intensity: Annotated[str, typer.Option(help="`low`, `medium` or `high`.")] = "medium",
-    size: Annotated[int, typer.Option(help="Pixels of the sides that images are brought to.")] = 320,
-    split: Annotated[str, typer.Option(help="Split that the images come from.")] = "train",
-    seed: Annotated[int, typer.Option(help="Another seed, other images and versions.")] = 0,
-) -> None:
-    """Show what a detection model would be trained on: six images, each with three versions."""
-    augment = augmentation(characteristic or [], environment or [], intensity, size, size)
-    count = augmentation_sheet(folder, out, augment, split, seed)
-    print(f"{count} images, {_VERSIONS} versions each: {out}")
-
-
-def main() -> None:
-    """Run `command`; what is refused is one sentence, and exits with 1."""
-    try:
-        typer.run(command)
-    except Exception as error:
-        said = sentence_of(error)
-        if said is None:
-            raise
-        print(f"augmentation sheet: {said}", file=sys.stderr)
-        raise SystemExit(1) from None
-
-
-if __name__ == "__main__":
-    main()
+    return png_of(drawn(rgb, findings, task, 0.0))

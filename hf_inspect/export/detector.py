@@ -1,4 +1,4 @@
-"""A detection model -> a folder for the edge that finds what it finds: OpenVINO or ONNX, FP32 or INT8, or nothing."""
+"""A detection model -> a folder for the edge, in OpenVINO, that finds what it finds; or nothing."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -14,10 +14,11 @@ from hf_inspect.errors import DataError, ParityError
 from hf_inspect.export.openvino import CALIBRATION_IMAGES, quantized
 from hf_inspect.metrics.findings import Compared, Shown, point_figures
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON, Engine
-from hf_inspect.schema import Prediction
+from hf_inspect.schema import SEGMENTATION, Prediction
 from hf_inspect.tasks import TASKS
 
 SHIFT, SCORE = 1.0, 0.01  # that a matched box's side, in pixels, and a score may move by in FP32
+IOU = 0.95  # of a mask with the export's, at least, in FP32
 MAP_FALL = 0.01  # that mAP may fall by in INT8
 _AT_ONCE = 8
 _VALIDATION = "validation"
@@ -27,9 +28,10 @@ def export_detector(model: Path, out: Path, *, data: Path, int8: bool = False) -
     """Export a detection model's folder to OpenVINO in `out`, and return the parity report of inspect.json.
 
     The written folder is run as the edge will run it, on every image of validation. In FP32 no finding that is told of
-    may be lost, no side of a box move by more than SHIFT pixels, no score by more than SCORE; in INT8 mAP may not fall
-    by more than MAP_FALL. Beyond that nothing is written: ParityError. DataError where the data show other things, are
-    read otherwise, or the model's record names no images.
+    may be lost, no side of a box move by more than SHIFT pixels, no score by more than SCORE, no mask overlap its own
+    by less than IOU; in INT8 mAP, of boxes and of masks, may not fall by more than MAP_FALL. Beyond that nothing is
+    written: ParityError. DataError where the data show other things, are read otherwise, or the model's record names no
+    images.
     """
     detector = Detector.from_pretrained(model)
     if not detector.history.sources:
@@ -118,24 +120,31 @@ def _compare(engine: Engine, detector: Detector, data: Path, int8: bool) -> dict
             ]
     told = detector.decoding.told
     changed = TASKS[detector.task.kind].compare(detector.task, None, answers["before"], answers["after"], told)
-    figures = {when: point_figures(Compared.of(one, detector.task)) for when, one in shown.items()}
-    limits = {"map_fall": MAP_FALL} if int8 else {"lost": 0, "shift": SHIFT, "score": SCORE}
+    masks = detector.task.kind == sets.read_objects(data).kind == SEGMENTATION
+    compared = {when: Compared.of(one, detector.task, masks=masks) for when, one in shown.items()}
+    figures = {when: point_figures(one) for when, one in compared.items()}
+    of_masks = {when: point_figures(one, masks=True) for when, one in compared.items()} if masks else None
+    limits = {"map_fall": MAP_FALL} if int8 else {"lost": 0, "shift": SHIFT, "score": SCORE, "iou": IOU}
     head = {"split": _VALIDATION, "data": sets.read_head(data)["fingerprint"], "weights": "int8" if int8 else "fp32"}
-    return head | changed | {"map": figures, "limits": limits}
+    return head | changed | {"map": figures, "limits": limits} | ({"map_masks": of_masks} if of_masks else {})
 
 
 def _refuse_beyond(report: Mapping[str, Any], model: Path) -> None:
     """Raise ParityError naming every limit that a report of `_compare` breaks."""
     limits, lost = report["limits"], report["lost"]
-    before, after = (report["map"][when]["map"] for when in ("before", "after"))
     broken = []
     if "lost" in limits and lost["k"]:
         broken.append(f"{lost['k']} of {lost['n']} findings told of have no partner")
     for name, unit in (("shift", " pixels"), ("score", "")):
         if name in limits and not report[name] <= limits[name]:
             broken.append(f"a {name} of {report[name]:.3g}{unit} (limit {limits[name]:g})")
-    if "map_fall" in limits and not after >= before - limits["map_fall"]:
-        broken.append(f"mAP falls from {before:.4f} to {after:.4f} (limit {limits['map_fall']:.2f})")
+    if "iou" in limits and not report["iou"] >= limits["iou"]:
+        broken.append(f"a mask overlaps its own by {report['iou']:.3f} alone (limit {limits['iou']})")
+    for key in (key for key in ("map", "map_masks") if "map_fall" in limits and key in report):
+        before, after = (report[key][when]["map"] for when in ("before", "after"))
+        if not after >= before - limits["map_fall"]:
+            of = "mAP" if key == "map" else "mAP of masks"
+            broken.append(f"{of} falls from {before:.4f} to {after:.4f} (limit {limits['map_fall']:.2f})")
     if broken:
         raise ParityError(
             f"The export of {model} does not find what the model does: {'; '.join(broken)}. Nothing was written; keep "

@@ -130,9 +130,9 @@ def finding_report(
     return {"n": len(compared), "objects": int(matched.objects[:, 0].sum()), **report}
 
 
-def point_figures(compared: Compared) -> dict[str, float]:
-    """The figures of `TITLES` of n images' boxes without their limits, for choosing by; NaN where nothing is there."""
-    matched = _Matched.of(compared, as_groups(None, len(compared)), False)
+def point_figures(compared: Compared, *, masks: bool = False) -> dict[str, float]:
+    """The figures of `TITLES` of n images' boxes, or masks, without limits, for choosing by; NaN where nothing is."""
+    matched = _Matched.of(compared, as_groups(None, len(compared)), masks)
     return dict(zip(TITLES, _figures(*matched.accumulated(np.arange(len(compared)))).tolist(), strict=False))
 
 
