@@ -420,6 +420,9 @@ def test_settings_are_ones_that_the_recipe_has(name, monkeypatch, tmp_path):
     own, trainer = runs.parsed(recipe["DetectorArguments"], TrainingArguments)
     assert own.height % 32 == own.width % 32 == 0
     assert trainer.metric_for_best_model == "ap50"
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--push_to_hub", "true"])
+    with pytest.raises(DataError, match="goes up as its export"):  # before anything is trained
+        recipe["main"]()
 
 
 @pytest.fixture(scope="module")

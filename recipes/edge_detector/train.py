@@ -21,6 +21,7 @@ from hf_inspect.detectors import training as detector
 from hf_inspect.detectors.augment import augmentation
 from hf_inspect.detectors.families import family_of
 from hf_inspect.detectors.labels import relabelled
+from hf_inspect.errors import DataError
 from hf_inspect.schema import SEGMENTATION
 from hf_inspect.students import LITE0
 
@@ -74,6 +75,11 @@ class DetectorTrainer(Trainer):
 def main():
     arguments, training = runs.parsed(DetectorArguments, TrainingArguments)
     runs.check_processes(training.world_size)
+    if training.push_to_hub:
+        raise DataError(
+            "such a model goes up as its export, with a card of what that finds: leave out push_to_hub, run "
+            "'hf-inspect export', then 'hf-inspect push'."
+        )
     set_seed(training.seed)
     task, reading, out = sets.read_objects(arguments.data), sets.read_reading(arguments.data), Path(training.output_dir)
     splits = {name: sets.load_split(arguments.data, name) for name in ("train", "validation")}
@@ -100,7 +106,6 @@ def main():
     varied = augmentation(arguments.characteristics, arguments.environments, arguments.intensity, *size)
     training.remove_unused_columns, training.eval_do_concat_batches = False, False
     training.label_names = ["labels"]
-    publication = runs.publication(training)
     made = runs.made_from(sets.read_head(arguments.data)["fingerprint"], arguments, training)
     trainer = DetectorTrainer(
         model=model,
@@ -123,8 +128,6 @@ def main():
         used = {"train": splits["train"] if arguments.labels else None, "validation": None}
         sets.write_history(out, sets.record_history(arguments.data, used, [parents]))
         runs.write_training_log(trainer, arguments)
-        if publication:
-            publication.send(out)
 
 
 if __name__ == "__main__":
