@@ -32,7 +32,7 @@ LEAST_SIDE = 2  # pixels of a box's sides; a thing with less of it left is dropp
 LEAST_SHARE = 0.2  # of a thing's area that has to be left in the image, or it is dropped
 _CROP = "RandomResizedCrop"
 _LEAST_IMAGE = 32  # pixels of an image's sides; blurs reach over so many
-_ROOM = 1.5  # times the size that comes out are images moved at: as many pixels as crops of half the area need
+_ROOM = 1.5  # times the size that comes out are images moved at, or more where crops need it
 _FINE = 4  # times finer are polygons drawn: Pillow fills the pixels that an edge touches as well
 _GREY = 114  # of pixels from outside the image, and of patches: the mean of natural images, as YOLO pads
 _SECTIONS = ("always", "characteristics", "environments")
@@ -72,14 +72,20 @@ def augmentation(
     height: int,
     width: int,
     table: Path = TABLE,
+    crop: float = 1.0,
 ) -> Callable[[Sample], Sample]:
     """What varies a sample and brings it to a height and a width, for things and places that a table knows by name.
+
+    With `crop` below 1 a sample is a part of its image, whose sides are about that share of the image's: as much
+    larger and smaller as crops of the table differ in size.
 
     With neither named it flips, crops and lights mildly. Boxes whose thing has a mask are the tightest around what is
     left of it. Things are dropped, with label, mask and keypoints, of which less than `LEAST_SHARE` or `LEAST_SIDE` is
     left; a keypoint keeps its place where that is outside the image. Random numbers are torch's own, so
     `torch.manual_seed` decides. DataError for names, transforms and parameters that are not known.
     """
+    if not 0 < crop <= 1:
+        raise DataError(f"crop is {crop}; give a share of an image's sides, up to 1.")
     if min(height, width) < _LEAST_IMAGE:
         raise DataError(
             f"images of {height} x {width} pixels are too small to vary; {_LEAST_IMAGE} a side are the least."
@@ -87,10 +93,10 @@ def augmentation(
     asked = settings(characteristics, environments, intensity, table)
     moving = [_built(name, asked[name]) for name in _MOVING if name in asked and name != _CROP]
     light = [_built(name, asked[name]) for name in _LIGHT if name in asked]
-    crop = asked.get(_CROP)
-    if crop is not None:
-        _built(_CROP, crop, size=[height, width])  # what torchvision refuses, it refuses now
-    return functools.partial(_augmented, moving=moving, crop=crop, light=light, size=(height, width))
+    part = asked.get(_CROP) if crop == 1 else _part(asked.get(_CROP, {}), crop)
+    if part is not None:
+        _built(_CROP, part, size=[height, width])  # what torchvision refuses, it refuses now
+    return functools.partial(_augmented, moving=moving, crop=part, light=light, size=(height, width))
 
 
 def settings(
@@ -168,7 +174,8 @@ def _augmented(
     size: tuple[int, int],
 ) -> Sample:
     before = _opened(sample)
-    before = _shrunk(before, size) if moving or crop is not None else before
+    room = _ROOM if crop is None else max(_ROOM, crop.get("scale", (1.0,))[0] ** -0.5)
+    before = _shrunk(before, size, room) if moving or crop is not None else before
     after = before
     for move in moving:
         after = move(after)
@@ -199,13 +206,20 @@ def _opened(sample: Sample) -> Sample:
     }
 
 
-def _shrunk(sample: Sample, size: tuple[int, int]) -> Sample:
+def _part(asked: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """The crop of a table about a share of an image's sides, of every image: its `scale` both ways, as areas."""
+    least = asked.get("scale", (1.0, 1.0))[0]
+    kept = {name: one for name, one in asked.items() if name == "ratio"}
+    return {"ratio": [1.0, 1.0]} | kept | {"scale": [share**2 * least, min(1.0, share**2 / least)]}
+
+
+def _shrunk(sample: Sample, size: tuple[int, int], room: float) -> Sample:
     """The sample no larger than it need be, its sides in proportion: moving pixels takes time by their number.
 
-    A side that is shorter than `_LEAST_IMAGE` is brought to that.
+    It keeps `room` times the pixels a side of what comes out, as the smallest crop needs. A side that is shorter than `_LEAST_IMAGE` is brought to that.
     """
     sides = sample["image"].shape[-2:]
-    factor = min(1.0, _ROOM * max(size[0] / sides[0], size[1] / sides[1]))
+    factor = min(1.0, room * max(size[0] / sides[0], size[1] / sides[1]))
     height, width = (max(_LEAST_IMAGE, round(side * factor)) for side in sides)
     return _resized(sample, (height, width))
 

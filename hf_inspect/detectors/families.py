@@ -79,7 +79,7 @@ def _fcos_config(architecture: str, start: Start) -> fcos.FcosConfig:
 
 
 def _fcos_from_folder(folder: Path, config: "PretrainedConfig", start: Start) -> "PreTrainedModel":
-    kept = {name: getattr(config, name) for name in ("channels", "convolutions", "radius", "frozen")}
+    kept = {name: getattr(config, name) for name in ("channels", "convolutions", "radius", "frozen", "reach")}
     own = fcos.FcosConfig(
         config.timm_architecture, start.height, start.width, **(kept | start.arguments), **config_of_task(start.task)
     )

@@ -37,7 +37,9 @@ class FcosConfig(PretrainedConfig):
     """timm's architecture, the size of its images in pixels, and the width and depth of pyramid and head.
 
     `frozen` is the stride up to which a pretrained network stays as it is, and with it what its norms know of images:
-    batches are small. 0: all of it learns.
+    batches are small. 0: all of it learns. `reach` is the size of a place in strides: a level learns things that reach
+    up to 8 of that from a place to a side, so the larger, the more of the long and thin lie on the fine levels, whose
+    places they do not fall between.
     """
 
     model_type = "inspection_fcos"
@@ -51,10 +53,12 @@ class FcosConfig(PretrainedConfig):
         convolutions: int = 2,
         radius: float = 1.5,
         frozen: int = 0,
+        reach: int = 2,
         **kwargs: Any,
     ) -> None:
         self.timm_architecture, self.height, self.width = timm_architecture, height, width
-        self.channels, self.convolutions, self.radius, self.frozen = channels, convolutions, radius, frozen
+        self.channels, self.convolutions, self.radius = channels, convolutions, radius
+        self.frozen, self.reach = frozen, reach
         super().__init__(**kwargs)
 
 
@@ -72,7 +76,9 @@ class FcosForInspectionDetection(PreTrainedModel):
         self.network, widths, wide = network, network.feature_info.channels(), config.channels
         self.pyramid = FeaturePyramidNetwork(widths, wide, LastLevelP6P7(wide, wide))
         self.head = FCOSHead(wide, 1, config.num_labels, config.convolutions)
-        sizes = [*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2))]
+        # torchvision cuts how far the sides are off at 0, and what starts there learns nothing: boxes start with a size
+        nn.init.ones_(self.head.regression_head.bbox_reg.bias)
+        sizes = [config.reach * stride for stride in (*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2)))]
         self.places = AnchorGenerator(tuple((size,) for size in sizes), ((1.0,),) * len(sizes))
         self._freeze()
         self.post_init()

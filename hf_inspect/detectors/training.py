@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import EvalPrediction, PreTrainedModel
 
+_STRIDE = 32
+
 Sample = dict[str, Any]  # image uint8 (3, h, w), boxes xyxy in its pixels, labels: torchvision's tv_tensors
 Augment = Callable[[Sample], Sample]
 
@@ -55,6 +57,17 @@ def settings_of(model: "PreTrainedModel") -> tuple[Preprocess, Decoding]:
     """How a model sees, and how its boxes become findings, as its config states both."""
     stated = Preprocess.from_dict(getattr(model.config, PREPROCESS))
     return stated, Decoding.from_dict(getattr(model.config, DECODING), "config.json")
+
+
+def part_of(preprocess: Preprocess, share: float) -> Preprocess:
+    """How the parts of images are prepared that show `share` of their sides, at the scale of whole ones.
+
+    Height and width are multiples of the stride of what all families look at, where the parts are not whole.
+    """
+    if share == 1:
+        return preprocess
+    sides = (max(_STRIDE, round(side * share / _STRIDE) * _STRIDE) for side in (preprocess.height, preprocess.width))
+    return replace(preprocess, **dict(zip(("height", "width"), sides, strict=True)))
 
 
 def optimizer_groups(

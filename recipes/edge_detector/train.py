@@ -36,6 +36,7 @@ class DetectorArguments:
     )
     height: int = field(default=416, metadata={"help": "pixels; more shows smaller things, and costs as much in time"})
     width: int = field(default=416, metadata={"help": "pixels"})
+    crop: float = field(default=1.0, metadata={"help": "share of an image's sides to train on, at the model's scale"})
     network: dict = field(default_factory=dict, metadata={"help": "of the model's config: channels, convolutions, ..."})
     weights: Path | None = field(
         default=None, metadata={"help": "a YOLO's to start from: safetensors, or a state dict"}
@@ -103,14 +104,20 @@ def main():
     shaped = {"preprocess": preprocess, "ids": ids, "reading": reading, "masks": task.kind == SEGMENTATION}
     prepare = functools.partial(detector.to_inputs, **shaped)
 
-    varied = augmentation(arguments.characteristics, arguments.environments, arguments.intensity, *size)
+    part = detector.part_of(preprocess, arguments.crop)
+    varied = augmentation(
+        arguments.characteristics, arguments.environments, arguments.intensity, part.height, part.width,
+        crop=arguments.crop,
+    )  # fmt: skip
     training.remove_unused_columns, training.eval_do_concat_batches = False, False
     training.label_names = ["labels"]
     made = runs.made_from(sets.read_head(arguments.data)["fingerprint"], arguments, training)
     trainer = DetectorTrainer(
         model=model,
         args=training,
-        train_dataset=splits["train"].with_transform(functools.partial(prepare, augment=varied, taught=taught)),
+        train_dataset=splits["train"].with_transform(
+            functools.partial(prepare, augment=varied, taught=taught, preprocess=part)
+        ),
         eval_dataset=splits["validation"].with_transform(prepare),
         data_collator=functools.partial(detector.collate, preprocess=preprocess),
         compute_metrics=functools.partial(detector.validation_scores, task=task, decoding=decoding, size=size),
