@@ -268,6 +268,38 @@ def test_a_crop_s_ratio_is_that_of_the_image(tmp_path):
     assert torch.allclose(found["boxes"], given["boxes"] * torch.tensor([0.5, 1, 0.5, 1]), atol=1.0)
 
 
+@pytest.mark.parametrize("shape", [(64, 96), (640, 960)])
+def test_a_part_of_an_image_shows_things_at_the_scale_of_the_whole(shape, tmp_path):
+    """A part of three quarters of the sides, in as much of the size: things are as large as in the whole."""
+    given = sample(height=shape[0], width=shape[1])
+    table = one_table(tmp_path, {"asks": {"ColorJitter": at_all({"brightness": [1.0, 1.0]})}})
+    whole = by_label(made(augmentation([], [], "low", 64, 96, table), given))
+    seen, fine = 0, []
+    for seed in range(20):
+        part = made(augmentation([], [], "low", 48, 72, table, crop=0.75), given, seed)
+        check_whole(part, (48, 72))
+        for label, (x0, y0, x1, y1) in by_label(part).items():
+            if x0 > 0 and y0 > 0 and x1 < 72 and y1 < 48:
+                seen += 1
+                a, b, c, d = whole[label].tolist()
+                assert torch.allclose(torch.stack([x1 - x0, y1 - y0]), torch.tensor([c - a, d - b]), atol=2.1)
+        fine.append(part["image"])
+    assert seen > 10
+    assert len({one.numpy().tobytes() for one in fine}) > 5
+
+
+def test_parts_are_as_much_larger_as_smaller(tmp_path):
+    asked = {"RandomResizedCrop": at_all({"scale": [0.5, 1.0], "p": 0.0})}
+    crop = augmentation([], [], "low", 64, 64, one_table(tmp_path, {"asks": asked}), crop=0.5).keywords["crop"]
+    assert crop == {"ratio": [1.0, 1.0], "scale": [0.125, 0.5]}
+
+
+@pytest.mark.parametrize("crop", [0.0, -1.0, 1.01, float("nan")])
+def test_a_part_is_a_share(crop):
+    with pytest.raises(DataError, match="a share of an image's sides"):
+        augmentation([], [], "low", 64, 64, crop=crop)
+
+
 def test_a_thing_without_a_mask_among_those_that_have_one_keeps_its_box():
     given = sample(points=False)
     given["masks"][2] = False

@@ -326,6 +326,31 @@ def test_a_pretrained_body_keeps_its_first_stages_and_its_norms():
     assert of_body == len(learns)
 
 
+def test_every_box_of_a_new_model_has_a_size_to_learn_from():
+    """torchvision cuts a side's distance at 0; what starts there has no slope, and never finds anything."""
+    torch.manual_seed(0)
+    model = new_detector("random:test_efficientnet", finders.task_of(False), SIDE, SIDE, SMALL)
+    boxes = model(torch.randn(2, 3, SIDE, SIDE)).boxes
+    assert (boxes[..., 2:] > boxes[..., :2]).all()
+
+
+@pytest.mark.parametrize(("reach", "learns"), [(1, False), (2, True)])
+def test_what_is_thin_and_long_has_a_place(reach, learns):
+    """Of 150 x 13 pixels: too long for the finest level if that reaches 64, and between the places of the next."""
+    torch.manual_seed(0)
+    model = new_detector("random:test_efficientnet", finders.task_of(False), 320, 320, SMALL | {"reach": reach})
+    thin = {"boxes": torch.tensor([[[168 / 320, 0.5, 13 / 320, 150 / 320]]])[0], "class_labels": torch.tensor([0])}
+    model(torch.randn(1, 3, 320, 320), labels=[thin]).loss.backward()
+    assert bool(model.head.regression_head.bbox_reg.weight.grad.abs().sum() > 0) == learns
+
+
+def test_parts_are_prepared_as_the_whole_but_for_their_size():
+    whole = images.Preprocess(640, 416, (0.5,) * 3, (0.5,) * 3)
+    assert training.part_of(whole, 1.0) == whole
+    assert training.part_of(whole, 0.5) == replace(whole, height=320, width=192)
+    assert training.part_of(replace(whole, height=40, width=40), 0.5) == replace(whole, height=32, width=32)
+
+
 def test_the_recipe_runs_and_goes_on_where_it_was(data, tmp_path):
     arguments = ["--config", "recipes/edge_detector/tiny.yaml", "--data", data, "--output_dir", tmp_path / "out"]
     done = launch.recipe("edge_detector", *arguments)

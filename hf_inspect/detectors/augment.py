@@ -216,7 +216,8 @@ def _part(asked: Mapping[str, Any], share: float) -> dict[str, Any]:
 def _shrunk(sample: Sample, size: tuple[int, int], room: float) -> Sample:
     """The sample no larger than it need be, its sides in proportion: moving pixels takes time by their number.
 
-    It keeps `room` times the pixels a side of what comes out, as the smallest crop needs. A side that is shorter than `_LEAST_IMAGE` is brought to that.
+    It keeps `room` times the pixels a side of what comes out, as the smallest crop needs. A side that is shorter than
+    `_LEAST_IMAGE` is brought to that.
     """
     sides = sample["image"].shape[-2:]
     factor = min(1.0, room * max(size[0] / sides[0], size[1] / sides[1]))

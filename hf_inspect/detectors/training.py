@@ -66,8 +66,10 @@ def part_of(preprocess: Preprocess, share: float) -> Preprocess:
     """
     if share == 1:
         return preprocess
-    sides = (max(_STRIDE, round(side * share / _STRIDE) * _STRIDE) for side in (preprocess.height, preprocess.width))
-    return replace(preprocess, **dict(zip(("height", "width"), sides, strict=True)))
+    height, width = (
+        max(_STRIDE, round(side * share / _STRIDE) * _STRIDE) for side in (preprocess.height, preprocess.width)
+    )
+    return replace(preprocess, height=height, width=width)
 
 
 def optimizer_groups(
