@@ -377,3 +377,51 @@ def test_views_without_an_end_are_refused_before_a_step(monkeypatch, tmp_path, d
     monkeypatch.setattr(sys, "argv", [*given, "--teacher", str(folder), "--views", "0"])
     with pytest.raises(DataError, match="give --views 4"):
         recipe["main"]()
+
+
+@pytest.fixture(scope="module")
+def ablation(data, distilled, tmp_path_factory):
+    """Cells of a run, whose trainings and evaluations are real, on the student that the recipe made as the teacher."""
+    out = tmp_path_factory.mktemp("ablation")
+    fit = out / "fit.yaml"
+    fit.write_text((launch.ROOT / TINY).read_text().replace("num_train_epochs: 2", "num_train_epochs: 1"))
+    given = ["recipes/distill/ablation.py", "--config", "recipes/distill/ablation.yaml", "--fit", fit, "--data", data,
+             "--teacher", distilled[0], "--output_dir", out / "cells", "--seeds", "0", "--arms"]  # fmt: skip
+    return out / "cells", given
+
+
+def test_the_ablation_is_a_table_and_no_cell_is_done_twice(ablation, data):
+    out, given = ablation
+    first = launch.script([*given, "labels"], launch.ON_A_CPU)
+    assert first.returncode == 0, first.stderr[-3000:]
+    done = launch.script([*given, "labels", "logits"], launch.ON_A_CPU)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{out}/labels-0/training_log.json is there" in done.stdout
+    rows = files.read_json(out / "ablation.json")["cells"]
+    assert [(row["arm"], row["seed"]) for row in rows] == [("labels", 0), ("logits", 0)]
+    for row in rows:
+        results = files.read_json(out / f"{row['arm']}-{row['seed']}.json")
+        assert row["test"]["ap50"] == results["detection"]["ap50"]["value"]
+    alone, taught = (files.read_json(out / f"{arm}-0" / "training_log.json") for arm in ("labels", "logits"))
+    assert "distillation" not in alone
+    assert taught["distillation"]["left_out"]["features"] == "its share is 0"
+    assert taught["distillation"]["shares"] == pytest.approx({"detection": 0.6, "logits": 0.4})
+    said = (out / "ablation.md").read_text()
+    assert "| labels, logits | " in said
+    assert "labels, logits against labels alone, AP50 seed by seed: validation " in said
+    assert (out / "ablation.png").read_bytes()[:4] == b"\x89PNG"
+    refused = launch.script([*given, "none"], launch.ON_A_CPU)
+    assert refused.returncode == 1
+    assert "give seeds, and some of labels, logits, features, both" in refused.stderr
+
+
+def test_the_table_holds_mean_spread_and_pairs():
+    recipe = runpy.run_path("recipes/distill/ablation.py", run_name="recipe")
+    rows = [{"arm": arm, "seed": seed, "validation": {"map": v / 2, "ap50": v}, "test": {"map": t / 2, "ap50": t}}
+            for arm, seed, v, t in (("labels", 0, 0.10, 0.20), ("labels", 1, 0.20, 0.10),
+                                    ("both", 1, 0.26, 0.14), ("both", 0, 0.12, 0.22))]  # fmt: skip
+    teacher = {split: {"map": 0.2, "ap50": 0.4} for split in ("validation", "test")}
+    said = recipe["table"](rows, teacher).splitlines()
+    assert said[2] == "| labels alone | 0.075 ± 0.035 | 0.150 ± 0.071 | 0.075 ± 0.035 | 0.150 ± 0.071 | 2 |"
+    assert "Validation AP50 chooses: labels, logits and features." in said
+    assert said[-1].endswith("seed by seed: validation +0.040 ± 0.028, test +0.030 ± 0.014.")
