@@ -86,6 +86,15 @@ ELSEWHERE = {
     "--out outputs/data/wagon": ("tests/test_detectors.py", '"coco", "--src"'),
     launched("edge_detector", "tiny"): ("tests/test_detectors.py", '"recipes/edge_detector/tiny.yaml"'),
     launched("edge_detector", "wagon"): ("tests/test_detectors.py", '"recipes/edge_detector/wagon.yaml"'),
+    **{
+        f"accelerate launch recipes/edge_detector/train.py --config recipes/distill/{name}.yaml": (
+            "tests/test_distill.py", f'"recipes/distill/{name}.yaml"',
+        )
+        for name in ("tiny", "wagon")
+    },
+    "python recipes/distill/ablation.py --config recipes/distill/ablation.yaml": (
+        "tests/test_distill.py", '"recipes/distill/ablation.yaml"',
+    ),
     "hf-inspect export outputs/wagon --calibrate outputs/data/wagon --int8 --out outputs/wagon_edge": (
         "tests/test_detectors.py", '"--calibrate", str(data), "--int8"',
     ),

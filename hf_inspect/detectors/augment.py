@@ -4,6 +4,7 @@ Which transforms of torchvision that takes, and how they join where several ask 
 """
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -97,6 +98,24 @@ def augmentation(
     if part is not None:
         _built(_CROP, part, size=[height, width])  # what torchvision refuses, it refuses now
     return functools.partial(_augmented, moving=moving, crop=part, light=light, size=(height, width))
+
+
+def fixed_views(augment: Callable[[Sample], Sample], views: int) -> Callable[[Sample], Sample]:
+    """What varies a sample in `views` ways and no others: each is seeded by its number and the image's SHA-256.
+
+    Which one it is, torch's random numbers say; they go on as if only that had been drawn.
+    """
+    import torch
+
+    def varied(sample: Sample) -> Sample:
+        view = int(torch.randint(views, ()))
+        pixels = sample["image"].numpy().tobytes()
+        seed = hashlib.sha256(hashlib.sha256(pixels).digest() + view.to_bytes(8)).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int.from_bytes(seed[:7]))
+            return augment(sample)
+
+    return varied
 
 
 def settings(

@@ -1,6 +1,6 @@
 """What differs between families of detection models: a row each, found by `model_type` or by a base's name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,14 +41,32 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What one forward of a model gives that another can learn from, or be held against.
+
+    `logits` (n, q, k): of the classes at fixed places, before the sigmoid; None of a family without such places.
+    `features`: stride in pixels -> (n, c, h / stride, w / stride). `losses`: the model's own against labels, of
+    `detection` and, where it has masks, `segmentation`; besides `classes`, what of the detection loss is of the logits.
+    """
+
+    logits: "torch.Tensor | None"
+    features: "dict[int, torch.Tensor]"
+    losses: "dict[str, torch.Tensor]"
+
+
+Labels = Sequence[Mapping[str, Any]]  # of each image, as `training.to_inputs` gives them
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """One kind of network.
 
     `is_base`: whether a base's name is one that `new` builds without a folder. `from_folder`: an earlier model, as
     another task asks for it. `answers`: pixels (n, 3, h, w) -> scores (n, q, k) in [0, 1]; boxes (n, q, 4), xyxy as
-    shares of the image; and coefficients (n, q, m) and prototypes (n, m, h, w) of masks. `kind`: of the task that a
-    network of a name answers. `load`: a folder's model. `decoding`: how boxes become findings, before a threshold is
-    fitted. `licence`: of its code and weights where they ask for more than its images do. `made_with`: what builds it.
+    shares of the image; and coefficients (n, q, m) and prototypes (n, m, h, w) of masks. `parts`: pixels, and labels or
+    None -> what distillation reads. `kind`: of the task that a network of a name answers. `load`: a folder's model.
+    `decoding`: how boxes become findings, before a threshold is fitted. `licence`: of its code and weights where they
+    ask for more than its images do. `made_with`: what builds it.
     """
 
     is_base: Callable[[str], bool]
@@ -56,6 +74,7 @@ class Family:
     from_folder: Callable[[Path, "PretrainedConfig", Start], "PreTrainedModel"]
     load: Callable[[Path], "PreTrainedModel"]
     answers: Callable[["PreTrainedModel", "torch.Tensor"], "tuple[torch.Tensor, ...]"]
+    parts: Callable[["PreTrainedModel", "torch.Tensor", Labels | None], Parts]
     network: Callable[["PretrainedConfig"], str]
     preprocess: Callable[[str, int, int], Preprocess]
     decoding: Decoding
@@ -91,6 +110,12 @@ def _fcos_answers(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "tu
     return found.scores, found.boxes
 
 
+def _fcos_parts(model: "PreTrainedModel", pixel_values: "torch.Tensor", labels: Labels | None) -> Parts:
+    found = model(pixel_values=pixel_values, labels=labels)
+    losses = {} if labels is None else {"detection": found.loss, "classes": found.losses["classification"]}
+    return Parts(found.logits, dict(zip(fcos.LEVELS, found.features, strict=True)), losses)
+
+
 def _new_detr(start: Start) -> "PreTrainedModel":
     """`random:rt_detr_v2` or `random:d_fine`: random weights, of the size that `arguments` of the config give."""
     from transformers import AutoConfig, AutoModelForObjectDetection
@@ -121,6 +146,13 @@ def _detr_answers(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "tu
     return found.logits.sigmoid(), torch.cat([centre - half, centre + half], -1)
 
 
+def _detr_parts(model: "PreTrainedModel", pixel_values: "torch.Tensor", labels: Labels | None) -> Parts:
+    """The encoder's maps; queries are at no fixed places."""
+    found = model(pixel_values=pixel_values, labels=labels)
+    maps = dict(zip(model.config.feat_strides, found.encoder_last_hidden_state, strict=True))
+    return Parts(None, maps, {} if labels is None else {"detection": found.loss})
+
+
 def _load_detr(folder: Path) -> "PreTrainedModel":
     from transformers import AutoModelForObjectDetection
 
@@ -134,6 +166,7 @@ def _detr(model_type: str) -> Family:
         from_folder=_detr_from_folder,
         load=_load_detr,
         answers=_detr_answers,
+        parts=_detr_parts,
         network=lambda config: config.model_type,
         preprocess=lambda base, height, width: Preprocess(height, width, (0.0,) * 3, (1.0,) * 3),
         decoding=Decoding(overlap=None),
@@ -163,6 +196,15 @@ def _yolo_answers(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "tu
     return found.scores, found.boxes, *masks
 
 
+def _yolo_parts(model: "PreTrainedModel", pixel_values: "torch.Tensor", labels: Labels | None) -> Parts:
+    found = model(pixel_values=pixel_values, labels=labels)
+    losses = {}
+    if labels is not None:
+        own = {"segmentation": found.losses["seg_loss"]} if "seg_loss" in found.losses else {}
+        losses = {"detection": found.loss - sum(own.values()), "classes": found.losses["cls_loss"], **own}
+    return Parts(found.logits, dict(zip(fcos.STRIDES, found.features, strict=True)), losses)
+
+
 FAMILIES: Mapping[str, Family] = {
     fcos.FcosConfig.model_type: Family(
         is_base=lambda base: base in PYPI or (base.startswith(RANDOM) and base.removeprefix(RANDOM) not in _DETR),
@@ -170,6 +212,7 @@ FAMILIES: Mapping[str, Family] = {
         from_folder=_fcos_from_folder,
         load=lambda folder: fcos.FcosForInspectionDetection.from_pretrained(folder, local_files_only=True),
         answers=_fcos_answers,
+        parts=_fcos_parts,
         network=lambda config: config.timm_architecture,
         preprocess=lambda base, height, width: Preprocess(
             height, width, *(((0.5,) * 3, (0.5,) * 3) if base in PYPI else _IMAGENET)
@@ -183,6 +226,7 @@ FAMILIES: Mapping[str, Family] = {
         from_folder=_yolo_from_folder,
         load=lambda folder: yolo.YoloForInspectionDetection.from_pretrained(folder, local_files_only=True),
         answers=_yolo_answers,
+        parts=_yolo_parts,
         network=lambda config: config.network,
         preprocess=lambda base, height, width: Preprocess(height, width, (0.0,) * 3, (1.0,) * 3),
         decoding=Decoding(overlap=0.7),

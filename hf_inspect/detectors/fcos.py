@@ -22,15 +22,22 @@ from transformers.utils import ModelOutput
 from hf_inspect.data import imagenet_weights
 
 STRIDES = (8, 16, 32)  # of the network's stages that are looked at; two coarser ones are made of the last
+LEVELS = (*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2)))
 
 
 @dataclass
 class DetectorOutput(ModelOutput):
-    """Scores (n, q, k) in [0, 1], boxes (n, q, 4), xyxy as shares of the image, and the loss where targets came."""
+    """Scores (n, q, k) in [0, 1], boxes (n, q, 4), xyxy as shares of the image, and the loss where targets came.
+
+    Besides `logits` (n, q, k) of the classes, `features`, the pyramid's levels, and the `losses` that the loss sums.
+    """
 
     loss: torch.Tensor | None = None
     scores: torch.Tensor | None = None
     boxes: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    features: tuple[torch.Tensor, ...] | None = None
+    losses: dict[str, torch.Tensor] | None = None
 
 
 class FcosConfig(PretrainedConfig):
@@ -78,7 +85,7 @@ class FcosForInspectionDetection(PreTrainedModel):
         self.head = FCOSHead(wide, 1, config.num_labels, config.convolutions)
         # torchvision cuts how far the sides are off at 0, and what starts there learns nothing: boxes start with a size
         nn.init.ones_(self.head.regression_head.bbox_reg.bias)
-        sizes = [config.reach * stride for stride in (*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2)))]
+        sizes = [config.reach * stride for stride in LEVELS]
         self.places = AnchorGenerator(tuple((size,) for size in sizes), ((1.0,),) * len(sizes))
         self._freeze()
         self.post_init()
@@ -108,10 +115,17 @@ class FcosForInspectionDetection(PreTrainedModel):
         places = self.places(one, [level[:1] for level in levels])[0]
         boxes = self.head.box_coder.decode(found["bbox_regression"], places[None])
         scores = (found["cls_logits"].sigmoid() * found["bbox_ctrness"].sigmoid()).sqrt()
-        loss = None if labels is None else self._loss(found, places, levels, labels, height, width)
-        return DetectorOutput(loss=loss, scores=scores, boxes=boxes / boxes.new_tensor((width, height, width, height)))
+        losses = None if labels is None else self._losses(found, places, levels, labels, height, width)
+        return DetectorOutput(
+            loss=None if losses is None else torch.stack(list(losses.values())).sum(),
+            scores=scores,
+            boxes=boxes / boxes.new_tensor((width, height, width, height)),
+            logits=found["cls_logits"],
+            features=tuple(levels),
+            losses=losses,
+        )
 
-    def _loss(
+    def _losses(
         self,
         found: dict[str, torch.Tensor],
         places: torch.Tensor,
@@ -119,7 +133,7 @@ class FcosForInspectionDetection(PreTrainedModel):
         labels: Sequence[Mapping[str, torch.Tensor]],
         height: int,
         width: int,
-    ) -> torch.Tensor:
+    ) -> dict[str, torch.Tensor]:
         """torchvision's: focal loss of the classes, GIoU of the boxes, and how near their centre a position is."""
         scale = places.new_tensor((width, height, width, height))
         targets = [
@@ -128,8 +142,7 @@ class FcosForInspectionDetection(PreTrainedModel):
         ]
         counts = [level.shape[-2] * level.shape[-1] for level in levels]
         matcher = _Matcher(self.head, self.config.radius)
-        losses = FCOS.compute_loss(matcher, targets, found, [places] * len(targets), counts)
-        return torch.stack(list(losses.values())).sum()
+        return FCOS.compute_loss(matcher, targets, found, [places] * len(targets), counts)
 
     def _freeze(self) -> None:
         """Keep the network up to the stride that the config says, and all of its norms."""

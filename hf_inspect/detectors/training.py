@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _STRIDE = 32
 
 Sample = dict[str, Any]  # image uint8 (3, h, w), boxes xyxy in its pixels, labels: torchvision's tv_tensors
+SEEN = "seen"  # of a batch: pixels before they are normalised
 Augment = Callable[[Sample], Sample]
 
 
@@ -131,13 +132,17 @@ def to_inputs(
     return found
 
 
-def collate(rows: Sequence[Mapping[str, Any]], preprocess: Preprocess) -> dict[str, Any]:
-    """Stack and normalise: uint8 (3, h, w) each -> float32 (n, 3, h, w); a dictionary of labels an image."""
+def collate(rows: Sequence[Mapping[str, Any]], preprocess: Preprocess, seen: bool = False) -> dict[str, Any]:
+    """Stack and normalise: uint8 (3, h, w) each -> float32 (n, 3, h, w); a dictionary of labels an image.
+
+    `seen`: with the pixels as they were, for a teacher, whose mean and std may be others.
+    """
     import torch
 
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    pixels = torch.stack([row["pixel_values"] for row in rows]).float() / 255
-    return {"pixel_values": (pixels - mean) / std, "labels": [row["labels"] for row in rows]}
+    pixels = torch.stack([row["pixel_values"] for row in rows])
+    given = {"pixel_values": (pixels.float() / 255 - mean) / std, "labels": [row["labels"] for row in rows]}
+    return given | ({SEEN: pixels} if seen else {})
 
 
 def validation_scores(

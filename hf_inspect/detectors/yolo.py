@@ -25,6 +25,8 @@ _FIT = 0.9  # share of a file's tensors that a network must have
 class YoloOutput(ModelOutput):
     """Scores (n, q, k), boxes (n, q, 4), xyxy as shares; of a segmenter coefficients (n, q, m) and prototypes
     (n, m, h, w); and the loss where targets came.
+
+    Besides `logits` (n, q, k) of the classes, `features`, what the head looks at, and the `losses` that the loss sums.
     """
 
     loss: torch.Tensor | None = None
@@ -32,6 +34,9 @@ class YoloOutput(ModelOutput):
     boxes: torch.Tensor | None = None
     coefficients: torch.Tensor | None = None
     prototypes: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    features: tuple[torch.Tensor, ...] | None = None
+    losses: dict[str, torch.Tensor] | None = None
 
 
 class YoloConfig(PretrainedConfig):
@@ -67,7 +72,7 @@ class YoloForInspectionDetection(PreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, labels: Sequence[Mapping[str, torch.Tensor]] | None = None
     ) -> YoloOutput:
-        """Scores and boxes; while it trains, the loss against `labels` alone.
+        """Scores and boxes; while it trains, the loss against `labels`, and none of these.
 
         Those are, for each image, `class_labels` (m,), `boxes` (m, 4), centre and size as shares of the image, and of a
         segmenter `masks` (m, height, width).
@@ -77,7 +82,9 @@ class YoloForInspectionDetection(PreTrainedModel):
         head.export = head.dynamic = torch.jit.is_tracing()  # type: ignore[attr-defined]
         found = self.yolo(pixel_values)
         if self.training:
-            return YoloOutput(loss=None if labels is None else self._loss(found, pixel_values, labels))
+            losses = None if labels is None else self._losses(found, pixel_values, labels)
+            loss = None if losses is None else torch.stack(list(losses.values())).sum()
+            return YoloOutput(loss=loss, losses=losses, **_looked_at(found))
         first = found if head.export else found[0]
         rows, prototypes = first if isinstance(first, tuple | list) else (first, None)
         height, width = pixel_values.shape[-2:]
@@ -86,12 +93,13 @@ class YoloForInspectionDetection(PreTrainedModel):
         corners = torch.cat([centre - half, centre + half], -1) / rows.new_tensor((width, height, width, height))
         of_classes = rows[..., 4 : 4 + self.config.num_labels]
         coefficients = None if prototypes is None else rows[..., 4 + self.config.num_labels :]
-        return YoloOutput(scores=of_classes, boxes=corners, coefficients=coefficients, prototypes=prototypes)
+        more = {} if head.export else _looked_at(found[1])
+        return YoloOutput(scores=of_classes, boxes=corners, coefficients=coefficients, prototypes=prototypes, **more)
 
-    def _loss(
+    def _losses(
         self, found: Any, pixel_values: torch.Tensor, labels: Sequence[Mapping[str, torch.Tensor]]
-    ) -> torch.Tensor:
-        """Ultralytics' loss, the mean over images."""
+    ) -> dict[str, torch.Tensor]:
+        """Ultralytics' losses by name, the mean over images."""
         with quietly():
             from ultralytics.cfg import get_cfg
             from ultralytics.utils.loss import v8DetectionLoss, v8SegmentationLoss
@@ -107,11 +115,16 @@ class YoloForInspectionDetection(PreTrainedModel):
         }
         if masks:
             batch["masks"] = torch.cat([one["masks"] for one in labels]).to(boxes)
-        losses, _ = (v8SegmentationLoss if masks else v8DetectionLoss)(self.yolo)(found, batch)
-        return losses.sum() / len(labels)
+        losses, named = (v8SegmentationLoss if masks else v8DetectionLoss)(self.yolo)(found, batch)
+        return dict(zip(named, losses / len(labels), strict=True))
 
     def _init_weights(self, module: nn.Module) -> None:
         """Ultralytics has initialised everything as it builds the network."""
+
+
+def _looked_at(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Logits of the classes and the maps below them, of what the network gives before it is decoded."""
+    return {"logits": found["scores"].transpose(1, 2), "features": tuple(found["feats"])}
 
 
 def load_weights(model: YoloForInspectionDetection, stored: Mapping[str, torch.Tensor], where: Path) -> None:

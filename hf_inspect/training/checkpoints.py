@@ -32,7 +32,7 @@ def made_from(fingerprint: str, arguments: Any, training: "TrainingArguments") -
     `arguments` are the recipe's own, a dataclass. Files and folders among them stand by their content, wherever they
     lie; settings that only say where, how often and how loud are left out, the number of processes is not.
     """
-    own = {name: _by_content(name, value) for name, value in asdict(arguments).items() if name != "data"}
+    own = {name: _by_content(name, value) for name, value in asdict(arguments).items() if name not in _PLACES}
     left_out = _NOT_DECIDING | (frozenset() if training.load_best_model_at_end else _CADENCE)
     theirs = {name: value for name, value in training.to_dict().items() if name not in left_out}
     settings = own | theirs | {"processes": training.world_size, "devices_a_process": max(1, training.n_gpu)}
@@ -169,6 +169,7 @@ def _by_content(name: str, value: Any) -> Any:
     return value
 
 
+_PLACES = ("data", "answers")  # arguments that say where things lie whose contents decide, or are computed
 _PARTS = ("base", "adapter", "student")  # arguments that may be a folder or a name
 _DECIDE = (".json", ".safetensors", ".bin", ".jinja", ".txt", ".model", ".yaml")
 _BESIDE = ("training_log.json", "trained_on.json", "results.json", "trainer_state.json")

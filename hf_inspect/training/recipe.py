@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -117,8 +117,8 @@ def recipe_log(arguments: Any) -> dict[str, Any]:
     }
 
 
-def write_training_log(trainer: "Trainer", arguments: Any) -> None:
-    """Write training_log.json: what was asked (the recipe's own arguments, the trainer's), and what ran.
+def write_training_log(trainer: "Trainer", arguments: Any, more: Mapping[str, Any] = {}) -> None:
+    """Write training_log.json: what was asked (the recipe's own arguments, the trainer's), what ran, and `more`.
 
     The Trainer's closing line is left out: after a resume it divides the last part's loss and seconds by all steps.
     """
@@ -128,6 +128,7 @@ def write_training_log(trainer: "Trainer", arguments: Any) -> None:
         "trainer": {k: getattr(trainer.args, k) for k in _KEPT},
         "ran": _ran(trainer),
         "processes": trainer.args.world_size,
+        **more,
         "best": {"checkpoint_step": state.best_global_step, "score": state.best_metric},
         "history": [row for row in state.log_history if "train_runtime" not in row],
     }

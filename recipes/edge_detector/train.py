@@ -2,6 +2,9 @@
 
     accelerate launch recipes/edge_detector/train.py --config recipes/edge_detector/wagon.yaml
 
+With `teacher`, a larger model that it wrote, the student learns from that one's scores and features as well as from
+labels: recipes/distill has its YAMLs.
+
 Writes a folder that `hf_inspect.detectors.Detector.from_pretrained` loads and `hf-inspect export` takes, with
 trained_on.json and the training log beside the weights; its card is its export's. Run again after a stop or a kill, it
 goes on from the newest whole checkpoint.
@@ -15,10 +18,12 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
 from hf_inspect import data as sets
+from hf_inspect import files
 from hf_inspect import training as runs
-from hf_inspect.detectors import ancestors_of, new_detector
+from hf_inspect.detectors import Detector, ancestors_of, distil, new_detector
 from hf_inspect.detectors import training as detector
-from hf_inspect.detectors.augment import augmentation
+from hf_inspect.detectors.answers import Answers
+from hf_inspect.detectors.augment import augmentation, fixed_views
 from hf_inspect.detectors.families import family_of
 from hf_inspect.detectors.labels import relabelled
 from hf_inspect.errors import DataError
@@ -44,6 +49,16 @@ class DetectorArguments:
     weights_sha256: str | None = field(default=None, metadata={"help": "of `weights`; needed unless safetensors"})
     labels: Path | None = field(default=None, metadata={"help": "folder of `hf-inspect label`, to learn from"})
     labels_where: str = field(default="all", metadata={"help": "all images, or those where people marked nothing"})
+    teacher: Path | None = field(default=None, metadata={"help": "folder of a trained model of ours to learn from too"})
+    temperature: float = field(
+        default=4.0, metadata={"help": "of the teacher's logits; higher tells more of its doubt"}
+    )
+    alpha: float = field(default=0.5, metadata={"help": "of the logits' term: the teacher's part against the labels'"})
+    shares: dict = field(
+        default_factory=lambda: dict(distil.SHARES), metadata={"help": "of the loss: detection, segmentation, ..."}
+    )
+    views: int = field(default=0, metadata={"help": "ways in which an image is varied; 0: another one at each look"})
+    answers: Path | None = field(default=None, metadata={"help": "folder that keeps the teacher's; in output_dir"})
     body_rate: float = field(default=0.3, metadata={"help": "learning rate of a pretrained body, as a share"})
     characteristics: list[str] = field(default_factory=list, metadata={"help": "of the things: thin, oriented, ..."})
     environments: list[str] = field(default_factory=list, metadata={"help": "that they are seen in: dark, moving, ..."})
@@ -52,9 +67,29 @@ class DetectorArguments:
 
 
 class DetectorTrainer(Trainer):
-    """Trainer whose body learns at a rate of its own, and whose evaluations keep raw boxes and scores alone."""
+    """Trainer whose body learns at a rate of its own, and whose evaluations keep raw boxes and scores alone.
 
-    body_rate = 1.0
+    With a `plan`, it learns from a teacher's `answers` besides the labels.
+    """
+
+    body_rate, plan, answers = 1.0, None, None
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The model's own, or the terms of the plan."""
+        if self.plan is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        own = family_of(self.model.config).parts(model, inputs["pixel_values"], inputs["labels"])
+        found = distil.terms(self.plan, own, self.answers.of(inputs[detector.SEEN]), self.model.projections)
+        self.learned.append({name: one.detach() for name, one in found.items()})
+        return distil.mixed(self.plan, found)
+
+    def log(self, logs, start_time=None):
+        """As the Trainer's, with the mean of each term since the last time."""
+        if "loss" in logs and self.plan is not None:
+            logs |= {f"loss_{name}": float(torch.stack([one[name] for one in self.learned]).mean())
+                     for name in self.plan.shares}  # fmt: skip
+            self.learned = []
+        super().log(logs, start_time)
 
     def create_optimizer(self, model=None):
         """Two groups, the body's and all else's, each with and without weight decay."""
@@ -92,6 +127,19 @@ def main():
         arguments.weights, arguments.weights_sha256,
     )  # fmt: skip
     task = detector.task_of(model)
+    plan, answers = None, None
+    if arguments.teacher:
+        if training.world_size > 1 or arguments.views < 1:
+            raise DataError(
+                f"a teacher answers once, one process, some views of each image; {training.world_size} processes and "
+                f"{arguments.views} views came: start one, and give --views 4."
+            )
+        files.refuse_overlap(out, [arguments.teacher])
+        teacher = Detector.from_pretrained(arguments.teacher)
+        plan = distil.planned(model, teacher, arguments.shares, arguments.temperature, arguments.alpha, reading)
+        answers = Answers(teacher, arguments.answers or out / "answers")
+        parents = parents.union(teacher.history)
+        model.projections = distil.projections(plan)
     model.to(memory_format=torch.channels_last)  # a third faster on a CPU
     size, preprocess, decoding = (arguments.height, arguments.width), *detector.settings_of(model)
     taught, names = {}, detector.names_of(splits["train"])
@@ -109,6 +157,8 @@ def main():
         arguments.characteristics, arguments.environments, arguments.intensity, part.height, part.width,
         crop=arguments.crop,
     )  # fmt: skip
+    if arguments.views:
+        varied = fixed_views(varied, arguments.views)
     training.remove_unused_columns, training.eval_do_concat_batches = False, False
     training.label_names = ["labels"]
     made = runs.made_from(sets.read_head(arguments.data)["fingerprint"], arguments, training)
@@ -119,13 +169,18 @@ def main():
             functools.partial(prepare, augment=varied, taught=taught, preprocess=part)
         ),
         eval_dataset=splits["validation"].with_transform(prepare),
-        data_collator=functools.partial(detector.collate, preprocess=preprocess),
+        data_collator=functools.partial(detector.collate, preprocess=preprocess, seen=plan is not None),
         compute_metrics=functools.partial(detector.validation_scores, task=task, decoding=decoding, size=size),
         callbacks=[EarlyStoppingCallback(arguments.patience), runs.bound_checkpoints(made)],
     )
-    trainer.body_rate = arguments.body_rate
+    trainer.body_rate, trainer.plan, trainer.answers, trainer.learned = arguments.body_rate, plan, answers, []
     trainer.accelerator.print(detector.described(splits["train"], task))
+    if plan:
+        trainer.accelerator.print(f"from {arguments.teacher}: {plan}")
     runs.train(trainer, made)
+    if plan:
+        trainer.accelerator.print(answers)
+        del model.projections  # no part of the student
     if trainer.is_world_process_zero():
         fitted = detector.set_thresholds(model, arguments.data, reading, task)
         print(f"findings are told of from a score of {fitted['told']:.3f} on; severity is {fitted['severity']}")
@@ -134,7 +189,8 @@ def main():
         (out / "training_args.bin").unlink()  # a pickle; the log holds the arguments
         used = {"train": splits["train"] if arguments.labels else None, "validation": None}
         sets.write_history(out, sets.record_history(arguments.data, used, [parents]))
-        runs.write_training_log(trainer, arguments)
+        learned = {"distillation": plan.to_dict() | {"answers": answers.counts}} if plan else {}
+        runs.write_training_log(trainer, arguments, learned)
 
 
 if __name__ == "__main__":
