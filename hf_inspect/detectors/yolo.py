@@ -127,10 +127,12 @@ def _looked_at(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"logits": found["scores"].transpose(1, 2), "features": tuple(found["feats"])}
 
 
-def load_weights(model: YoloForInspectionDetection, stored: Mapping[str, torch.Tensor], where: Path) -> None:
-    """The tensors of a file that fit the network; its class branches, of other classes, stay fresh.
+def load_weights(model: YoloForInspectionDetection, stored: Mapping[str, torch.Tensor], where: Path) -> list[str]:
+    """Load the tensors of a file that fit the network, and name those that begin anew: branches of other classes.
 
-    DataError where fewer than nine in ten fit: it is of another network.
+
+    FastSAM's are those of a YOLOv8 segmenter of one class. DataError where fewer than nine in ten fit: it is of another
+    network.
     """
     own = model.yolo.state_dict()
     fitting = {name: value for name, value in stored.items() if name in own and own[name].shape == value.shape}
@@ -139,6 +141,7 @@ def load_weights(model: YoloForInspectionDetection, stored: Mapping[str, torch.T
             f"{where} fits {len(fitting)} of {len(own)} tensors of {model.config.network}; it is of another."
         )
     model.yolo.load_state_dict(fitting, strict=False)
+    return [name for name in own if name not in fitting]
 
 
 def _network(name: str, labels: int) -> nn.Module:

@@ -1,5 +1,7 @@
 """Train a model that finds things on a built data set of boxes: FCOS on a timm network, RT-DETRv2, D-FINE or YOLO.
 
+FCOS and a YOLO of `-seg` learn masks as well where every thing in the data has one.
+
     accelerate launch recipes/edge_detector/train.py --config recipes/edge_detector/wagon.yaml
 
 With `teacher`, a larger model that it wrote, the student learns from that one's scores and features as well as from
@@ -11,7 +13,7 @@ goes on from the newest whole checkpoint.
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,7 +29,7 @@ from hf_inspect.detectors.augment import augmentation, fixed_views
 from hf_inspect.detectors.families import family_of
 from hf_inspect.detectors.labels import relabelled
 from hf_inspect.errors import DataError
-from hf_inspect.schema import SEGMENTATION
+from hf_inspect.schema import DETECTION, SEGMENTATION
 from hf_inspect.students import LITE0
 
 
@@ -43,8 +45,9 @@ class DetectorArguments:
     width: int = field(default=416, metadata={"help": "pixels"})
     crop: float = field(default=1.0, metadata={"help": "share of an image's sides to train on, at the model's scale"})
     network: dict = field(default_factory=dict, metadata={"help": "of the model's config: channels, convolutions, ..."})
+    masks: bool = field(default=True, metadata={"help": "learn masks where every thing in the data has one"})
     weights: Path | None = field(
-        default=None, metadata={"help": "a YOLO's to start from: safetensors, or a state dict"}
+        default=None, metadata={"help": "a YOLO's or MobileSAM's to start from: safetensors, or a state dict"}
     )
     weights_sha256: str | None = field(default=None, metadata={"help": "of `weights`; needed unless safetensors"})
     labels: Path | None = field(default=None, metadata={"help": "folder of `hf-inspect label`, to learn from"})
@@ -121,7 +124,8 @@ def main():
     splits = {name: sets.load_split(arguments.data, name) for name in ("train", "validation")}
     for name, rows in splits.items():
         detector.check_rows(rows, task, name)
-    parents = ancestors_of(arguments.base)
+    task = task if arguments.masks else replace(task, kind=DETECTION)
+    parents = ancestors_of(arguments.base, arguments.weights)
     model = new_detector(
         arguments.base, task, arguments.height, arguments.width, arguments.network, reading,
         arguments.weights, arguments.weights_sha256,
@@ -184,6 +188,7 @@ def main():
     if trainer.is_world_process_zero():
         fitted = detector.set_thresholds(model, arguments.data, reading, task)
         print(f"findings are told of from a score of {fitted['told']:.3f} on; severity is {fitted['severity']}")
+        (out / sets.TRAINED_ON).unlink(missing_ok=True)  # the last to be written: without it nothing is exported
     trainer.save_model()
     if trainer.is_world_process_zero():
         (out / "training_args.bin").unlink()  # a pickle; the log holds the arguments
