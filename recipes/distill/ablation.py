@@ -47,7 +47,7 @@ def main():
         for arm in chosen.arms:
             model = out / f"{arm}-{seed}"
             config = written(chosen, arm)
-            do(trained(chosen, arm, seed, config, model), out, fingerprint)
+            by_one(trained(chosen, arm, seed, config, model), out, fingerprint)
             rows.append({"arm": arm, "seed": seed, **measured(chosen, model, fingerprint)})
     teacher = measured(chosen, chosen.teacher, fingerprint)
     said = table(rows, teacher)
@@ -82,7 +82,7 @@ def measured(chosen, model, fingerprint):
     """mAP and AP50 of a model: on validation those of its best step, by which it was chosen; on test once."""
     results = chosen.output_dir / f"{model.name}.json"
     command = [INSPECT, "eval", "detect", str(model), "--data", str(chosen.data), "--out", str(results)]
-    do(Step(results, command, [model]), chosen.output_dir, fingerprint)
+    by_one(Step(results, command, [model]), chosen.output_dir, fingerprint)
     log, found = files.read_json(model / LOG), files.read_json(results)["detection"]
     best = log["best"]["checkpoint_step"]
     row = next(one for one in log["history"] if one["step"] == best and "eval_map" in one)
@@ -90,6 +90,14 @@ def measured(chosen, model, fingerprint):
         "validation": {name: row[f"eval_{name}"] for name in FIGURES},
         "test": {name: found[name]["value"] for name in FIGURES},
     }
+
+
+def by_one(step, out, fingerprint):
+    """Do a step, or wait for the one who does: several run at once."""
+    stamp = step.stamp(out)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    with files.locked(stamp.with_suffix(".lock")):
+        do(step, out, fingerprint)
 
 
 def values(rows, arm, split, name):
