@@ -314,7 +314,18 @@ def test_an_image_shows_some_views_and_chance_goes_on_beside_them(data, task):
 @pytest.fixture(scope="module")
 def distilled(data, folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    arguments = ["--config", TINY, "--data", data, "--teacher", folder, "--answers", out / "answers"]
+    arguments = [
+        "--config",
+        TINY,
+        "--data",
+        data,
+        "--teacher",
+        folder,
+        "--answers",
+        out / "answers",
+        "--masks",
+        "false",
+    ]
     done = launch.recipe("edge_detector", *arguments, "--output_dir", out / "student")
     assert done.returncode == 0, done.stderr[-3000:]
     return out / "student", arguments, done.stdout
@@ -385,7 +396,7 @@ def ablation(data, distilled, tmp_path_factory):
     """Cells of a run, whose trainings and evaluations are real, on the student that the recipe made as the teacher."""
     out = tmp_path_factory.mktemp("ablation")
     fit = out / "fit.yaml"
-    fit.write_text((launch.ROOT / TINY).read_text().replace("num_train_epochs: 2", "num_train_epochs: 1"))
+    fit.write_text((launch.ROOT / TINY).read_text().replace("num_train_epochs: 2", "num_train_epochs: 1\nmasks: false"))
     given = ["recipes/distill/ablation.py", "--config", "recipes/distill/ablation.yaml", "--fit", fit, "--data", data,
              "--teacher", distilled[0], "--output_dir", out / "cells", "--seeds", "0", "--arms"]  # fmt: skip
     return out / "cells", given

@@ -129,7 +129,8 @@ def test_boxes_are_learned_bit_for_bit_as_without_masks(data):
     assert list(said[1].losses) == [*said[0].losses, "segmentation"]
     assert torch.equal(said[0].scores, said[1].scores)
     assert all(torch.equal(said[0].losses[name], said[1].losses[name]) for name in said[0].losses)
-    assert said[1].loss == pytest.approx((said[0].loss + said[1].losses["segmentation"]).item(), rel=1e-6)
+    both = said[0].loss + said[1].losses["segmentation"]
+    assert said[1].loss.item() == pytest.approx(both.item(), rel=1e-6)
 
 
 def test_decoding_makes_the_mask_that_was_learned():
