@@ -162,10 +162,11 @@ def predict(
     if coco_ids and not coco:
         raise typer.BadParameter("ids are of COCO results: give --coco, the file to write.", param_hint="--coco-ids")
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
+    frames = None if every is None else Every.parse(every)
     with Bars() as bar:
         summary = run(
-            cascade, paths, out, maps=maps, coco=coco, coco_ids=coco_ids, every=None if every is None else Every.parse(every),
-            show=print, progress=bar.of_many,
+            cascade, paths, out, maps=maps, coco=coco, coco_ids=coco_ids, every=frames, show=print,
+            progress=bar.of_many,
             policy=policy, fallback=fallback, revision=revision, vlm=vlm, deadline=deadline, jpeg=jpeg, **limits,
         )  # fmt: skip
     changed = summary.get("wire", {}).get("changed", 0)
