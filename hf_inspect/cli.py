@@ -139,8 +139,8 @@ def plan(
 
 @app.command()
 def predict(
-    cascade: Annotated[str, typer.Argument(help="Cascade: folder, or repository org/name.")],
-    paths: list[Path],
+    cascade: Annotated[str, typer.Argument(help="Cascade, or what `export` wrote: folder, or repository org/name.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files, folders, quoted patterns, videos, camera:0.")],
     fallback: Annotated[str, typer.Option(help="For parts nobody could decide: reject, hold or pass.")] = "hold",
     out: Annotated[Path | None, typer.Option(help="JSON lines to add to; the last of a path counts.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Refuse larger images.")] = None,
@@ -151,14 +151,22 @@ def predict(
     deadline: Annotated[float | None, typer.Option(help="Seconds that a part waits for it; 10 by default.")] = None,
     jpeg: Annotated[int | None, typer.Option(help="Send it JPEG of this quality, 1 to 100; see `eval wire`.")] = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for pictures of where: maps or findings.")] = None,
+    every: Annotated[str | None, typer.Option(help="Of videos and cameras: 10, each tenth frame, or 0.5s.")] = None,
+    coco: Annotated[Path | None, typer.Option(help="File for what is found, as a list of COCO results.")] = None,
+    coco_ids: Annotated[Path | None, typer.Option(help="COCO file whose ids of images and categories it has.")] = None,
 ) -> None:
-    """Inspect files and folders: a line a file, and a summary."""
+    """Inspect files, folders, videos and cameras: a line a picture, and a summary."""
     from hf_inspect.predict import run
+    from hf_inspect.sources import Every
 
+    if coco_ids and not coco:
+        raise typer.BadParameter("ids are of COCO results: give --coco, the file to write.", param_hint="--coco-ids")
     limits = {} if max_pixels is None else {"max_pixels": max_pixels}
+    frames = None if every is None else Every.parse(every)
     with Bars() as bar:
         summary = run(
-            cascade, paths, out, maps=maps, show=print, progress=bar.of_many,
+            cascade, paths, out, maps=maps, coco=coco, coco_ids=coco_ids, every=frames, show=print,
+            progress=bar.of_many,
             policy=policy, fallback=fallback, revision=revision, vlm=vlm, deadline=deadline, jpeg=jpeg, **limits,
         )  # fmt: skip
     changed = summary.get("wire", {}).get("changed", 0)

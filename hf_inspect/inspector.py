@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from hf_inspect import hub, images
-from hf_inspect.cascade import ASK, CASCADE, IS_DEFECT, IS_GOOD, Policy, complexity, policy_from_dict
+from hf_inspect.cascade import (
+    ASK,
+    CASCADE,
+    IS_DEFECT,
+    IS_GOOD,
+    Policy,
+    Uncertified,
+    complexity,
+    policy_from_dict,
+)
 from hf_inspect.cascade.replay import FALLBACK_CODES, Fallback
 from hf_inspect.errors import DataError
 from hf_inspect.faults import each, reason
 from hf_inspect.images import Reading, Source
 from hf_inspect.prefetch import as_they_come
-from hf_inspect.runtime import Engine
+from hf_inspect.runtime import INSPECT, Engine
 from hf_inspect.schema import DEFECT, GOOD, DecidedBy, Prediction, Predictor, TaskSpec, Verdict
 from hf_inspect.tasks.detection import drawn
 from hf_inspect.tasks.heat import overlay, smaller
@@ -89,8 +98,16 @@ class Inspector:
         (ParityError). One that is not there yet is told of in the log, and checked when a part comes. A part that it
         does not answer within `deadline` seconds, or that only another VLM would answer, is left to `fallback`, with
         the reason; `jpeg` sends images at that quality.
+
+        What `hf-inspect export` wrote may stand in a cascade's place: every part is then left to `fallback`, with what
+        the edge says of it as evidence.
         """
         folder = hub.cascade_folder(cascade, revision)
+        if (folder / INSPECT).is_file() and not (folder / CASCADE).exists():
+            if any(one is not None for one in (policy, vlm, deadline, jpeg)):
+                raise DataError(f"{folder} is an edge by itself; a policy and a VLM are of a cascade.")
+            edge = Engine.from_pretrained(folder)
+            return cls(edge, Uncertified(), no_vlm="", fallback=fallback, max_pixels=max_pixels, told=edge.told)
         stated = hub.read_cascade(folder)
         name = policy or stated["policy"]
         if name not in stated["policies"]:

@@ -1,24 +1,26 @@
-"""Paths -> a table of verdicts and a summary; with a file to write to, a run that can be stopped and goes on."""
+"""Images, videos, cameras -> verdicts and a summary; with a file to write to, a run that can be stopped and goes on."""
 
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect import images
+from hf_inspect.cocos import Results
 from hf_inspect.console import plain
 from hf_inspect.errors import DataError
-from hf_inspect.images import SUFFIXES
+from hf_inspect.images import Source
 from hf_inspect.inspector import AT_ONCE, Inspector
 from hf_inspect.maps import Maps
 from hf_inspect.prefetch import as_they_come
 from hf_inspect.schema import Progress, Verdict, no_progress
+from hf_inspect.sources import Broken, Every, Frame, Item, expanded, find_images, is_camera, items
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -33,26 +35,38 @@ def run(
     out: Path | None = None,
     *,
     maps: Path | None = None,
+    coco: Path | None = None,
+    coco_ids: Path | None = None,
+    every: Every | None = None,
     show: Callable[[str], None] = lambda line: None,
     progress: Progress = no_progress,
     **settings: Any,
 ) -> dict[str, dict[str, int]]:
-    """Inspect files and folders with a cascade (folder, or org/name); returns the summary.
+    """Inspect files, folders, patterns, videos and cameras with a cascade (folder, or org/name); returns the summary.
 
-    `maps` is a folder for a picture of each image with its edge's map over it; DataError where the edge has none. The
+    `maps` is a folder for a picture of each image with its edge's map over it; `coco` a file for what the edge finds,
+    whose ids are those of the COCO file `coco_ids` where one is given (see `cocos.Results`): DataError where the edge
+    has none. `every` says which frames of videos and cameras are inspected. A camera is inspected until it is
+    interrupted (Ctrl-C), which ends the run as the end of the images does. The
     summary holds, of a VLM at a server, under `wire` what became of the parts: those `changed` were due to another VLM.
     `show` gets a line a file, and those of the summary. `settings` go to `Inspector.from_pretrained` (policy, fallback,
     revision, max_pixels, vlm, deadline, jpeg).
     """
-    found, other = find_images(paths)
+    given = expanded(paths)
+    found, other = find_images(given)
     inspector = Inspector.from_pretrained(cascade, **settings)
-    pictures = None if maps is None else Maps.of(maps, inspector, paths)
+    pictures = None if maps is None else Maps.of(maps, inspector, given)
+    results = None if coco is None else Results.of(coco, inspector.task, coco_ids)
+    endless = any(map(is_camera, found))
 
     def shown() -> Iterator[dict[str, Any]]:
-        for done, (name, row) in enumerate(predict(inspector, found, out, pictures), 1):
-            progress("inspected", done, len(found))
-            show(_line(name, row))
-            yield row
+        with suppress(KeyboardInterrupt) if endless else nullcontext():
+            for done, (name, row) in enumerate(predict(inspector, items(found, every), out, pictures), 1):
+                progress("inspected", done, max(done, len(found)))
+                show(_line(name, row, inspector.told))
+                if results is not None:
+                    results.add(name, row)
+                yield row
 
     summary = summarise(shown())
     n = sum(summary["label"].values())
@@ -64,6 +78,8 @@ def run(
         show(f"  undecided {more}: for {len(reasons) - _REASONS} further reasons")
     if maps is not None:
         show(f"  pictures of where lie in {maps}; each row of --out names its own")
+    if results is not None:
+        show(results.write())
     if other:
         show(f"  {other} other files in these folders have no image's name and were left out")
     if (wire := inspector.wire) is not None:
@@ -72,33 +88,13 @@ def run(
     return summary
 
 
-def find_images(paths: Sequence[Path]) -> tuple[list[Path], int]:
-    """Files to inspect, each once, and how many other files the folders hold.
-
-    A path that is given is inspected whatever it is called, a missing one too; folders are walked for image names.
-    Links to folders are followed, each folder is walked once, under its own name where it has one here. What cannot be
-    looked into is kept, to become a row that says why: a folder that cannot be listed, a link to nothing or in a
-    circle, and a folder that has an image's name and nothing in it, as it stands where an image was meant to be.
-    """
-    found: dict[Path, None] = {}
-    other, walked, waiting = 0, set[tuple[int, int]](), list(paths)
-    for path in waiting:  # which grows by folders behind links
-        if not os.path.isdir(path):  # False where Path.is_dir would raise
-            found[path] = None
-            continue
-        for inside, wanted in _walk(path, walked, waiting):
-            if wanted:
-                found[inside] = None
-            else:
-                other += 1
-    return list(found), other
-
-
 def predict(
-    inspector: Inspector, paths: Iterable[Path], out: Path | None = None, maps: Maps | None = None
+    inspector: Inspector, paths: Iterable[Item], out: Path | None = None, maps: Maps | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Inspect the paths in order, yielding (path, row); a row is a Verdict as plain values and its file's `sha256`.
+    """Inspect the paths in order, yielding (path, row).
 
+    A row is a Verdict as plain values, its file's `sha256`, and `width` and `height` of the upright image in pixels; of
+    a frame the SHA-256 is of its pixels, and `source`, `frame` (from 0) and `seconds` or `time` say whence it is.
     Each file is read once, and the verdict is of the bytes that were hashed. With `out`, rows are appended to it as
     JSON lines, of which the last one of a path counts, and a file that has a row there under this path with this
     content is not inspected again, unless it, or a model's answer for it, was unreadable. DataError when `out` is of
@@ -124,62 +120,44 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return {"label": dict(label), "decided_by": dict(decided_by), "reason": dict(reason)}
 
 
-def _walk(folder: Path, walked: set[tuple[int, int]], linked: list[Path]) -> Iterator[tuple[Path, bool]]:
-    """What lies in a folder, in order, and whether it is to be inspected; folders behind links go to `linked`.
-
-    `walked` holds device and inode of the folders that were walked, which are not walked again.
-    """
-    try:
-        here = os.stat(folder)
-        if (here.st_dev, here.st_ino) in walked:
-            return
-        walked.add((here.st_dev, here.st_ino))
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        yield folder, True  # reading it will say why
-        return
-    if not entries and folder.suffix.lower() in SUFFIXES:
-        yield folder, True
-    for entry in entries:
-        path = folder / entry.name
-        if entry.is_symlink() and os.path.isdir(path):
-            linked.append(path)
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _walk(path, walked, linked)
-        else:
-            yield path, path.suffix.lower() in SUFFIXES or not os.path.exists(path)
-
-
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file as it was read: what it holds, or the verdict that this cannot be had."""
+    """A file or a frame as it was read: what it holds, or the verdict that this cannot be had; `place` is its row's."""
 
     name: str
-    content: BytesIO | Verdict
+    content: Source | Verdict
     sha256: str | None = None
+    place: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _read(path: Path) -> _File:
+def _read(item: Item) -> _File:
+    if isinstance(item, Broken):
+        return _File(item.name, Verdict("unreadable", "rule", item.why))
+    if isinstance(item, Frame):
+        height, width = item.rgb.shape[:2]
+        place = {**item.place, "width": width, "height": height}
+        return _File(item.name, item.rgb, hashlib.sha256(item.rgb.tobytes()).hexdigest(), place)
     try:
-        content = images.read(path)
+        content = images.read(item)
     except DataError as error:
-        return _File(str(path), Verdict("unreadable", "rule", str(error)))
+        return _File(str(item), Verdict("unreadable", "rule", str(error)))
     file = BytesIO(content)
-    file.name = str(path)  # what the reasons call it
-    return _File(file.name, file, hashlib.sha256(content).hexdigest())
+    file.name = str(item)  # what the reasons call it
+    _, width, height = images.header(content)
+    return _File(file.name, file, hashlib.sha256(content).hexdigest(), {"width": width, "height": height})
 
 
 def _rows(
-    inspector: Inspector, paths: Iterable[Path], log: "_Log | None", maps: Maps | None
+    inspector: Inspector, paths: Iterable[Item], log: "_Log | None", maps: Maps | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for some in as_they_come(_read, paths, AT_ONCE):
         known = [_known(file, log, maps) for file in some]
         asked = [file.content for file, row in zip(some, known, strict=True) if row is None]
-        verdicts = inspector.inspect([one for one in asked if isinstance(one, BytesIO)])
+        verdicts = inspector.inspect([one for one in asked if not isinstance(one, Verdict)])
         for file, row in zip(some, known, strict=True):
             if row is None:
                 verdict = file.content if isinstance(file.content, Verdict) else next(verdicts)
-                row = {"sha256": file.sha256, **verdict.to_dict(), **_pictured(file, verdict, maps)}
+                row = {"sha256": file.sha256, **verdict.to_dict(), **file.place, **_pictured(file, verdict, maps)}
                 row = row if log is None else log.add(file.name, row)
             yield file.name, row
 
@@ -320,12 +298,16 @@ def _last_rows(out: Path, identity: str) -> dict[int, int]:
     return last
 
 
-def _line(name: str, row: dict[str, Any]) -> str:
+def _line(name: str, row: dict[str, Any], told: float) -> str:
+    """A row as a person reads it, with what was found from the score `told` on."""
     named = row["class"] if row["class"] not in (None, row["label"]) else None
     p = row["severity"] if row["p_class"] is None else row["p_class"]
     said = row["label"] + (f": {named}" if named else "") + ("" if p is None else f", {p:.3f}")
     notes = f" ({'; '.join(row['notes'])})" if row["notes"] else ""
-    return plain(f"{said:17} {row['decided_by']:4}  {name}: {row['reason']}{notes}")
+    findings = row["evidence"].get("edge", {}).get("findings")
+    counts = Counter(one["class"] for one in findings or () if one["score"] >= told)
+    found = "" if findings is None else f"; found {_counted(counts)}"
+    return plain(f"{said:17} {row['decided_by']:4}  {name}: {row['reason']}{found}{notes}")
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -63,19 +63,28 @@ def test_boxes_and_classes_come_back(tmp_path, other):
 def test_what_a_format_loses_is_counted(tmp_path):
     made, _ = there(tmp_path, "yolo", cocos.sound())
     assert dict(made.lost) == {
-        "polygons became boxes": 1, "RLE masks became boxes": 1, "crowds left out": 1, "sets of keypoints left out": 1,
+        "RLE masks became polygons": 1, "crowds left out": 1, "sets of keypoints left out": 1,
+        "boxes became polygons of four corners, as YOLO has no file of both": 1,
     }  # fmt: skip
-    assert "1 polygons became boxes" in made.table()
+    made, _ = there(tmp_path, "voc", cocos.sound())
+    assert dict(made.lost) == {
+        "RLE masks became polygons": 1, "polygons became boxes": 2, "crowds left out": 1,
+        "sets of keypoints left out": 1,
+    }  # fmt: skip
+    assert "2 polygons became boxes" in made.table()
 
 
-def test_polygons_of_yolo_become_boxes(tmp_path):
+def test_polygons_of_yolo_are_kept(tmp_path):
     _, folder = there(tmp_path, "yolo")
     (folder / "labels" / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.5 0.5 0.2 0.2\n")
     made = convert(folder, "yolo", "coco", tmp_path / "back")
-    assert dict(made.lost) == {"polygons became boxes": 1}
+    assert (made.polygons, dict(made.lost)) == (1, {})
     content = json.loads((tmp_path / "back/annotations.json").read_text())
     mine = [box for name, _, box in boxes(content) if name == "a.png"]
     assert mine == [[16.0, 12.0, 8.0, 6.0], [4.0, 3.0, 16.0, 12.0]]
+    drawn = [one for one in content["annotations"] if one["segmentation"]]
+    assert [one["segmentation"] for one in drawn] == [[[4.0, 3.0, 20.0, 3.0, 20.0, 15.0]]]
+    assert drawn[0]["area"] == 96
 
 
 def labelme(folder, **shapes):
@@ -91,8 +100,9 @@ def labelme(folder, **shapes):
 def test_an_image_of_which_all_is_left_out_is_no_negative(tmp_path):
     folder = labelme(tmp_path / "raw", a=["polygon", "circle"], b=["circle", "line"], c=[], d=["rectangle"])
     made = convert(folder, "labelme", "coco", tmp_path / "out")
+    assert made.polygons == 1
     assert dict(made.lost) == {
-        "polygons became boxes": 1, "shapes (circle) left out": 2, "shapes (line) left out": 1,
+        "shapes (circle) left out": 2, "shapes (line) left out": 1,
         "images left out, as all they show was left out and they would pass for good parts": 1,
     }  # fmt: skip
     content = json.loads((tmp_path / "out/annotations.json").read_text())
@@ -100,15 +110,15 @@ def test_an_image_of_which_all_is_left_out_is_no_negative(tmp_path):
 
 
 CVAT = """<annotations><image name="{name}" width="40" height="30">
-<box label="dent" xtl="1" ytl="1" xbr="9" ybr="9"/><polygon label="dent" points="1,1;2,2;3,3"/></image>
-<image name="b.png" width="40" height="30"><polygon label="dent" points="1,1;2,2;3,3"/></image></annotations>"""
+<box label="dent" xtl="1" ytl="1" xbr="9" ybr="9"/><polyline label="dent" points="1,1;2,2;3,3"/></image>
+<image name="b.png" width="40" height="30"><polyline label="dent" points="1,1;2,2;3,3"/></image></annotations>"""
 
 
-def test_shapes_of_cvat_that_are_no_boxes_are_left_out_and_counted(tmp_path):
+def test_shapes_of_cvat_that_are_no_boxes_or_polygons_are_left_out_and_counted(tmp_path):
     (tmp_path / "x.xml").write_text(CVAT.format(name="a.png"))
     made = convert(tmp_path / "x.xml", "cvat", "coco", tmp_path / "out")
     assert made.images == 1
-    assert made.lost["shapes (polygon) left out"] == 2
+    assert made.lost["shapes (polyline) left out"] == 2
 
 
 def test_a_name_that_leads_out_is_refused(tmp_path):

@@ -237,7 +237,10 @@ def test_a_bad_annotation_is_counted_and_its_image_stays_a_defect(tmp_path, bad,
 
 
 NOTED = [
-    ({"counts": [3, 4], "size": [SIDE, SIDE]}, "1 annotations have an RLE mask, which was left out: "),
+    (
+        {"counts": [3, 4], "size": [SIDE, SIDE]},
+        "1 annotations have an RLE mask that cannot be read or marks nothing, which was left out: ",
+    ),
     ([[1, 2, 3, 4]], "1 annotations have a polygon that is no list of three or more points, which was left out: "),
 ]
 

@@ -13,7 +13,8 @@ ORDER = [
     "metrics", "tasks", "runtime",
     "cascade",
     "prompts", "data", "hub", "training", "vlm", "teachers", "students", "detectors", "anomaly", "export", "scoring",
-    "calibrate", "inspector", "bundle", "maps", "predict", "reports", "plan", "demo", "cli_eval", "cli_data", "cli",
+    "calibrate", "inspector", "bundle", "maps", "sources", "cocos", "predict", "reports", "plan", "demo", "cli_eval",
+    "cli_data", "cli",
 ]  # fmt: skip
 EDGE = ORDER[: ORDER.index("prompts")]
 BUILDER = (

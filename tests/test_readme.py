@@ -98,6 +98,13 @@ ELSEWHERE = {
     "hf-inspect export outputs/wagon --calibrate outputs/data/wagon --int8 --out outputs/wagon_edge": (
         "tests/test_detectors.py", '"--calibrate", str(data), "--int8"',
     ),
+    "hf-inspect predict outputs/wagon_edge line.mp4 --every 0.5s --out outputs/rows.jsonl --maps outputs/maps": (
+        "tests/test_predict_sources.py", 'predicted(edge, path, pictures[0], "--maps", maps, "--out", out)',
+    ),
+    "hf-inspect predict outputs/wagon_edge 'wagon/images/*.jpg' --coco outputs/found.json "
+    "--coco-ids wagon/fixed.json": (
+        "tests/test_coco_results.py", '"--coco", out, "--coco-ids"',
+    ),
     launched("teacher_lora", "tiny"): ("tests/test_teachers.py", '"recipes/teacher_lora/tiny.yaml"'),
     f"{launched('teacher_lora', 'teacher')} --lora.r 32": (
         "tests/test_teachers.py", '"recipes/teacher_lora/teacher.yaml"',

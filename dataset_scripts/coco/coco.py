@@ -84,7 +84,7 @@ class Annotated(GivenSplit):
 class Coco(InspectionBuilder):
     """A row an image; `objects` holds its annotations as lists of equal length."""
 
-    VERSION = datasets.Version("1.3.0")
+    VERSION = datasets.Version("1.4.0")
     LICENCE = None
     OPTIONS = Options
 
@@ -110,7 +110,10 @@ class Coco(InspectionBuilder):
 
     @classmethod
     def columns_of(cls, samples: Sequence[Annotated], options: Options) -> Mapping[str, Any]:
-        """Id, size in pixels and objects of an image: boxes x0, y0, x1, y1, polygons x, y, x, y, ..., in pixels."""
+        """Id, size in pixels and objects of an image: boxes x0, y0, x1, y1, polygons x, y, x, y, ..., in pixels.
+
+        An RLE mask is polygons as well.
+        """
         number = datasets.Value("float32")
         objects = {
             "bbox": datasets.List(datasets.List(number, length=4)),

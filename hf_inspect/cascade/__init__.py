@@ -11,6 +11,7 @@ from hf_inspect.cascade.plan import Needs, Outcome, Redrawn, needs, outcome, red
 from hf_inspect.cascade.replay import Policy, Replay, replay
 from hf_inspect.cascade.routes import ASK, IS_DEFECT, IS_GOOD, UNDECIDED, Routes
 from hf_inspect.cascade.saec import Saec, fit_saec
+from hf_inspect.cascade.uncertified import Uncertified
 from hf_inspect.cascade.whatif import (
     OUT_OF_FOLD,
     CalibrationScores,
@@ -41,6 +42,7 @@ __all__ = [
     "Replay",
     "Routes",
     "Saec",
+    "Uncertified",
     "WhatIf",
     "alone",
     "complexity",

@@ -9,11 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from hf_inspect.cascade.certified import Certified
 from hf_inspect.cascade.routes import ASK, IS_DEFECT, IS_GOOD, UNDECIDED
 from hf_inspect.cascade.saec import Saec
+from hf_inspect.cascade.uncertified import Uncertified
 from hf_inspect.errors import DataError
 from hf_inspect.metrics import Rate, rate_of
 from hf_inspect.metrics.inputs import as_labels, as_severities
 
-Policy = Certified | Saec
+Policy = Certified | Saec | Uncertified
 Fallback = Literal["reject", "hold", "pass"]
 FALLBACK_CODES = {"reject": IS_DEFECT, "hold": UNDECIDED, "pass": IS_GOOD}
 

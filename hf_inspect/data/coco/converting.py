@@ -1,4 +1,4 @@
-"""YOLO, Pascal VOC, LabelMe, CVAT, COCO: one to the other, by globox: boxes and classes; what is lost is counted."""
+"""YOLO, Pascal VOC, LabelMe, CVAT, COCO: from one to the other; boxes by globox; what is lost is counted."""
 
 import json
 import xml.etree.ElementTree as et
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_inspect import files
 from hf_inspect.console import plain, shown
+from hf_inspect.data.coco import outlines
 from hf_inspect.data.coco.entries import leads_out, looked
+from hf_inspect.data.coco.outlines import Drawn
 from hf_inspect.data.coco.splitting import checked
 from hf_inspect.data.raw.document import read_document, whole
 from hf_inspect.data.raw.objects import numbers
@@ -27,6 +29,9 @@ _NOT_READ = {
     "via": "its boxes have no sizes of images; let VIA export COCO",
 }
 BECAME_BOXES = "{} became boxes"
+BECAME_POLYGONS = "{} became polygons"
+BOXES_DRAWN = "boxes became polygons of four corners, as YOLO has no file of both"
+JOINED = "things of several polygons became one outline each, as YOLO has no other"
 LEFT_OUT = "{} left out"
 NO_NEGATIVE = "images left out, as all they show was left out and they would pass for good parts"
 _NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels")
@@ -37,10 +42,14 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Labels:
-    """Images with their boxes, the classes in order, how many of what were lost in reading, and of which images."""
+    """Images with their boxes, the classes in order, how many of what were lost in reading, and of which images.
+
+    `drawn` holds the polygons of boxes that are of some.
+    """
 
     images: list["Annotation"] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
+    drawn: Drawn = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
     losing: set[str] = field(default_factory=set)
 
@@ -53,17 +62,19 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What was written: images, boxes by class, and what was lost, by what."""
+    """What was written: images, things by class, how many of them are polygons, and what was lost, by what."""
 
     out: Path
     images: int
     boxes: Mapping[str, int]
     lost: Mapping[str, int]
+    polygons: int = 0
 
     def table(self) -> str:
         """The same in words."""
         listed = ", ".join(f"{n:,} {plain(name)}" for name, n in self.boxes.items()) or "none"
-        head = f"{self.out}: {self.images:,} images, {sum(self.boxes.values()):,} boxes ({listed})"
+        drawn = f", {self.polygons:,} of them drawn as polygons" if self.polygons else ""
+        head = f"{self.out}: {self.images:,} images, {sum(self.boxes.values()):,} boxes ({listed}){drawn}"
         return "\n".join([head, *(f"  {n:,} {what}" for what, n in self.lost.items())])
 
 
@@ -88,9 +99,10 @@ def convert(src: Path, source: str, to: str, out: Path) -> Converted:
     if not kept:
         raise DataError(f"{src} holds no {source} labels that can be converted; is it the right --from?")
     with files.staged_folder(out, [src]) as stage:
-        _guarded(lambda: _WRITERS[to](kept, read.classes, stage), str(src), to)
+        lost += _guarded(lambda: _WRITERS[to](kept, read, stage), str(src), to)
     boxes = Counter(box.label for one in kept for box in one.boxes)
-    return Converted(out, len(kept), {name: boxes[name] for name in read.classes}, dict(lost))
+    drawn = 0 if to == "voc" else len(read.drawn)
+    return Converted(out, len(kept), {name: boxes[name] for name in read.classes}, dict(lost), drawn)
 
 
 def _guarded(call: Callable[[], T], name: str, what: str) -> T:
@@ -141,10 +153,13 @@ def _from_coco(src: Path) -> Labels:
         if one.get("iscrowd"):
             read.lose(document.images[place]["file_name"], [LEFT_OUT.format("crowds")])
             continue
-        kind = "polygons" if isinstance(mask, list) else "RLE masks"
-        read.lost += Counter([BECAME_BOXES.format(kind)] if mask else [])
+        polygons, changed = _polygons(mask, document.images[place])
+        read.lost += Counter(changed)
         read.lost += Counter([LEFT_OUT.format("sets of keypoints")] if one.get("keypoints") else [])
-        boxes[place].append(BoundingBox.create(label=label, coords=tuple(bbox), box_format=BoxFormat.LTWH))
+        box = BoundingBox.create(label=label, coords=tuple(bbox), box_format=BoxFormat.LTWH)
+        boxes[place].append(box)
+        if polygons:
+            read.drawn[id(box)] = polygons
     used = {box.label for of_image in boxes for box in of_image}
     read.classes += [name for name in dict.fromkeys(named.values()) if name in used]
     for entry, of_image in zip(document.images, boxes, strict=True):
@@ -152,6 +167,14 @@ def _from_coco(src: Path) -> Labels:
         made = partial(_image, entry["file_name"], size, of_image, src.name)
         read.images.append(_guarded(made, src.name, "COCO"))
     return read
+
+
+def _polygons(mask: Any, entry: Mapping[str, Any]) -> tuple[list[list[float]], list[str]]:
+    """The polygons of a mask of an image that is listed, and what was changed for them."""
+    polygons = outlines.polygons_of(mask, (whole(entry.get("width")) or 0, whole(entry.get("height")) or 0))
+    if isinstance(mask, dict):
+        return polygons, [(BECAME_POLYGONS if polygons else BECAME_BOXES).format("RLE masks")]
+    return polygons, [BECAME_BOXES.format("polygons")] if mask and not polygons else []
 
 
 def _from_yolo(src: Path) -> Labels:
@@ -176,10 +199,12 @@ def _yolo_boxes(path: Path, size: tuple[int, int], read: Labels) -> list["Boundi
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         if not line.strip():
             continue
-        drawn = len(line.split()) >= _POINTS
+        number, *values = line.split()
+        drawn = len(values) + 1 >= _POINTS
         box = (BoundingBox.from_yolo_seg if drawn else BoundingBox.from_yolo_v5)(line, image_size=size)
-        box.label = read.classes[int(box.label)]
-        read.lost += Counter([BECAME_BOXES.format("polygons")] if drawn else [])
+        box.label = read.classes[int(number)]
+        if drawn:
+            read.drawn[id(box)] = [[float(value) * size[i % 2] for i, value in enumerate(values)]]
         boxes.append(box)
     return boxes
 
@@ -222,10 +247,12 @@ def _from_labelme(src: Path) -> Labels:
     read = Labels()
     for path in _files(src, ".json"):
         name = relative(path, src)
-        found = _guarded(partial(Annotation.from_labelme, path, include_poly=True), name, "LabelMe")
-        kinds = [shape["shape_type"] for shape in json.loads(path.read_bytes())["shapes"]]
-        image = _image(Path(found.image_id.replace("\\", "/")).name, found.image_size, found.boxes, name)
-        read.lost += Counter(BECAME_BOXES.format("polygons") for kind in kinds if kind == "polygon")
+        found = _guarded(partial(Annotation.from_labelme, path), name, "LabelMe")
+        shapes = json.loads(path.read_bytes())["shapes"]
+        polygons = _guarded(partial(outlines.of_labelme, shapes, read.drawn), name, "LabelMe")
+        named = Path(found.image_id.replace("\\", "/")).name
+        image = _image(named, found.image_size, [*found.boxes, *polygons], name)
+        kinds = [shape["shape_type"] for shape in shapes]
         others = (LEFT_OUT.format(f"shapes ({kind})") for kind in kinds if kind not in ("polygon", "rectangle"))
         read.lose(image.image_id, others)
         read.images.append(image)
@@ -239,8 +266,10 @@ def _from_cvat(src: Path) -> Labels:
     root = _guarded(lambda: et.parse(src).getroot(), src.name, "CVAT")
     for node in root.iter("image"):
         found = _guarded(partial(Annotation.from_cvat, node), src.name, "CVAT")
-        image = _image(found.image_id, found.image_size, found.boxes, src.name)
-        read.lose(image.image_id, (LEFT_OUT.format(f"shapes ({one.tag})") for one in node if one.tag != "box"))
+        polygons = _guarded(partial(outlines.of_cvat, node, read.drawn), src.name, "CVAT")
+        image = _image(found.image_id, found.image_size, [*found.boxes, *polygons], src.name)
+        others = (one.tag for one in node if one.tag not in ("box", "polygon"))
+        read.lose(image.image_id, (LEFT_OUT.format(f"shapes ({tag})") for tag in others))
         read.images.append(image)
     return _with_classes(read)
 
@@ -252,43 +281,54 @@ def _files(src: Path, suffix: str) -> list[Path]:
 # To.
 
 
-def _to_coco(images: list["Annotation"], classes: list[str], out: Path) -> None:
+def _to_coco(images: list["Annotation"], read: Labels, out: Path) -> Counter[str]:
     from globox import AnnotationSet
 
     ids = {one.image_id: number for number, one in enumerate(images, 1)}
     content = AnnotationSet(images).to_coco(
-        label_to_id={name: number for number, name in enumerate(classes, 1)}, imageid_to_id=ids
+        label_to_id={name: number for number, name in enumerate(read.classes, 1)}, imageid_to_id=ids
     )
     for annotation in content["annotations"]:
         annotation["id"] += 1  # globox counts from 0, which evaluators take for no annotation
+    outlines.into_coco(content, images, read.drawn)
     files.write_json(out / "annotations.json", content)
+    return Counter()
 
 
-def _to_yolo(images: list["Annotation"], classes: list[str], out: Path) -> None:
+def _to_yolo(images: list["Annotation"], read: Labels, out: Path) -> Counter[str]:
     import yaml
 
-    ids: Mapping[str, int] = {name: number for number, name in enumerate(classes)}
+    ids: Mapping[str, int] = {name: number for number, name in enumerate(read.classes)}
+    boxes = 0
     for one, path in _places(images, out / "labels", ".txt"):
         one.save_yolo_v5(path, label_to_id=ids)
-    stated = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(classes))}
+        boxes += outlines.into_yolo(path, one, read.drawn, ids)
+    stated = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(read.classes))}
     files.write_text(out / "data.yaml", yaml.safe_dump(stated, sort_keys=False, allow_unicode=True))
+    joined = sum(len(one) > 1 for one in read.drawn.values())
+    return +Counter({BOXES_DRAWN: boxes, JOINED: joined})
 
 
-def _to_voc(images: list["Annotation"], classes: list[str], out: Path) -> None:
+def _to_voc(images: list["Annotation"], read: Labels, out: Path) -> Counter[str]:
     for one, path in _places(images, out / "Annotations", ".xml"):
         one.save_pascal_voc(path)
+    return +Counter({BECAME_BOXES.format("polygons"): len(read.drawn)})
 
 
-def _to_labelme(images: list["Annotation"], classes: list[str], out: Path) -> None:
+def _to_labelme(images: list["Annotation"], read: Labels, out: Path) -> Counter[str]:
     for one, path in _places(images, out, ".json"):
         one.save_labelme(path)
+        outlines.into_labelme(path, one, read.drawn)
+    return Counter()
 
 
-def _to_cvat(images: list["Annotation"], classes: list[str], out: Path) -> None:
+def _to_cvat(images: list["Annotation"], read: Labels, out: Path) -> Counter[str]:
     from globox import AnnotationSet
 
     out.mkdir(parents=True, exist_ok=True)
     AnnotationSet(images).save_cvat(out / "annotations.xml")
+    outlines.into_cvat(out / "annotations.xml", images, read.drawn)
+    return Counter()
 
 
 def _places(images: Iterable["Annotation"], folder: Path, suffix: str) -> Iterable[tuple["Annotation", Path]]:
@@ -306,6 +346,6 @@ def _places(images: Iterable["Annotation"], folder: Path, suffix: str) -> Iterab
 _READERS: Mapping[str, Callable[[Path], Labels]] = {
     "coco": _from_coco, "yolo": _from_yolo, "voc": _from_voc, "labelme": _from_labelme, "cvat": _from_cvat,
 }  # fmt: skip
-_WRITERS: Mapping[str, Callable[[list[Any], list[str], Path], None]] = {
+_WRITERS: Mapping[str, Callable[[list[Any], Labels, Path], Counter[str]]] = {
     "coco": _to_coco, "yolo": _to_yolo, "voc": _to_voc, "labelme": _to_labelme, "cvat": _to_cvat,
 }  # fmt: skip
