@@ -93,7 +93,9 @@ ELSEWHERE = {
         "tests/test_formats.py", '"--to", to, "--calibrate", str(data), "--out"',
     ),
     "hf-inspect eval formats outputs/wagon_edge outputs/wagon_onnx --data outputs/data/wagon "
-    "--out outputs/formats.json --plot outputs/formats.png": ("tests/test_formats.py", '"--threads", "1", "--plot", str(plot)'),
+    "--out outputs/formats.json --plot outputs/formats.png": (
+        "tests/test_formats.py", '"--threads", "1", "--plot", str(plot)',
+    ),
     launched("teacher_lora", "tiny"): ("tests/test_teachers.py", '"recipes/teacher_lora/tiny.yaml"'),
     f"{launched('teacher_lora', 'teacher')} --lora.r 32": (
         "tests/test_teachers.py", '"recipes/teacher_lora/teacher.yaml"',
