@@ -10,7 +10,7 @@ import typer
 from hf_inspect.cli_data import Out, data
 from hf_inspect.cli_eval import Data, evaluate, picture
 from hf_inspect.console import Bars, plain_lines
-from hf_inspect.errors import sentence_of
+from hf_inspect.errors import DataError, MissingExtraError, sentence_of
 from hf_inspect.others import quieten
 
 app = typer.Typer(help="Industrial inspection on the Hugging Face stack.", no_args_is_help=True, add_completion=False)
@@ -74,16 +74,19 @@ def export(
     student: Path,
     calibrate: Annotated[Path, typer.Option(help="Built data set: INT8 is fitted on train, checked on validation.")],
     out: Out,
-    to: Annotated[str, typer.Option(help="Format; `openvino` is the one there is.")] = "openvino",
+    to: Annotated[str, typer.Option(help="Format: openvino or onnx.")] = "openvino",
     int8: bool = False,
     category: Annotated[str, typer.Option(help="Of the data, that an anomaly model was fitted to.")] = "",
 ) -> None:
     """Export a student or an anomaly model for the edge, or nothing if the export answers differently."""
     from hf_inspect.export import export as run
+    from hf_inspect.export import format_named
 
-    if to != "openvino":
-        raise typer.BadParameter(f"{to!r} is not known; use openvino.", param_hint="--to")
-    print(f"{out}:\n{run(student, out, data=calibrate, int8=int8, category=category)}")
+    try:
+        format_named(to)
+    except (DataError, MissingExtraError) as error:
+        raise typer.BadParameter(str(error), param_hint="--to") from None
+    print(f"{out}:\n{run(student, out, data=calibrate, int8=int8, category=category, to=to)}")
 
 
 @app.command()

@@ -128,6 +128,26 @@ def eval_detect(
         write_findings(sheet, shown)
 
 
+@evaluate.command("formats")
+def eval_formats(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `hf-inspect export` wrote, of one model.")],
+    data: Data,
+    out: Results,
+    images: Annotated[int, typer.Option(help="Images of validation to time, from file to answer.")] = 200,
+    threads: Annotated[int | None, typer.Option(help="Of each runtime; all cores by default.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of it to write.", callback=picture)] = None,
+) -> None:
+    """Compare exports by size, load time, p50 and p95, images a second, memory and quality, each in its own process."""
+    from hf_inspect.reports.formats import compare_formats, draw_formats, formats_table
+
+    with Bars() as bar:
+        results = compare_formats(folders, data, images, threads, bar.of_many)
+    files.write_json(out, results)
+    print(formats_table(results))
+    if plot:
+        draw_formats(results, plot)
+
+
 @evaluate.command("wire")
 def eval_wire(
     url: Annotated[str, typer.Argument(help="Server of a VLM: http://host:port of `hf-inspect serve`.")],

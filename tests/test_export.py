@@ -11,7 +11,7 @@ from hf_inspect.data import load_split, write_history
 from hf_inspect.errors import DataError, MissingExtraError, ParityError
 from hf_inspect.export import export_student
 from hf_inspect.export import student as command
-from hf_inspect.export.openvino import CALIBRATION_IMAGES, ranks, stratified
+from hf_inspect.export.int8 import CALIBRATION_IMAGES, ranks, stratified
 from hf_inspect.export.parity import FP32, INT8, described, refuse_beyond, refuse_few
 from hf_inspect.images import load
 from hf_inspect.runtime import INSPECT, MODEL, TRAINED_ON, Engine

@@ -54,7 +54,7 @@ for name, value in then.items():
 print(changed)
 """
 YOLO = "from hf_inspect.schema import BINARY; hf_inspect.students.new_student('yolo11n-cls', 64, BINARY)"
-NNCF = "from hf_inspect.export import openvino; openvino._nncf()"
+NNCF = "from hf_inspect.export import int8; int8._nncf()"
 
 
 def watched(imported: str, tmp_path: Path) -> str:

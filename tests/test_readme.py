@@ -105,6 +105,13 @@ ELSEWHERE = {
     "--coco-ids wagon/fixed.json": (
         "tests/test_coco_results.py", '"--coco", out, "--coco-ids"',
     ),
+    "hf-inspect export outputs/wagon --calibrate outputs/data/wagon --to onnx --out outputs/wagon_onnx": (
+        "tests/test_formats.py", '"--to", to, "--calibrate", str(data), "--out"',
+    ),
+    "hf-inspect eval formats outputs/wagon_edge outputs/wagon_onnx --data outputs/data/wagon "
+    "--out outputs/formats.json --plot outputs/formats.png": (
+        "tests/test_formats.py", '"--threads", "1", "--plot", str(plot)',
+    ),
     launched("teacher_lora", "tiny"): ("tests/test_teachers.py", '"recipes/teacher_lora/tiny.yaml"'),
     f"{launched('teacher_lora', 'teacher')} --lora.r 32": (
         "tests/test_teachers.py", '"recipes/teacher_lora/teacher.yaml"',

@@ -10,7 +10,7 @@ from hf_inspect.anomaly.graph import converted
 from hf_inspect.data import place_of, read_head, read_reading, read_task, write_history
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.export.parity import compared
-from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON, Engine
+from hf_inspect.runtime import FORMAT, INSPECT, MODEL, OPENVINO, PRECISION, TRAINED_ON, Engine
 
 FLIPS = 0.005  # share of the images, at most, that change their side of the threshold
 MAPS = 0.999  # correlation, at least, of each map with that of the export
@@ -77,6 +77,7 @@ def _describe(detector: AnomalyDetector, folder: Path) -> dict[str, Any]:
         "reading": detector.reading.to_dict(),
         "preprocess": detector.preprocess.to_dict(),
         "weights": "fp32",
+        "runtime": OPENVINO,
         "precision": PRECISION,
         "licence": " AND ".join(detector.history.licences),
         "trained_on": detector.history.summary(),

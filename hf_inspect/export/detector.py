@@ -1,21 +1,23 @@
-"""A detection model -> a folder for the edge, in OpenVINO, that finds what it finds; or nothing."""
+"""A detection model -> a folder for the edge that finds what it finds; or nothing."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_inspect import data as sets
 from hf_inspect import files, images
-from hf_inspect.anomaly.graph import converted
 from hf_inspect.detectors import Detector
 from hf_inspect.detectors.families import family_of
 from hf_inspect.errors import DataError, ParityError
-from hf_inspect.export.openvino import CALIBRATION_IMAGES, quantized
+from hf_inspect.export.formats import Format, format_named
+from hf_inspect.export.int8 import calibration_rows, quantized
 from hf_inspect.metrics.findings import Compared, Shown, point_figures
-from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON, Engine
+from hf_inspect.runtime import FORMAT, INSPECT, PRECISION, TRAINED_ON, Engine
 from hf_inspect.schema import SEGMENTATION, Prediction
 from hf_inspect.tasks import TASKS
+
+if TYPE_CHECKING:
+    import torch
 
 SHIFT, SCORE = 1.0, 0.01  # that a matched box's side, in pixels, and a score may move by in FP32
 IOU = 0.95  # of a mask with the export's, at least, in FP32
@@ -24,8 +26,8 @@ _AT_ONCE = 8
 _VALIDATION = "validation"
 
 
-def export_detector(model: Path, out: Path, *, data: Path, int8: bool = False) -> dict[str, Any]:
-    """Export a detection model's folder to OpenVINO in `out`, and return the parity report of inspect.json.
+def export_detector(model: Path, out: Path, *, data: Path, int8: bool = False, to: str = "openvino") -> dict[str, Any]:
+    """Export a detection model's folder to a format in `out`, and return the parity report of inspect.json.
 
     The written folder is run as the edge will run it, on every image of validation. In FP32 no finding that is told of
     may be lost, no side of a box move by more than SHIFT pixels, no score by more than SCORE, no mask overlap its own
@@ -33,16 +35,16 @@ def export_detector(model: Path, out: Path, *, data: Path, int8: bool = False) -
     written: ParityError. DataError where the data show other things, are read otherwise, or the model's record names no
     images.
     """
-    detector = Detector.from_pretrained(model)
+    form, detector = format_named(to), Detector.from_pretrained(model)
     if not detector.history.sources:
         raise DataError(f"{model / TRAINED_ON} states no training data and licence; train the model again.")
     detector.task.refuse_things(sets.read_objects(data), f"the model {model}", f"the data {data}")
     reading = sets.read_reading(data)
     reading.refuse_model(detector.reading, f"the data {data}", f"the model {model}")
     with files.staged_folder(out, [model, data]) as stage:
-        _write(detector, stage, data if int8 else None)
+        _write(detector, stage, form, data if int8 else None)
         sets.write_history(stage, detector.history)
-        info = _describe(detector, stage, "int8" if int8 else "fp32")
+        info = _describe(detector, stage, form, "int8" if int8 else "fp32")
         files.write_json(stage / INSPECT, info)
         report = _compare(Engine.from_pretrained(stage), detector, data, int8)
         _refuse_beyond(report, model)
@@ -61,9 +63,17 @@ def described(report: Mapping[str, Any]) -> str:
     )
 
 
-def _write(detector: Detector, folder: Path, data: Path | None) -> None:
-    """Write the graph for any number of images of the model's one size; in 8 bits where data for their ranges came."""
-    import openvino
+def _write(detector: Detector, folder: Path, form: Format, data: Path | None) -> None:
+    """Write the network for any number of images of the model's one size; in 8 bits where data for ranges came."""
+    network = form.convert(_answers(detector), detector.preprocess.height, detector.preprocess.width)
+    if data is not None:
+        rows = calibration_rows(sets.load_split(data, "train"), detector.task)
+        network = quantized(form, network, rows, detector.preprocess, sets.read_reading(data), detector.task)
+    form.save(network, folder)
+
+
+def _answers(detector: Detector) -> "torch.nn.Module":
+    """The detector's network, whose outputs are what its family answers."""
     import torch
 
     model, family = detector.model.cpu(), family_of(detector.model.config)
@@ -76,21 +86,16 @@ def _write(detector: Detector, folder: Path, data: Path | None) -> None:
         def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return family.answers(self.model, pixel_values)
 
-    graph = converted(Answers().eval(), detector.preprocess.height, detector.preprocess.width)
-    if data is not None:
-        rows = sets.load_split(data, "train").shuffle(seed=0)
-        rows = rows.select(range(min(len(rows), CALIBRATION_IMAGES)))
-        graph = quantized(graph, rows, detector.preprocess, sets.read_reading(data))
-    openvino.save_model(graph, folder / MODEL, compress_to_fp16=False)
+    return Answers().eval()
 
 
-def _describe(detector: Detector, folder: Path, weights: str) -> dict[str, Any]:
+def _describe(detector: Detector, folder: Path, form: Format, weights: str) -> dict[str, Any]:
     """Everything the runtime and the cards need of an export, the parity report apart."""
-    decide = (MODEL, str(Path(MODEL).with_suffix(".bin")), TRAINED_ON)
     return {
         "format": FORMAT,
         "task": detector.task.to_dict(),
         "decoding": detector.decoding.to_dict(),
+        "runtime": form.runtime,
         "architecture": detector.architecture,
         "reading": detector.reading.to_dict(),
         "preprocess": detector.preprocess.to_dict(),
@@ -98,9 +103,8 @@ def _describe(detector: Detector, folder: Path, weights: str) -> dict[str, Any]:
         "precision": PRECISION,
         "licence": " AND ".join(detector.licences),
         "trained_on": detector.history.summary(),
-        "files": {name: files.sha256(folder / name) for name in decide},
-        "made_with": {name: version(name) for name in ("openvino", "nncf", "transformers")}
-        | family_of(detector.model.config).made_with(),
+        "files": {name: files.sha256(folder / name) for name in (*form.files, TRAINED_ON)},
+        "made_with": form.versions() | family_of(detector.model.config).made_with(),
     }
 
 

@@ -2,19 +2,26 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_inspect import files
 from hf_inspect.data import load_split, read_head, read_reading, read_task, write_history
 from hf_inspect.errors import DataError
-from hf_inspect.export.openvino import write_fp32, write_int8
+from hf_inspect.export.formats import Format, format_named
+from hf_inspect.export.int8 import calibration_rows, quantized
+from hf_inspect.export.openvino import by_optimum
 from hf_inspect.export.parity import FP32, INT8, compare, refuse_beyond, refuse_few
-from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON, Engine
+from hf_inspect.reading import Reading
+from hf_inspect.runtime import FORMAT, INSPECT, OPENVINO, PRECISION, TRAINED_ON, Engine
 from hf_inspect.students import Student, load_student
 
+if TYPE_CHECKING:
+    import datasets
+    import torch
 
-def export_student(student: Path, out: Path, *, data: Path, int8: bool) -> dict[str, Any]:
-    """Export a student's folder to OpenVINO in `out` and return the parity report that inspect.json carries.
+
+def export_student(student: Path, out: Path, *, data: Path, int8: bool, to: str = "openvino") -> dict[str, Any]:
+    """Export a student's folder to a format in `out` and return the parity report that inspect.json carries.
 
     INT8 is calibrated on images of the train split of `data`. On every image of its validation split the written
     folder is run as the edge will run it and compared with the torch student in fp32; beyond the limits of
@@ -22,7 +29,7 @@ def export_student(student: Path, out: Path, *, data: Path, int8: bool) -> dict[
     the student and the data are of different tasks or read otherwise, or where validation holds too few of a side to
     judge INT8 by.
     """
-    source = load_student(student)
+    form, source = format_named(to), load_student(student)
     if not source.history.sources:
         raise DataError(f"{student / TRAINED_ON} states no training data and licence; train the student again.")
     source.task.refuse_other(read_task(data), f"the student {student}", f"the data {data}")
@@ -31,12 +38,9 @@ def export_student(student: Path, out: Path, *, data: Path, int8: bool) -> dict[
     limits = INT8 if int8 else FP32
     refuse_few(source, data, "validation", limits)
     with files.staged_folder(out, [student, data]) as stage:
-        if int8:
-            write_int8(source, stage, load_split(data, "train"), reading)
-        else:
-            write_fp32(source, stage)
+        _write(source, stage, form, load_split(data, "train") if int8 else None, reading)
         write_history(stage, source.history)
-        info = _describe(source, stage, "int8" if int8 else "fp32")
+        info = _describe(source, stage, form, "int8" if int8 else "fp32")
         files.write_json(stage / INSPECT, info)
         report = compare(Engine.from_pretrained(stage), source, data, "validation", limits)
         refuse_beyond(report, limits, student)
@@ -45,12 +49,40 @@ def export_student(student: Path, out: Path, *, data: Path, int8: bool) -> dict[
     return report
 
 
-def _describe(student: Student, folder: Path, weights: str) -> dict[str, Any]:
+def _write(student: Student, folder: Path, form: Format, train: "datasets.Dataset | None", reading: Reading) -> None:
+    """Write the network, in 8 bits where training images for their ranges came."""
+    if form.runtime == OPENVINO:
+        network = by_optimum(student, folder)
+    else:
+        network = form.convert(_logits(student), student.preprocess.height, student.preprocess.width)
+    if train is not None:
+        rows = calibration_rows(train, student.task)
+        network = quantized(form, network, rows, student.preprocess, reading, student.task)
+    form.save(network, folder)
+
+
+def _logits(student: Student) -> "torch.nn.Module":
+    """The student's network, whose output is its logits and nothing beside."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = student.model
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return self.model(pixel_values=pixel_values).logits
+
+    return Logits().eval()
+
+
+def _describe(student: Student, folder: Path, form: Format, weights: str) -> dict[str, Any]:
     """Everything the runtime and the cards need of an export, the parity report apart."""
-    decide = (MODEL, str(Path(MODEL).with_suffix(".bin")), TRAINED_ON)
+    optimum = {"optimum-intel": version("optimum-intel")} if form.runtime == OPENVINO else {}
     return {
         "format": FORMAT,
         "task": student.task.to_dict(),
+        "runtime": form.runtime,
         "architecture": student.architecture,
         "reading": student.reading.to_dict(),
         "preprocess": student.preprocess.to_dict(),
@@ -58,6 +90,6 @@ def _describe(student: Student, folder: Path, weights: str) -> dict[str, Any]:
         "precision": PRECISION,
         "licence": " AND ".join(student.licences),
         "trained_on": student.history.summary(),
-        "files": {name: files.sha256(folder / name) for name in decide},
-        "made_with": {n: version(n) for n in ("openvino", "optimum-intel", "nncf", "transformers")} | student.made_with,
+        "files": {name: files.sha256(folder / name) for name in (*form.files, TRAINED_ON)},
+        "made_with": form.versions() | optimum | student.made_with,
     }

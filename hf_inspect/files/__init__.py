@@ -94,7 +94,7 @@ def read_json(path: Path) -> Any:
 
 def weights(folder: Path, under: str = "") -> dict[str, str]:
     """SHA-256 of each weights file right in a folder, by its name, or by `under`/name."""
-    found = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file())
+    found = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".onnx") and p.is_file())
     return {f"{under}/{p.name}" if under else p.name: sha256(p) for p in found}
 
 

@@ -12,13 +12,13 @@ from hf_inspect.cascade import CASCADE as CASCADE_JSON
 from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST, shards
 from hf_inspect.errors import DataError, HubError
-from hf_inspect.runtime import INSPECT, MODEL, TRAINED_ON
+from hf_inspect.runtime import INSPECT, MODEL, NETWORKS, ONNX_RUNTIME, TRAINED_ON
 from hf_inspect.schema import DETECTION, SEGMENTATION, TaskSpec
 
 CARD, NOTES, RESULTS = "README.md", "notes.md", "results.json"
 CONFIG, ADAPTER_CONFIG, PROMPT = "config.json", "adapter_config.json", "prompt.json"
 SUMS, LICENCES = "SHA256SUMS", "LICENCES.md"  # of a bundle; the first as sha256sum writes it
-WEIGHTS = "openvino_model.bin"
+WEIGHTS = ("openvino_model.bin", NETWORKS[ONNX_RUNTIME])  # of an export, by what runs it
 _STAY = (
     "evaluations.json", "*.scores.*jsonl", ".DS_Store", "*.pyc",
 )  # a ledger of this machine, answers that an evaluation goes on from, what programs leave behind  # fmt: skip
@@ -122,7 +122,7 @@ ADAPTER = Kind(
 )
 STUDENT = Kind(
     "student",
-    (*_NETWORK, "preprocessor_config.json", INSPECT, MODEL, WEIGHTS),
+    (*_NETWORK, "preprocessor_config.json", INSPECT, MODEL, *WEIGHTS),
     marks=(INSPECT,),
     architecture="ForImageClassification",
     task=((INSPECT, "task"), (CONFIG, "inspection_task")),

@@ -21,7 +21,7 @@ from hf_inspect.schema import Part, TaskSpec
 CASCADE_VERSION = 3  # of cascade.json; a reader refuses another
 _KEYS = ("task", "policy", "policies", "edge", "vlm", "files")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_WEIGHTS = (".safetensors", ".bin")
+_WEIGHTS = (".safetensors", ".bin", ".onnx")
 _PACKAGED = re.compile(r"demo-base|tiny-[\w-]+")  # bases that `vlm.base` assembles from packages
 AGAIN = "run 'hf-inspect calibrate' again"
 

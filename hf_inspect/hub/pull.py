@@ -67,11 +67,11 @@ def resolve(name: str | Path) -> Path:
 
 
 def pull_part(repository: Repository) -> Path:
-    """The folder of a repository that holds a part of a cascade; HubError for one without safetensors or OpenVINO."""
+    """The folder of a repository that holds a part of a cascade; HubError for one without weights that are read."""
     folder = pull(repository.name, repository.revision, PART_FILES)
-    if not any(path.suffix == ".safetensors" or path.name == WEIGHTS for path in folder.iterdir()):
+    if not any(path.suffix == ".safetensors" or path.name in WEIGHTS for path in folder.iterdir()):
         raise HubError(
-            f"{repository} holds no weights as safetensors or OpenVINO, and pickles are not read; name another."
+            f"{repository} holds no weights as safetensors, OpenVINO or ONNX, and pickles are not read; name another."
         )
     return folder
 

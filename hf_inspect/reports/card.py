@@ -15,7 +15,7 @@ from hf_inspect.hub import Kind, kinds, licences, measured
 from hf_inspect.hub.kinds import ADAPTER_CONFIG, CARD, CONFIG, PROMPT, RESULTS
 from hf_inspect.hub.pull import HUB
 from hf_inspect.reports.table import classes_table, results_table
-from hf_inspect.runtime import INSPECT, TRAINED_ON
+from hf_inspect.runtime import INSPECT, ONNX_RUNTIME, OPENVINO, TITLES, TRAINED_ON, runtime_of
 from hf_inspect.schema import History, Part, TaskSpec
 from hf_inspect.training import LOG
 
@@ -27,6 +27,7 @@ _PLOTS = {
     "worst.png": "Images with most errors: what is there beside what was found",
     "undecided.png": "What stays undecided against the promised escape: edge alone, VLM alone, and both",
 }
+_LIBRARIES = {OPENVINO: "openvino", ONNX_RUNTIME: "onnx"}  # what a Hub calls an export, by what runs it
 _LICENCE_LINKS = {"agpl-3.0": "https://ultralytics.com/license"}
 _NOTES = "\x00"  # what the notes take the place of: they stand in a card to the letter
 
@@ -82,9 +83,11 @@ def _of_student(folder: Path) -> dict[str, Any]:
     """What a student's folder, or its export's, states of itself."""
     given: dict[str, Any] = {"base": None, "bases": [], "parts": {"": folder}, "history": read_history(folder, "it")}
     if info := _read(folder / INSPECT):
-        title = f"Edge model {info['architecture']} ({info['weights'].upper()} for OpenVINO)"
-        named = {"library": "openvino", "tags": ["openvino"], "inspect": info, "preprocess": info["preprocess"]}
-        return given | named | {"title": title}
+        runtime = runtime_of(info)
+        library, on = _LIBRARIES[runtime], TITLES[runtime]
+        named = {"library": library, "tags": [library], "inspect": info, "preprocess": info["preprocess"]}
+        title = f"Edge model {info['architecture']} ({info['weights'].upper()} for {on})"
+        return given | named | {"title": title, "runtime": on}
     try:
         from transformers import AutoConfig
 

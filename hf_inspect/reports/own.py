@@ -21,7 +21,7 @@ from hf_inspect.hub import measured
 from hf_inspect.hub.kinds import RESULTS
 from hf_inspect.inspector import load_policies
 from hf_inspect.reports.timing import contents
-from hf_inspect.runtime import INSPECT
+from hf_inspect.runtime import INSPECT, TITLES, runtime_of
 from hf_inspect.schema import DEFECT
 from hf_inspect.scoring import read_rows
 
@@ -95,6 +95,7 @@ def report_html(cascade: Path, data: Path) -> str:
                 "undecided": {WHOSE[name]: rate for name, rate in results["undecided"].items()},
                 "certified": results["cascade"][Certified.name],
                 "edge": edge,
+                "runtime": TITLES[runtime_of(edge)],
                 "titles": _TITLES,
                 "pictures": pictures,
                 "of": {name: len(found) for name, found in parts.items()},

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import files
-from hf_inspect.errors import DataError, MissingExtraError
+from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess, Reading, Rgb, check_rgb, load, prepare
-from hf_inspect.runtime.folder import INSPECT, MODEL, PRECISION, TRAINED_ON, read_folder
+from hf_inspect.runtime.backends import BACKENDS, Backend, described, fits
+from hf_inspect.runtime.folder import INSPECT, NETWORKS, TRAINED_ON, read_folder, runtime_of
 from hf_inspect.runtime.process import LoadedHere
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.tasks import TASKS
@@ -22,7 +23,7 @@ from hf_inspect.tasks.detection import Decoding
 
 
 class Engine:
-    """An exported student or anomaly model on OpenVINO, a `Predictor`.
+    """An exported student, anomaly or detection model on OpenVINO or ONNX Runtime, a `Predictor`.
 
     Threads may share one: its network answers one of them at a time. Processes may not: load one in each, by `spawn`
     (ForkError).
@@ -30,32 +31,28 @@ class Engine:
     `task`, `reading` and `preprocess` say what it answers and how it sees, `info` is the whole inspect.json.
     """
 
-    def __init__(self, model: Any, info: Mapping[str, Any], folder: Path, threads: int | None = None) -> None:
-        """Compile an OpenVINO model with the settings of `info`; most callers want `from_pretrained`."""
+    def __init__(self, folder: Path, info: Mapping[str, Any], threads: int | None = None) -> None:
+        """Load a folder's network with the settings of `info`; most callers want `from_pretrained`."""
         self.info, self._folder = info, folder
         self.task = TaskSpec.from_dict(info["task"], folder / INSPECT)
         self.task.refuse_one_sided(f"The student in {folder}")
         self.reading = Reading.from_dict(info.get("reading"), folder / INSPECT)
         self.preprocess = Preprocess.from_dict(info["preprocess"])
-        self._model, self._threads = model, threads
         self._loaded_here, self._lock = LoadedHere("An Engine"), Lock()
-        self._requests = {True: self._compile(single=True)}
+        runtime, size = runtime_of(info), (self.preprocess.height, self.preprocess.width)
+        self._network = BACKENDS[runtime](folder / NETWORKS[runtime], size, threads)
+        self._check(self._network, NETWORKS[runtime])
+        self._infer(np.zeros((1, 3, *size), np.float32))  # compiled and warm before the first image
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, threads: int | None = None) -> "Engine":
-        """Load what `hf-inspect export` wrote; `threads` limits OpenVINO's own threads (all cores by default).
+        """Load what `hf-inspect export` wrote; `threads` limits the runtime's own threads (all cores by default).
 
-        Raises DataError or ParityError when the folder is not as it was written.
+        Raises DataError or ParityError when the folder is not as it was written, MissingExtraError when what runs it
+        is not installed.
         """
         folder = Path(folder)
-        info = read_folder(folder)
-        core = _openvino().Core()
-        try:
-            return cls(core.read_model(folder / MODEL), info, folder, threads)
-        except RuntimeError as error:
-            raise DataError(
-                f"{folder / MODEL} does not run on OpenVINO ({error}); export the student again."
-            ) from error
+        return cls(folder, read_folder(folder), threads)
 
     @property
     def identity(self) -> str:
@@ -93,46 +90,25 @@ class Engine:
 
     def _infer(self, batch: NDArray[np.float32]) -> Any:
         """Inputs (n, 3, h, w) -> the task's outputs in float64, one or several. One thread at a time."""
-        single = len(batch) == 1
         with self._lock:
-            if single not in self._requests:
-                self._requests[single] = self._compile(single)
-            request = self._requests[single]
-            request.infer([batch], share_inputs=True)
-            found = [tensor.data.astype(np.float64) for tensor in request.output_tensors]
+            found = [one.astype(np.float64) for one in self._network.infer(batch)]
         return found[0] if len(found) == 1 else tuple(found)
 
-    def _compile(self, single: bool) -> Any:
-        """An inference request for one image (a fixed shape is a fifth faster) or for any number."""
-        openvino = _openvino()
-        model = self._model.clone()
-        shape = openvino.PartialShape([1 if single else -1, 3, self.preprocess.height, self.preprocess.width])
-        of_task = TASKS[self.task.kind].outputs(self.task, self.preprocess.height, self.preprocess.width)
-        answers = [openvino.PartialShape(one) for one in of_task]
-        given, told = model.input(0).partial_shape, [one.partial_shape for one in model.outputs]
-        fits = len(told) == len(answers) and all(a.compatible(b) for a, b in zip(told, answers, strict=True))
-        if not (given.compatible(shape) and fits):
+    def _check(self, network: Backend, name: str) -> None:
+        """DataError unless a network takes and gives what inspect.json wants of it."""
+        height, width = self.preprocess.height, self.preprocess.width
+        wanted, answers = [-1, 3, height, width], TASKS[self.task.kind].outputs(self.task, height, width)
+        told = network.told
+        fit = len(told) == len(answers) and all(fits(a, b) for a, b in zip(told, answers, strict=True))
+        if not (fit and fits(network.given, wanted)):
             raise DataError(
-                f"{MODEL} maps {given} to {_listed(told)}; {INSPECT} wants {shape} to {_listed(answers)}. Export the "
-                "model again."
+                f"{name} maps {described(network.given)} to {_listed(told)}; {INSPECT} wants {described(wanted)} to "
+                f"{_listed(answers)}. Export the model again."
             )
-        model.reshape(shape)
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISION, "PERFORMANCE_HINT": "LATENCY"}
-        if self._threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = self._threads
-        return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
 
-def _openvino() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("Running an exported student needs OpenVINO: pip install 'hf-inspect[edge]'") from error
-    return openvino
-
-
-def _listed(shapes: Sequence[Any]) -> str:
-    return " and ".join(map(str, shapes))
+def _listed(shapes: Sequence[Sequence[int] | None]) -> str:
+    return " and ".join(map(described, shapes))
 
 
 def _rgb(image: str | Path | bytes | Rgb, reading: Reading) -> Rgb:

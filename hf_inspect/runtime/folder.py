@@ -11,6 +11,9 @@ from hf_inspect.schema import TaskSpec
 INSPECT = "inspect.json"
 MODEL = "openvino_model.xml"  # Optimum's name, so that its classes open the folder as well
 TRAINED_ON = "trained_on.json"
+OPENVINO, ONNX_RUNTIME = "openvino", "onnxruntime"  # what runs a network; the names of their modules
+TITLES = {OPENVINO: "OpenVINO", ONNX_RUNTIME: "ONNX Runtime"}
+NETWORKS = {OPENVINO: MODEL, ONNX_RUNTIME: "model.onnx"}  # what runs it -> the file that it is in
 FORMAT = 2  # of inspect.json; a reader refuses another
 PRECISION = "f32"  # OpenVINO's own choice is bf16 on some processors, which moves logits by 0.03 to 0.08
 _KEYS = ("task", "preprocess", "precision", "files")
@@ -33,6 +36,11 @@ def read_folder(folder: Path) -> dict[str, Any]:
     return info
 
 
+def runtime_of(info: Mapping[str, Any]) -> str:
+    """What runs the network of an exported folder: inspect.json's `runtime`, OpenVINO where it names none."""
+    return str(info.get("runtime", OPENVINO))
+
+
 def _check(info: Any, path: Path) -> None:
     """Raise DataError unless this version of the package can run what `info` states."""
     if not isinstance(info, Mapping) or info.get("format") != FORMAT:
@@ -43,5 +51,9 @@ def _check(info: Any, path: Path) -> None:
     if info["precision"] != PRECISION:
         raise DataError(f"{path} has precision {info['precision']!r}, wanted {PRECISION!r}; export the student again.")
     TaskSpec.from_dict(info["task"], path)
-    if not isinstance(info["files"], Mapping) or not {MODEL, TRAINED_ON} <= set(info["files"]):
-        raise DataError(f"{path} names no SHA-256 of {MODEL} and {TRAINED_ON}; export the student again.")
+    if (runtime := runtime_of(info)) not in NETWORKS:
+        known = " and ".join(NETWORKS)
+        raise DataError(f"{path} is for {runtime!r}; this version runs {known}. Export the model again.")
+    network = NETWORKS[runtime]
+    if not isinstance(info["files"], Mapping) or not {network, TRAINED_ON} <= set(info["files"]):
+        raise DataError(f"{path} names no SHA-256 of {network} and {TRAINED_ON}; export the student again.")

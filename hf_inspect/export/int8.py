@@ -1,0 +1,75 @@
+"""A network -> the same in 8 bits by NNCF, with ranges from real training images."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_inspect import images
+from hf_inspect.data import class_ids
+from hf_inspect.export.formats import Format
+from hf_inspect.export.layers import kept_in_float, last_of
+from hf_inspect.images import Preprocess, Reading
+from hf_inspect.others import left_alone
+from hf_inspect.schema import TaskSpec
+
+if TYPE_CHECKING:
+    import datasets
+
+CALIBRATION_IMAGES = 300  # NNCF's own default
+_SEED = 0
+
+
+def quantized(
+    form: Format, network: Any, rows: "datasets.Dataset", preprocess: Preprocess, reading: Reading, task: TaskSpec
+) -> Any:
+    """A network of a format in 8 bits, with ranges that span all values seen on the rows.
+
+    NNCF's default, the mean of the images' largest values, clips what only defects raise: the tests' network, which
+    tells bright squares from noise, then lets 7 of 60 more defects pass.
+    """
+    nncf = _nncf()
+
+    def inputs(row: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
+        return {"pixel_values": images.prepare(images.load(row["image"]["bytes"], reading).rgb, preprocess)[None]}
+
+    layers = form.layers(network)
+    kept = {*kept_in_float(layers), *(last_of(layers) if task.finds else ())}
+    return nncf.quantize(
+        network,
+        nncf.Dataset(rows, inputs),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(rows),
+        ignored_scope=nncf.IgnoredScope(names=sorted(kept), validate=False),  # NNCF does not list shapes' arithmetic
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
+        ),
+    )
+
+
+def calibration_rows(train: "datasets.Dataset", task: TaskSpec) -> "datasets.Dataset":
+    """Up to CALIBRATION_IMAGES of the training rows: of a classification each class as frequent as in all."""
+    if task.finds:
+        return train.shuffle(seed=_SEED).select(range(min(len(train), CALIBRATION_IMAGES)))
+    return train.select(stratified(ranks(train, task), CALIBRATION_IMAGES))
+
+
+def stratified(classes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Positions of up to `n` rows, sampled with a fixed seed, each class as frequent among them as in `classes`."""
+    order = np.random.default_rng(_SEED).permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    return order[np.unique(np.linspace(0, len(classes) - 1, n).astype(np.int64))]
+
+
+def ranks(rows: "datasets.Dataset", task: TaskSpec) -> NDArray[np.int64]:
+    """A number for each row's class, whatever the order of the task's classes: good ones first, then by name."""
+    order = sorted(range(len(task.classes)), key=lambda i: (task.is_defect[i], task.classes[i]))
+    return np.argsort(order)[class_ids(rows, task)]
+
+
+def _nncf() -> Any:
+    """NNCF, whose import gives every logger of the process another class."""
+    with left_alone():
+        import nncf
+        import nncf.quantization.range_estimator
+    return nncf
