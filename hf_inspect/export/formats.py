@@ -110,6 +110,6 @@ FORMATS: Mapping[str, Format] = {
 _ELSEWHERE = {  # formats whose files could not be run here to be compared with the model
     "tensorrt": "an engine is built on the GPU that will run it. Export with --to onnx and, where TensorRT is "
     "installed (pip install tensorrt), run: trtexec --onnx=OUT/model.onnx --saveEngine=model.plan",
-    "tflite": "LiteRT's converter wants an older torch than this package. Export with --to onnx and, in an environment "
-    "of its own (pip install onnx2tf), run: onnx2tf -i OUT/model.onnx",
+    "tflite": "LiteRT's converter, litert-torch 0.10, does not install beside torch 2.15. Export with --to onnx, and "
+    "convert that in an environment of its own (pip install onnx2tf, say).",
 }
