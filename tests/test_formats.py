@@ -149,7 +149,7 @@ def test_a_folder_of_onnx_is_a_detector_s_with_a_card(exported, tmp_path):
         ({"runtime": "tensorrt"}, DataError, "is for 'tensorrt'; this version runs openvino and onnxruntime"),
         ({"runtime": "openvino"}, DataError, f"names no SHA-256 of {MODEL}"),
         ({"preprocess": {"height": 96}}, DataError, r"maps \[\?,3,160,160\] to .*wants \[\?,3,96,160\]"),
-        ({"task": {"classes": ["a", "b", "c"], "dispositions": ["defect"] * 3}}, DataError, r"\[\?,\?,3\] and"),
+        ({"task": TaskSpec(("a", "b", "c"), ("defect",) * 3, DETECTION).to_dict()}, DataError, r"\[\?,\?,3\] and"),
     ],
 )
 def test_an_onnx_folder_that_is_not_as_it_was_written_is_refused(exported, tmp_path, changes, error, said):
