@@ -237,7 +237,10 @@ def test_a_bad_annotation_is_counted_and_its_image_stays_a_defect(tmp_path, bad,
 
 
 NOTED = [
-    ({"counts": [3, 4], "size": [SIDE, SIDE]}, "1 annotations have an RLE mask, which was left out: "),
+    (
+        {"counts": [3, 4], "size": [SIDE, SIDE]},
+        "1 annotations have an RLE mask that is none of their image, which was left out: ",
+    ),
     ([[1, 2, 3, 4]], "1 annotations have a polygon that is no list of three or more points, which was left out: "),
 ]
 
@@ -247,6 +250,27 @@ def test_an_annotation_whose_mask_is_no_polygon_keeps_its_box(tmp_path, segmenta
     manifest, rows = notes_of(tmp_path, [note(0, 0), note(7, 1, segmentation=segmentation)], n=12)
     assert manifest["notes"] == [sentence + "images/part1.png number 2 (id 7)."]
     assert len(rows["part1.png"]["objects"]["bbox"]) == 1
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_rle_is_kept_as_its_outlines(tmp_path, compressed):
+    """Two patches of one mask, in COCO's order of columns; the box is made of them where there is none."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[2:9, 3:5], mask[20:24, 24:30] = 1, 1
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges.tolist(), flat.size]).tolist()
+    rle = {"size": [SIDE, SIDE], "counts": counts}
+    if compressed:
+        from faster_coco_eval import mask as packing
+
+        rle = {"size": [SIDE, SIDE], "counts": packing.frPyObjects(rle, SIDE, SIDE)["counts"].decode()}
+    manifest, rows = notes_of(tmp_path, [note(0, 0), note(7, 1, bbox=None, segmentation=rle)], n=12)
+    assert not manifest["notes"]
+    objects = rows["part1.png"]["objects"]
+    assert objects["bbox"] == [[3, 2, 30, 24]]
+    corners = sorted(sorted(zip(one[::2], one[1::2], strict=True)) for one in objects["polygons"][0])
+    assert corners == [[(3, 2), (3, 9), (5, 2), (5, 9)], [(24, 20), (24, 24), (30, 20), (30, 24)]]
 
 
 def test_annotations_without_an_image_are_counted(tmp_path):

@@ -84,7 +84,7 @@ class Annotated(GivenSplit):
 class Coco(InspectionBuilder):
     """A row an image; `objects` holds its annotations as lists of equal length."""
 
-    VERSION = datasets.Version("1.3.0")
+    VERSION = datasets.Version("1.4.0")
     LICENCE = None
     OPTIONS = Options
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hf_inspect import files, images
 from hf_inspect.data import count, read_head, read_reading, stream, write_history
+from hf_inspect.data.coco.shapes import outlines
 from hf_inspect.errors import DataError
 from hf_inspect.schema import SEGMENTATION, Finding, Progress, TaskSpec, no_progress
 from hf_inspect.teachers.audit import Bar, audit, refuse_below, table, with_mask
@@ -94,18 +93,9 @@ def described(value: Mapping[str, Any]) -> str:
 
 
 def polygons_of(found: Finding) -> list[list[float]]:
-    """The outlines of a finding's mask, x, y, x, y, ... in pixels of the image, corners of pixels being whole numbers.
-
-    Holes are filled.
-    """
-    import cv2
-
+    """The outlines of a finding's mask, x, y, x, y, ... in pixels of the image; holes are filled."""
     assert found.mask is not None
-    twice = found.mask.repeat(2, 0).repeat(2, 1).astype(np.uint8)  # else outlines run through pixels' centres
-    outlines, _ = cv2.findContours(twice, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    top, left = found.corner
-    corners = [np.ceil(one.reshape(-1, 2) / 2) + np.array([left, top]) for one in outlines if len(one) > 2]
-    return [one.ravel().tolist() for one in corners]
+    return outlines(found.mask, found.corner)
 
 
 def _labelled(teacher: Labeller, data: Path, split: str, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:

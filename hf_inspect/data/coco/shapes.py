@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hf_inspect.data.coco.rules import EDGE, seen
 from hf_inspect.data.raw.objects import Box, numbers
@@ -39,6 +40,30 @@ def shape_of(segmentation: Any, size: Size) -> tuple[Shape | None, list[Problem]
     if isinstance(segmentation, list):
         return _of_polygons(segmentation, size)
     return None, [("mask-form", seen(segmentation))]
+
+
+def outlines(mask: NDArray[np.bool_], corner: tuple[int, int] = (0, 0)) -> list[list[float]]:
+    """The outlines of a mask (h, w) whose first pixel is row and column `corner`: x, y, x, y, ... in pixels.
+
+    Corners of pixels are whole numbers; holes are filled.
+    """
+    import cv2
+
+    twice = mask.repeat(2, 0).repeat(2, 1).astype(np.uint8)  # else outlines run through pixels' centres
+    found, _ = cv2.findContours(twice, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    top, left = corner
+    corners = [np.ceil(one.reshape(-1, 2) / 2) + np.array([left, top]) for one in found if len(one) > 2]
+    return [one.ravel().tolist() for one in corners]
+
+
+def outlines_of_rle(rle: dict[str, Any], size: Size) -> list[list[float]]:
+    """The outlines of the RLE of an image of `size`; none where it cannot be used."""
+    from faster_coco_eval import mask
+
+    if shape_of(rle, size)[0] is None:
+        return []
+    packed = mask.frPyObjects(rle, *rle["size"]) if isinstance(rle["counts"], list) else rle
+    return outlines(mask.decode({"size": rle["size"], "counts": packed["counts"]}).astype(bool))
 
 
 def is_compressed(segmentation: Any) -> bool:

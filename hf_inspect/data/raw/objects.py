@@ -10,7 +10,7 @@ FAR = 2**24  # pixels; float32 holds every whole number up to here, and no image
 NO_BOX = "neither a box of four numbers nor a polygon"
 NO_AREA = "a box without area inside the image"
 NO_CATEGORY = "no category that the JSON lists"
-RLE = "annotations have an RLE mask, which was left out"
+RLE = "annotations have an RLE mask that is none of their image, which was left out"
 NO_POLYGON = "annotations have a polygon that is no list of three or more points, which was left out"
 CLIPPED = "boxes reached outside their image and were clipped"
 TURNED = "images were turned upright by EXIF, and their boxes and polygons with them"
@@ -60,7 +60,7 @@ def frame_of(
 
 def object_of(annotation: Mapping[str, Any], category: str | None, frame: Frame, size: tuple[int, int]) -> Found:
     """An annotation as a row's object, upright and clipped to the image's upright `size`."""
-    polygons, notes = _polygons(annotation.get("segmentation"))
+    polygons, notes = _polygons(annotation.get("segmentation"), frame)
     box = _box(annotation.get("bbox")) or _around(polygons)
     if category is None or box is None:
         return Found(None, NO_BOX if category else NO_CATEGORY, notes)
@@ -90,12 +90,15 @@ def turned_box(box: Box, frame: Frame) -> Box:
     return min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)
 
 
-def _polygons(segmentation: Any) -> tuple[list[list[float]], list[str]]:
-    """The polygons of a segmentation, each x, y, x, y, ..., and what else it holds."""
+def _polygons(segmentation: Any, frame: Frame) -> tuple[list[list[float]], list[str]]:
+    """The polygons of a segmentation, each x, y, x, y, ..., and what else it holds; of an RLE its outlines."""
+    from hf_inspect.data.coco.shapes import outlines_of_rle
+
     if not segmentation:
         return [], []
     if not isinstance(segmentation, list):
-        return [], [RLE]
+        found = outlines_of_rle(segmentation, frame.size) if isinstance(segmentation, dict) else []
+        return found, [] if found else [RLE]
     sound = [one for one in segmentation if numbers(one) and len(one) >= 6 and len(one) % 2 == 0]
     return sound, [NO_POLYGON] if len(sound) < len(segmentation) else []
 
