@@ -45,8 +45,8 @@ def main():
     runs.check_processes(training.world_size)
     if training.push_to_hub:
         raise DataError(
-            "two teachers would go to one repository: leave out push_to_hub, run 'hf-inspect card' on the folder of each, "
-            "then 'hf-inspect push'."
+            "two teachers would go to one repository: leave out push_to_hub, then run 'hf-inspect card' and "
+            "'hf-inspect push' on the folder of each."
         )
     for kind in teachers.taught(arguments.data, arguments.only):
         train(kind, arguments, teachers.own_arguments(training, kind))
