@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from hf_inspect.cli import app
 from hf_inspect.data.coco import inspect, validate
+from hf_inspect.data.coco.inspecting import STUDENTS
 from hf_inspect.data.raw.document import parsed, read_document
 from hf_inspect.errors import DataError
 from tests import cocos
@@ -52,6 +53,25 @@ def test_teachers_and_student_follow_from_the_annotations(tmp_path, what):
     assert (list(found.teachers), found.student) == (teachers, student)
     said = found.table()
     assert ("no annotation has a box or a mask" in said) == (student is None)
+    assert all(f"{base} (" in said for base in found.students)
+    assert found.next.endswith("fixed.json") == (teachers == ["SAM"])
+
+
+def test_students_are_ones_that_the_recipe_begins_with():
+    """Permissive ones first; a name that is no repository is a base, and one for masks is a network of masks."""
+    from hf_inspect.detectors.families import family_named
+
+    for (_, masks), bases in STUDENTS.items():
+        families = {base: family_named(base) for base in bases}
+        assert {base for base, own in families.items() if own is None} <= {
+            "PekingU/rtdetr_v2_r18vd", "ustc-community/dfine-small-coco",
+        }  # fmt: skip
+        bound = [own.licence for own in families.values() if own]
+        assert bound == sorted(bound, key=bool)
+        for base, own in families.items():
+            if own and base.startswith("yolo"):
+                assert base.endswith("-seg") == masks
+            assert ("--weights" in bases[base]) <= own.takes_weights(base) if own else True
 
 
 def test_the_next_command_runs(tmp_path):

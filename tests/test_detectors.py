@@ -3,8 +3,11 @@
 import json
 import runpy
 import shutil
+import signal
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,9 +29,11 @@ from hf_inspect.reports import evaluate_detect
 from hf_inspect.runtime import INSPECT, Engine
 from hf_inspect.schema import BINARY, DETECTION, SEGMENTATION, History, TaskSpec
 from hf_inspect.tasks.detection import Decoding, compare
+from hf_inspect.training import newest_whole_checkpoint
 from tests import finders, launch
 
 SIDE, STEPS = 160, 70
+TINY = ["--config", "recipes/edge_detector/tiny.yaml"]
 SMALL = {"channels": 32, "convolutions": 1}
 DETR = {
     "encoder_hidden_dim": 32, "feat_strides": [8, 16, 32], "encoder_layers": 1, "encoder_ffn_dim": 32,
@@ -351,19 +356,46 @@ def test_parts_are_prepared_as_the_whole_but_for_their_size():
     assert training.part_of(replace(whole, height=40, width=40), 0.5) == replace(whole, height=32, width=32)
 
 
-def test_the_recipe_runs_and_goes_on_where_it_was(data, tmp_path):
-    arguments = ["--config", "recipes/edge_detector/tiny.yaml", "--data", data, "--output_dir", tmp_path / "out"]
-    done = launch.recipe("edge_detector", *arguments)
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """What the recipe made undisturbed, and what it said."""
+    out = tmp_path_factory.mktemp("recipe") / "out"
+    done = launch.recipe("edge_detector", *TINY, "--data", data, "--output_dir", out)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "findings are told of from a score of" in done.stdout
-    log = files.read_json(tmp_path / "out" / "training_log.json")
+    return out, done.stdout
+
+
+def test_the_recipe_runs_and_goes_on_where_it_was(run, data):
+    out, said = run
+    assert "findings are told of from a score of" in said
+    log = files.read_json(out / "training_log.json")
     assert log["ran"]["epochs"] == 2
     assert {"eval_map", "eval_ap50"} <= set().union(*log["history"])
-    said = Detector.from_pretrained(tmp_path / "out")
-    assert said.history.sources[0].fingerprint == sets.read_head(data)["fingerprint"]
-    again = launch.recipe("edge_detector", *arguments)
+    made = Detector.from_pretrained(out)
+    assert made.task.kind == SEGMENTATION  # everything has a mask
+    assert made.history.sources[0].fingerprint == sets.read_head(data)["fingerprint"]
+    again = launch.recipe("edge_detector", *TINY, "--data", data, "--output_dir", out)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert Detector.from_pretrained(tmp_path / "out").identity == said.identity
+    assert Detector.from_pretrained(out).identity == made.identity
+
+
+def test_kill_9_and_the_same_command_again_give_the_same_bits(run, data, tmp_path):
+    """It goes on from the newest whole checkpoint; until it has come to its end its folder holds no model."""
+    out = tmp_path / "killed"
+    given = ["recipes/edge_detector/train.py", *TINY, "--data", data, "--output_dir", out]
+    process = launch.started(given, launch.ON_A_CPU, tmp_path / "out", tmp_path / "err")
+    while newest_whole_checkpoint(out) is None and process.exitcode is None:
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with pytest.raises(DataError, match=r"config\.json"):
+        Detector.from_pretrained(out)
+    done = launch.script(given, launch.ON_A_CPU)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first = files.read_json(run[0] / "training_log.json")["ran"]["steps"] // 2
+    assert Path(newest_whole_checkpoint(out)).name == f"checkpoint-{2 * first}"
+    assert Detector.from_pretrained(out).identity == Detector.from_pretrained(run[0]).identity
 
 
 def test_a_yolo_segmenter_learns_is_exported_and_says_whose_it_is(data, rows, tmp_path):
@@ -478,7 +510,9 @@ def test_a_larger_student_labels_for_a_smaller_one(labels, folder, data, task, r
     done = launch.recipe("edge_detector", "--config", "recipes/edge_detector/tiny.yaml", "--data", data, "--output_dir",
                          out, "--labels", labels, "--num_train_epochs", "1")  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    history = Detector.from_pretrained(out).history
+    made = Detector.from_pretrained(out)
+    assert made.task.kind == DETECTION  # the data have masks, and the labels that it learned from none
+    history = made.history
     assert {source.fingerprint for source in history.sources} == {sets.read_head(data)["fingerprint"]}
     assert "elsewhere" in history.unknown  # what the teacher saw
 

@@ -252,6 +252,29 @@ def test_an_annotation_whose_mask_is_no_polygon_keeps_its_box(tmp_path, segmenta
     assert len(rows["part1.png"]["objects"]["bbox"]) == 1
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_rle_is_kept_as_its_outlines(tmp_path, compressed):
+    """Two patches of one mask, in COCO's order of columns; the box is made of them where there is none."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[2:9, 3:5], mask[20:24, 24:30] = 1, 1
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges.tolist(), flat.size]).tolist()
+    rle = {"size": [SIDE, SIDE], "counts": counts}
+    if compressed:
+        from faster_coco_eval import mask as packing
+
+        rle = {"size": [SIDE, SIDE], "counts": packing.frPyObjects(rle, SIDE, SIDE)["counts"].decode()}
+    manifest, rows = notes_of(tmp_path, [note(0, 0), note(7, 1, bbox=None, segmentation=rle)], n=12)
+    assert manifest["notes"] == [
+        "1 annotations have an RLE mask, which became polygons: images/part1.png number 2 (id 7)."
+    ]
+    objects = rows["part1.png"]["objects"]
+    assert objects["bbox"] == [[3, 2, 30, 24]]
+    corners = sorted(sorted(set(zip(one[::2], one[1::2], strict=True))) for one in objects["polygons"][0])
+    assert corners == [[(3, 2), (3, 9), (5, 2), (5, 9)], [(24, 20), (24, 24), (30, 20), (30, 24)]]
+
+
 def test_annotations_without_an_image_are_counted(tmp_path):
     lost = [note(i, 1000 + i) for i in range(12)] + ["text", {"id": 1}, note(1, [1])]
     manifest, rows = notes_of(tmp_path, [note(0, 0), *lost])

@@ -12,13 +12,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from hf_inspect import files, teachers
 from hf_inspect.data import build, load_split, read_history, read_manifest, read_objects
 from hf_inspect.errors import DataError, LeakageError
+from hf_inspect.hub import check
 from hf_inspect.reading import Reading
+from hf_inspect.reports import write_card
 from hf_inspect.schema import Finding, History, Prediction, TaskSpec
 from hf_inspect.teachers import DINO, SAM, Bar, Prompt, Start, Teacher, dino, lora, pseudo, sam
 from hf_inspect.teachers.audit import compared, refuse_below, truths_of, with_mask
@@ -325,6 +328,23 @@ def test_boxes_alone_teach_no_masks(tmp_path):
     assert teachers.taught(tmp_path / "data") == ("dino",)
     with pytest.raises(DataError, match="which sam learns from"):
         teachers.taught(tmp_path / "data", ["sam"])
+
+
+@pytest.mark.parametrize("kind", ["dino", "sam"])
+def test_a_teacher_may_be_pushed_with_a_card_of_its_own(trained, kind, tmp_path):
+    """Of what its folder states; checkpoints and TensorBoard's files stay."""
+    folder = Path(shutil.copytree(trained[0] / kind, tmp_path / kind))
+    text = write_card(folder).read_text()
+    assert f"Teacher of {'boxes' if kind == 'dino' else 'masks'}" in text
+    assert "Not measured on a test split yet. `hf-inspect label` audits" in text
+    assert "wire, wire rope" in text
+    head = yaml.safe_load(text.split("---")[1])
+    assert (head["license"], head["library_name"]) == ("cc0-1.0", "peft")
+    assert head["pipeline_tag"] == ("zero-shot-object-detection" if kind == "dino" else "mask-generation")
+    assert set(check(folder)) == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "teacher.json", "trained_on.json",
+        "training_log.json",
+    }  # fmt: skip
 
 
 # What they label.

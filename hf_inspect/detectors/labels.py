@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_inspect.detectors.predictor import Detector
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Finding, TaskSpec
+from hf_inspect.schema import DETECTION, Finding, TaskSpec
 from hf_inspect.teachers import LABELS, Labeller, Teacher, read_labels
 from hf_inspect.teachers.pseudo import polygons_of
 
@@ -31,6 +31,12 @@ def teacher_of(folder: Path, least: float | None = None) -> Labeller:
     if least is not None:
         student.decoding = replace(student.decoding, told=least)
     return student
+
+
+def task_taught(task: TaskSpec, labels: Path, data: Path) -> TaskSpec:
+    """The task as far as a teacher's labels teach it: boxes alone where the teacher gave no masks."""
+    stated, _ = read_labels(labels, data)
+    return replace(task, kind=DETECTION) if stated.kind == DETECTION else task
 
 
 def relabelled(

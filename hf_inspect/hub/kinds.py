@@ -1,4 +1,4 @@
-"""A folder -> which of nine kinds it is, and its files; a file that this kind does not know is refused."""
+"""A folder -> which of ten kinds it is, and its files; a file that this kind does not know is refused."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from hf_inspect.schema import DETECTION, SEGMENTATION, TaskSpec
 
 CARD, NOTES, RESULTS = "README.md", "notes.md", "results.json"
 CONFIG, ADAPTER_CONFIG, PROMPT = "config.json", "adapter_config.json", "prompt.json"
+TEACHER_JSON = "teacher.json"
 SUMS, LICENCES = "SHA256SUMS", "LICENCES.md"  # of a bundle; the first as sha256sum writes it
 WEIGHTS = ("openvino_model.bin", NETWORKS[ONNX_RUNTIME])  # of an export, by what runs it
 _STAY = (
@@ -61,8 +62,8 @@ MASKS = (Metric("masks.map", "map_segm", "mask mAP"), Metric("masks.ap50", "map_
 class Kind:
     """All that a kind of folder differs in.
 
-    A folder is of this kind by a file of `marks`, or by the end of its config.json's `architecture`; of those that
-    share these, by the kind of its task, one that `answers` names. `files` are
+    A folder is of this kind by a file of `marks`, or by an end of its config.json's `architecture`; of those that share
+    these, by the kind of its task, one that `answers` names. `files` are
     patterns of what it may hold, `listed` of what it may hold where its manifest says so; their * stays within a
     folder. `task` names the records that state its TaskSpec, the first of which counts, each with its key. A kind that
     is measured has a `section` of results.json, the `metrics` of its card, and the card's `template` and `pipeline`.
@@ -71,7 +72,7 @@ class Kind:
     name: str
     files: tuple[str, ...]
     marks: tuple[str, ...] = ()
-    architecture: str | None = None
+    architecture: str | tuple[str, ...] | None = None
     answers: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
     repo_type: str = "model"
@@ -109,6 +110,14 @@ CASCADE = Kind(
     metrics=(ACCURACY, ESCAPES, OVERKILL),
     template="cascade.md.j2",
     pipeline="image-classification",
+)
+TEACHER = Kind(
+    "teacher",
+    (TEACHER_JSON, ADAPTER_CONFIG, "adapter_model.safetensors"),
+    marks=(TEACHER_JSON,),
+    task=((TEACHER_JSON, "task"),),
+    section="teacher",
+    template="teacher.md.j2",
 )
 ADAPTER = Kind(
     "adapter",
@@ -163,7 +172,7 @@ DETECTOR = Kind(
     "detector",
     STUDENT.files,
     marks=STUDENT.marks,
-    architecture="ForInspectionDetection",
+    architecture=("ForInspectionDetection", "RTDetrV2ForObjectDetection", "DFineForObjectDetection"),
     answers=(DETECTION,),
     task=STUDENT.task,
     section="detection",
@@ -176,7 +185,7 @@ SEGMENTER = replace(
 )
 FINDERS = (DETECTOR, SEGMENTER)
 KINDS = (
-    SPACE, CASCADE, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS,
+    SPACE, CASCADE, TEACHER, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS,
 )  # a folder with marks of several is of the first, unless its task says which  # fmt: skip
 ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTER}  # a cascade's parts and what they are
 PART_FILES = sorted({*_EVERYWHERE, *(one for kind in ROLES.values() for one in kind.files)} - {".gitattributes"})

@@ -12,7 +12,7 @@ from hf_inspect.data.build import MANIFEST
 from hf_inspect.data.card import cell
 from hf_inspect.errors import DataError, HubError, MissingExtraError
 from hf_inspect.hub import Kind, kinds, licences, measured
-from hf_inspect.hub.kinds import ADAPTER_CONFIG, CARD, CONFIG, PROMPT, RESULTS
+from hf_inspect.hub.kinds import ADAPTER_CONFIG, CARD, CONFIG, PROMPT, RESULTS, TEACHER_JSON
 from hf_inspect.hub.pull import HUB
 from hf_inspect.reports.table import classes_table, results_table
 from hf_inspect.runtime import INSPECT, ONNX_RUNTIME, OPENVINO, TITLES, TRAINED_ON, runtime_of
@@ -33,7 +33,7 @@ _NOTES = "\x00"  # what the notes take the place of: they stand in a card to the
 
 
 def write_card(folder: Path) -> Path:
-    """Write README.md of a data set, vlm, adapter, student, anomaly model, detector or cascade; returns its path.
+    """Write README.md of a data set or of a model of any kind; returns its path.
 
     Figures come from results.json alone. HubError or DataError names the number that is missing, the file that
     results.json is not of, or the licence that nothing states. A model may be unmeasured, a cascade may not.
@@ -124,6 +124,17 @@ def _of_finder(folder: Path) -> dict[str, Any]:
     return given | {"title": f"{hub.kind_of(folder).name.capitalize()} {given['title'].removeprefix('Edge model ')}"}
 
 
+def _of_teacher(folder: Path) -> dict[str, Any]:
+    """What an adapter of Grounding DINO or SAM states of itself, whose labels students learn from."""
+    stated, adapter = files.read_json(folder / TEACHER_JSON), files.read_json(folder / ADAPTER_CONFIG)
+    boxes = stated["kind"] == "dino"
+    given = {"base": stated["base"], "bases": _repositories(stated["base"]), "parts": {"": folder}, "adapter": adapter}
+    named = {"library": "peft", "tags": [adapter["peft_type"].lower(), "teacher"], "boxes": boxes, "stated": stated}
+    named |= {"pipeline": "zero-shot-object-detection" if boxes else "mask-generation"}
+    title = f"Teacher of {'boxes' if boxes else 'masks'}, an adapter for {stated['base']}"
+    return given | named | {"title": title, "history": read_history(folder, "it")}
+
+
 def _of_vlm(folder: Path) -> dict[str, Any]:
     """What an adapter's folder, or a whole fine-tune's, states of itself."""
     adapter, log, prompt = (_read(folder / name) for name in (ADAPTER_CONFIG, LOG, PROMPT))
@@ -156,6 +167,7 @@ def _of_cascade(folder: Path) -> dict[str, Any]:
 
 _OF_SECTION: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "edge": _of_student, "vlm": _of_vlm, "cascade": _of_cascade, "anomaly": _of_anomaly, "detection": _of_finder,
+    "teacher": _of_teacher,
 }  # fmt: skip
 
 
@@ -253,7 +265,7 @@ def _head(values: Mapping[str, Any], extra: Mapping[str, Any], data: str | None,
     given = {
         **({"license": bound[0]} if len(bound) == 1 else several | {"license_link": link}),
         "library_name": values["library"],
-        "pipeline_tag": values["kind"].pipeline,
+        "pipeline_tag": values.get("pipeline", values["kind"].pipeline),
         **({"base_model": values["bases"]} if values["bases"] else {}),
         **({"datasets": [data]} if data else {}),
         "tags": ["industrial-inspection", *values["tags"], *extra.get("tags", [])],

@@ -7,13 +7,14 @@ from typing import Any
 
 from hf_inspect import files
 from hf_inspect.errors import DataError
+from hf_inspect.hub.kinds import TEACHER_JSON
 from hf_inspect.reading import Reading
 from hf_inspect.schema import TaskSpec
 from hf_inspect.teachers.lora import WEIGHTS
 from hf_inspect.teachers.tiny import base_folder
 from hf_inspect.training import content_of
 
-TEACHER = "teacher.json"
+TEACHER = TEACHER_JSON
 FORMAT = 1
 DINO, SAM = "dino", "sam"
 

@@ -27,7 +27,7 @@ from hf_inspect.detectors import training as detector
 from hf_inspect.detectors.answers import Answers
 from hf_inspect.detectors.augment import augmentation, fixed_views
 from hf_inspect.detectors.families import family_of
-from hf_inspect.detectors.labels import relabelled
+from hf_inspect.detectors.labels import relabelled, task_taught
 from hf_inspect.errors import DataError
 from hf_inspect.schema import DETECTION, SEGMENTATION
 from hf_inspect.students import LITE0
@@ -125,6 +125,7 @@ def main():
     for name, rows in splits.items():
         detector.check_rows(rows, task, name)
     task = task if arguments.masks else replace(task, kind=DETECTION)
+    task = task_taught(task, arguments.labels, arguments.data) if arguments.labels else task
     parents = ancestors_of(arguments.base, arguments.weights)
     model = new_detector(
         arguments.base, task, arguments.height, arguments.width, arguments.network, reading,

@@ -44,7 +44,10 @@ def main():
     arguments, training = runs.parsed(TeacherArguments, TrainingArguments)
     runs.check_processes(training.world_size)
     if training.push_to_hub:
-        raise DataError("push_to_hub has no use here: a teacher stays where its students are trained; leave it out.")
+        raise DataError(
+            "two teachers would go to one repository: leave out push_to_hub, then run 'hf-inspect card' and "
+            "'hf-inspect push' on the folder of each."
+        )
     for kind in teachers.taught(arguments.data, arguments.only):
         train(kind, arguments, teachers.own_arguments(training, kind))
 

