@@ -212,6 +212,22 @@ def test_queries_at_no_fixed_places_leave_the_logits_out(task, teacher):
         planned(student, teacher, {"features": 0})
 
 
+def test_maps_of_one_name_and_another_size_are_not_held_against_each_other(task, teacher, monkeypatch):
+    """A body may keep its last stage finer than the others do."""
+    own = distil._probed
+
+    def finer(model, height, width):
+        found = own(model, height, width)
+        if model is teacher.model:
+            return found
+        maps = {one: maps if one < 32 else maps.repeat(1, 1, 2, 2) for one, maps in found.features.items()}
+        return replace(found, features=maps)
+
+    student = model_of(task)
+    monkeypatch.setattr(distil, "_probed", finer)
+    assert list(planned(student, teacher).widths) == [8, 16]
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

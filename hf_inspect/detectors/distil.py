@@ -78,12 +78,12 @@ def planned(
         )
     reading.refuse_model(teacher.reading, "The data set", f"the teacher {teacher.folder.name}")
     answers, parts = _probed(teacher.model, own.height, own.width), _probed(student, own.height, own.width)
-    strides = [one for one in parts.features if one in answers.features]
+    strides = [one for one, own in parts.features.items() if _size(own) == _size(answers.features.get(one))]
     why = {
         "detection": None,
         "segmentation": None if task.kind == SEGMENTATION else "the student finds boxes alone",
         "logits": _unlike(student, teacher.model, parts, answers),
-        "features": None if strides else "no map of the two is of one stride",
+        "features": None if strides else "no map of the two is of one stride and size",
     }
     asked = {**SHARES, **shares}
     left_out = {name: reason or "its share is 0" for name, reason in why.items() if reason or not asked[name]}
@@ -199,6 +199,10 @@ def _probed(model: "PreTrainedModel", height: int, width: int) -> Parts:
         found = family_of(model.config).parts(model.eval(), torch.zeros(1, 3, height, width, device=model.device), None)
     model.train(training)
     return found
+
+
+def _size(maps: "torch.Tensor | None") -> "torch.Size | None":
+    return None if maps is None else maps.shape[-2:]
 
 
 def _unlike(student: "PreTrainedModel", teacher: "PreTrainedModel", own: Parts, theirs: Parts) -> str | None:
