@@ -69,12 +69,12 @@ def export(detector: Path, batch: int, out: Path) -> Path:
         from ultralytics import YOLO
     model = Detector.from_pretrained(detector)
     network, config = model.model.yolo, model.model.config
-    made = YOLO(f"{config.network}.yaml", task="detect")
-    network.names, network.args, network.task = dict(enumerate(model.task.classes)), {}, "detect"
-    network.pt_path = str(out / "network.pt")  # whose name the folder has
-    made.model = network.cpu()
-    out.mkdir()
     size = (model.preprocess.height, model.preprocess.width)
+    made = YOLO(f"{config.network}.yaml", task="detect")
+    network.names, network.args = dict(enumerate(model.task.classes)), {"imgsz": max(size)}
+    network.task, network.pt_path = "detect", str(out / "network.pt")  # whose folder and name the export has
+    made.model = network.cpu()  # not by way of its own file, which holds half precision
+    out.mkdir()
     return Path(made.export(format="openvino", imgsz=size, batch=batch, verbose=False))
 
 
