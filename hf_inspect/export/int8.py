@@ -1,5 +1,6 @@
 """A network -> the same in 8 bits by NNCF, with ranges from real training images."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,8 +69,9 @@ def ranks(rows: "datasets.Dataset", task: TaskSpec) -> NDArray[np.int64]:
 
 
 def _nncf() -> Any:
-    """NNCF, whose import gives every logger of the process another class."""
+    """NNCF, whose import gives every logger of the process another class; it would list each layer that is left out."""
     with left_alone():
         import nncf
         import nncf.quantization.range_estimator
+    nncf.set_log_level(logging.WARNING)
     return nncf
