@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import runpy
 import shutil
 import signal
 import threading
@@ -389,6 +390,24 @@ def test_the_log_of_a_resumed_run_is_of_the_whole_run(tmp_path):
     assert whole["ran"] == {"steps": 4, "epochs": 2.0, "images_a_step": 8, "images_seen": 32}
     again = log_of(train(tmp_path, made), tmp_path)
     assert again == whole
+
+
+@pytest.mark.parametrize("name", ["edge_classifier", "edge_detector", "teacher_lora", "vlm_sft"])
+def test_a_recipe_evaluates_every_image(name):
+    recipe = runpy.run_path(f"recipes/{name}/train.py", run_name="recipe")
+    own = [one for one in recipe.values() if isinstance(one, type) and issubclass(one, Trainer) and one is not Trainer]
+    assert [one.get_eval_dataloader for one in own] == [training.WholeEvaluation.get_eval_dataloader]
+
+
+def test_an_evaluation_is_of_every_image_whatever_is_dropped_in_training(tmp_path):
+    """Of 11 rows in batches of 4, transformers' own loader leaves out 3 of an evaluation as well."""
+    own = {"dataloader_drop_last": True, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4}
+    plain = trainer_of(tmp_path, of(tmp_path), **own)
+    whole = type("Whole", (training.WholeEvaluation, Trainer), {})(Net(), settings(tmp_path, **own))
+    seen = [sum(len(one["labels"]) for one in trainer.get_eval_dataloader(plain.train_dataset[:11]))
+            for trainer in (plain, whole)]  # fmt: skip
+    assert seen == [8, 11]
+    assert whole.args.dataloader_drop_last
 
 
 def test_dropped_batches_are_not_seen(tmp_path):

@@ -5,10 +5,12 @@ from typing import Any
 
 from transformers import Trainer
 
+from hf_inspect.training import WholeEvaluation
+
 Loss = Callable[[Any, Any], tuple[Any, Any]]
 
 
-class TeacherTrainer(Trainer):
+class TeacherTrainer(WholeEvaluation, Trainer):
     """Trainer whose loss is `teacher_loss` (model, batch) -> (loss, outputs), to be set before training."""
 
     teacher_loss: Loss

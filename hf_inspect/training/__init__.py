@@ -11,6 +11,7 @@ from hf_inspect.training.checkpoints import (
     torn,
     train,
 )
+from hf_inspect.training.evaluation import WholeEvaluation
 from hf_inspect.training.publish import Publication, publication
 from hf_inspect.training.recipe import (
     LOG,
@@ -26,8 +27,8 @@ from hf_inspect.training.recipe import (
 from hf_inspect.training.steps import INSPECT, LAUNCH, Step, do, perform
 
 __all__ = [
-    "INSPECT", "LAUNCH", "LOG", "Publication", "Step", "augmentation", "bound_checkpoints", "check_classes",
-    "check_processes", "check_splits", "content_of", "differences", "do", "fit_made_from", "made_from",
+    "INSPECT", "LAUNCH", "LOG", "Publication", "Step", "WholeEvaluation", "augmentation", "bound_checkpoints",
+    "check_classes", "check_processes", "check_splits", "content_of", "differences", "do", "fit_made_from", "made_from",
     "newest_whole_checkpoint", "parsed", "perform", "publication", "recipe_log", "resume_from", "run", "torn", "train",
     "write_training_log",
 ]  # fmt: skip

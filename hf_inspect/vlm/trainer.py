@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl import SFTTrainer
 
+from hf_inspect.training import WholeEvaluation
 from hf_inspect.vlm import training as sft
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from hf_inspect.vlm.model import VLM
 
 
-class AdapterTrainer(SFTTrainer):
+class AdapterTrainer(WholeEvaluation, SFTTrainer):
     """SFTTrainer with learning rates by group, and scores of the validation split by ranking beside its loss.
 
     Set before training: `learning_rates` (pattern of parameters -> rate), `ranker`, which answers for the rows of

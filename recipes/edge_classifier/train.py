@@ -42,16 +42,8 @@ class StudentArguments:
     max_rows: int | None = field(default=None, metadata={"help": "the first rows of each split alone"})
 
 
-class StudentTrainer(Trainer):
-    """Trainer whose `dataloader_drop_last` drops a training batch alone: an evaluation is of every image."""
-
-    def get_eval_dataloader(self, eval_dataset=None):
-        """The loader of all of `eval_dataset`."""
-        dropped, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = dropped
+class StudentTrainer(runs.WholeEvaluation, Trainer):
+    """Trainer whose evaluations are of every image."""
 
 
 def main():

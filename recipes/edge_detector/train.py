@@ -69,7 +69,7 @@ class DetectorArguments:
     patience: int = field(default=10, metadata={"help": "evaluations without a better validation mAP before stopping"})
 
 
-class DetectorTrainer(Trainer):
+class DetectorTrainer(runs.WholeEvaluation, Trainer):
     """Trainer whose body learns at a rate of its own, and whose evaluations keep raw boxes and scores alone.
 
     With a `plan`, it learns from a teacher's `answers` besides the labels.
