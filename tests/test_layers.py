@@ -26,7 +26,7 @@ TRAINER = "vlm/trainer.py"  # a subclass of TRL's own: the recipe imports it, an
 HEAVY = {"torch", "transformers", "datasets", "timm", "peft", "trl", "accelerate", "optimum", "nncf", "ultralytics"}
 PRETEXT = {f"anomaly/{name}.py": {"torch", "torchvision", "transformers"} for name in ("cutpaste", "pretext", "tuning")}
 DETECTORS = {
-    f"detectors/{name}.py": {"torch", "transformers"} for name in ("fcos", "prototypes", "yolo")
+    f"detectors/{name}.py": {"torch", "transformers"} for name in ("fcos", "prototypes", "widths", "yolo")
 }  # a `PreTrainedModel`
 AT_TOP = {
     BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, ANOMALY: {"torch", "transformers"}, TRAINER: {"trl"},

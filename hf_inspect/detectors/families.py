@@ -116,7 +116,7 @@ def _fcos_config(architecture: str, start: Start, kept: Mapping[str, Any]) -> fc
 
 
 def _fcos_from_folder(folder: Path, config: "PretrainedConfig", start: Start) -> "PreTrainedModel":
-    names = ("channels", "convolutions", "radius", "frozen", "reach", "last_stride")
+    names = ("channels", "convolutions", "radius", "frozen", "reach", "last_stride", "widths")
     kept = {name: getattr(config, name) for name in names}
     if start.task.kind == SEGMENTATION and config.prototypes:
         kept["prototypes"] = config.prototypes

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from hf_inspect.data import imagenet_weights
 from hf_inspect.detectors import mobile_sam
 from hf_inspect.detectors.prototypes import Masks, mask_loss
+from hf_inspect.detectors.widths import narrow
 
 STRIDES = (8, 16, 32)  # of the network's stages that are looked at; two coarser ones are made of the last
 LEVELS = (*STRIDES, *(STRIDES[-1] * 2**i for i in (1, 2)))
@@ -53,7 +54,7 @@ class FcosConfig(PretrainedConfig):
     batches are small. 0: all of it learns. `reach` is the size of a place in strides: a level learns things that reach
     up to 8 of that from a place to a side, so the larger, the more of the long and thin lie on the fine levels, whose
     places they do not fall between. `prototypes` are those of masks; without any it finds boxes alone. `last_stride` is
-    that of a network's last stage, 16 as SAM has it or 32.
+    that of a network's last stage, 16 as SAM has it or 32. `widths` are those of layers that were pruned, by name.
     """
 
     model_type = "inspection_fcos"
@@ -70,12 +71,14 @@ class FcosConfig(PretrainedConfig):
         reach: int = 2,
         prototypes: int = 0,
         last_stride: int = STRIDES[-1],
+        widths: Mapping[str, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.timm_architecture, self.height, self.width = timm_architecture, height, width
         self.channels, self.convolutions, self.radius = channels, convolutions, radius
         self.frozen, self.reach = frozen, reach
         self.prototypes, self.last_stride = prototypes, last_stride
+        self.widths = dict(widths or {})
         super().__init__(**kwargs)
 
 
@@ -100,6 +103,7 @@ class FcosForInspectionDetection(PreTrainedModel):
         sizes = [config.reach * stride for stride in LEVELS]
         self.places = AnchorGenerator(tuple((size,) for size in sizes), ((1.0,),) * len(sizes))
         self.masks = Masks(wide, config.convolutions, config.prototypes) if config.prototypes else None
+        narrow(self, config.widths)
         self._freeze()
         self.post_init()
 

@@ -22,7 +22,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 from hf_inspect import data as sets
 from hf_inspect import files
 from hf_inspect import training as runs
-from hf_inspect.detectors import Detector, ancestors_of, distil, new_detector
+from hf_inspect.detectors import Detector, ancestors_of, distil, new_detector, pruning
 from hf_inspect.detectors import training as detector
 from hf_inspect.detectors.answers import Answers
 from hf_inspect.detectors.augment import augmentation, fixed_views
@@ -62,6 +62,7 @@ class DetectorArguments:
     )
     views: int = field(default=0, metadata={"help": "ways in which an image is varied; 0: another one at each look"})
     answers: Path | None = field(default=None, metadata={"help": "folder that keeps the teacher's; in output_dir"})
+    prune: float = field(default=0.0, metadata={"help": "share of the body's channels to take out of `base` first"})
     body_rate: float = field(default=0.3, metadata={"help": "learning rate of a pretrained body, as a share"})
     characteristics: list[str] = field(default_factory=list, metadata={"help": "of the things: thin, oriented, ..."})
     environments: list[str] = field(default_factory=list, metadata={"help": "that they are seen in: dark, moving, ..."})
@@ -131,6 +132,8 @@ def main():
         arguments.base, task, arguments.height, arguments.width, arguments.network, reading,
         arguments.weights, arguments.weights_sha256,
     )  # fmt: skip
+    if arguments.prune:
+        print(pruning.described(pruning.prune(model, arguments.prune)))
     task = detector.task_of(model)
     plan, answers = None, None
     if arguments.teacher:
