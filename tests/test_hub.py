@@ -439,7 +439,7 @@ def test_a_missing_card_or_folder_is_a_sentence(cascade, tmp_path):
         check(cascade)
     with pytest.raises(HubError, match="is not a folder"):
         check(tmp_path / "nowhere")
-    with pytest.raises(HubError, match="none of Space, cascade, adapter, student, data set, vlm"):
+    with pytest.raises(HubError, match="none of Space, cascade, teacher, adapter, student, data set, vlm"):
         check(with_card(tmp_path / "empty") if (tmp_path / "empty").mkdir() else tmp_path / "empty")
 
 

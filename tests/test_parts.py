@@ -444,6 +444,7 @@ def test_a_kind_is_one_value_with_all_that_it_differs_in():
     assert [kind.name for kind in KINDS] == [
         "Space",
         "cascade",
+        "teacher",
         "adapter",
         "student",
         "data set",
@@ -452,7 +453,7 @@ def test_a_kind_is_one_value_with_all_that_it_differs_in():
         "detector",
         "segmenter",
     ]
-    assert [kind.repo_type for kind in KINDS] == ["space", "model", "model", "model", "dataset", *["model"] * 4]
+    assert [kind.repo_type for kind in KINDS] == ["space", *["model"] * 4, "dataset", *["model"] * 4]
     measured = {kind.name: (kind.section, kind.template, kind.pipeline) for kind in KINDS if kind.metrics}
     assert measured == {
         "cascade": ("cascade", "cascade.md.j2", "image-classification"),
@@ -465,7 +466,9 @@ def test_a_kind_is_one_value_with_all_that_it_differs_in():
     }
     for kind in KINDS:
         assert kind.marks or kind.architecture
-        assert bool(kind.section) == bool(kind.metrics) == bool(kind.template) == bool(kind.pipeline)
+        assert bool(kind.section) == bool(kind.template)
+        assert bool(kind.metrics) == bool(kind.pipeline)
+        assert kind.template or not kind.metrics
         assert kind.template is None or (files.shipped("model_cards") / kind.template).is_file()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 _CONVOLUTIONS = {"Convolution", "GroupConvolution", "Conv"}  # OpenVINO's and ONNX's names
 _PRODUCTS = {"MatMul", "Gemm"}
+_SHAPES = {"ShapeOf", "Shape"}  # whose values are none of an image's
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def last_of(network: Network) -> list[str]:
     ahead = list(network.outputs)
     while ahead:
         one = by_name.get(ahead.pop())
-        if one is None or one.name in found:
+        if one is None or one.name in found or one.kind in _SHAPES:
             continue
         found[one.name] = None
         if one.kind not in _CONVOLUTIONS | _PRODUCTS:
