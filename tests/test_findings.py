@@ -172,3 +172,16 @@ def test_a_picture_shows_what_is_told_of_and_leaves_the_image_alone():
     assert picture[20:51, 10:41].any()
     assert not picture[:, 55:].any()
     assert not rgb.any()
+
+
+def test_masks_without_a_pixel_are_alike():
+    """As a model that has hardly learned gives them: nothing on either side is nothing changed."""
+    empty, full = (Finding("bad", 0.9, (0.0, 0.0, 4.0, 4.0), np.full((4, 4), value)) for value in (False, True))
+    task = TaskSpec(("bad",), ("defect",), SEGMENTATION)
+
+    def iou(one, two):
+        given = [[Prediction(0.9, findings=(found,))] for found in (one, two)]
+        return TASKS[SEGMENTATION].compare(task, np.zeros(1, int), *given)["iou"]
+
+    assert iou(empty, empty) == iou(full, full) == 1.0
+    assert iou(empty, full) == 0.0

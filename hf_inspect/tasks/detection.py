@@ -251,4 +251,4 @@ def _mask_overlap(a: Finding, b: Finding) -> float:
     height = max(one.corner[0] + one.extent[0] for one in (a, b))
     width = max(one.corner[1] + one.extent[1] for one in (a, b))
     one, two = a.mask_in(height, width), b.mask_in(height, width)
-    return float((one & two).sum() / max(1, (one | two).sum()))
+    return float((one & two).sum() / (one | two).sum()) if (one | two).any() else 1.0
