@@ -67,11 +67,12 @@ def export(detector: Path, batch: int, out: Path) -> Path:
 
     with quietly():
         from ultralytics import YOLO
+        from ultralytics.utils import DEFAULT_CFG_DICT
     model = Detector.from_pretrained(detector)
     network, config = model.model.yolo, model.model.config
     size = (model.preprocess.height, model.preprocess.width)
     made = YOLO(f"{config.network}.yaml", task="detect")
-    network.names, network.args = dict(enumerate(model.task.classes)), {"imgsz": max(size)}
+    network.names, network.args = dict(enumerate(model.task.classes)), {**DEFAULT_CFG_DICT, "imgsz": max(size)}
     network.task, network.pt_path = "detect", str(out / "network.pt")  # whose folder and name the export has
     made.model = network.cpu()  # not by way of its own file, which holds half precision
     out.mkdir()
