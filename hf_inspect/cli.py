@@ -78,7 +78,7 @@ def export(
     int8: bool = False,
     category: Annotated[str, typer.Option(help="Of the data, that an anomaly model was fitted to.")] = "",
 ) -> None:
-    """Export a student or an anomaly model for the edge, or nothing if the export answers differently."""
+    """Export a student, a detection or an anomaly model for the edge, or nothing if the export answers differently."""
     from hf_inspect.export import export as run
     from hf_inspect.export import format_named
 
