@@ -39,13 +39,14 @@ class Thing:
     """What an image truly shows: its class, and its box, xyxy in pixels of the upright image.
 
     `polygons` are x, y, x, y, ... each; without any, the box is its mask. What is found in a `crowd` counts as neither
-    right nor wrong.
+    right nor wrong. `description` is what people wrote of it.
     """
 
     name: str
     box: Box
     polygons: tuple[tuple[float, ...], ...] = ()
     crowd: bool = False
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,9 @@ class Prediction:
     `severity` is finite, higher is worse, and its order is all that thresholds and promises rest on; None exactly where
     the answer could not be read, and `unreadable` says why. `probabilities` are of the task's classes, in its order.
     `map` says where: float32 (h, w) over the whole image, whatever the size of that; higher is worse. `findings` are
-    the things found, the surest first; None where the model looks for none, () where it found nothing.
+    the things found, the surest first; None where the model looks for none, () where it found nothing. An answer that
+    breaks off has those that came before, and no severity unless one of them is a defect: what follows is not known.
+    `notes` say what of an answer was left out, and why.
     """
 
     severity: float | None
@@ -34,6 +36,7 @@ class Prediction:
     unreadable: str | None = None
     map: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     findings: tuple[Finding, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.severity is None) != (self.unreadable is not None):
@@ -59,12 +62,12 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction as plain JSON values, without what it does not have; of its map the highest value alone."""
-        if self.severity is None:
-            return {"unreadable": self.unreadable}
+        head = {"unreadable": self.unreadable} if self.severity is None else {"severity": self.severity}
         p = {} if self.probabilities is None else {"probabilities": list(self.probabilities)}
         where = {} if self.map is None else {"map_highest": float(self.map.max())}
         found = {} if self.findings is None else {"findings": [one.to_dict() for one in self.findings]}
-        return {"severity": self.severity} | p | where | found
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return head | p | where | found | notes
 
 
 class Predictor(Protocol):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,14 @@ class Finding:
     """A class of the task, a score in [0, 1], and a box with area, xyxy in pixels of the upright original image.
 
     `mask`, where there is one, is bool (h, w) over the whole pixels that the box touches: its first pixel is that of
-    `corner`.
+    `corner`. `description` is what the model says of it besides, empty where it says nothing.
     """
 
     name: str
     score: float
     box: Box
     mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+    description: str = ""
 
     def __post_init__(self) -> None:
         x0, y0, x1, y1 = self.box
@@ -58,15 +59,17 @@ class Finding:
         """The finding that `to_dict` wrote; DataError for anything else."""
         try:
             box = tuple(float(one) for one in value["box"])
-            found = cls(value["class"], float(value["score"]), box)  # type: ignore[arg-type]
+            said = value.get("description", "")
+            found = cls(value["class"], float(value["score"]), box, description=said)  # type: ignore[arg-type]
             runs = value.get("mask_runs")
-            return found if runs is None else cls(found.name, found.score, found.box, _of_runs(runs, found.extent))
+            return found if runs is None else replace(found, mask=_of_runs(runs, found.extent))
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{value!r} is no finding: class, score and box are wanted.") from None
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain JSON values; of a mask the lengths of its runs, of 0 first, column after column."""
-        given = {"class": self.name, "score": self.score, "box": list(self.box)}
+        given: dict[str, Any] = {"class": self.name, "score": self.score, "box": list(self.box)}
+        given |= {"description": self.description} if self.description else {}
         return given if self.mask is None else given | {"mask_runs": _runs(self.mask)}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect.errors import DataError
+from hf_inspect.prompts import PIXELS, THOUSANDTHS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, ProcessorMixin
@@ -29,6 +30,7 @@ class Family:
     lora: str
     one_side: bool = False  # the vision tower's positions fit the side it was built for, and no other
     timm_tower: bool = False  # the tower is timm's network: a student's may take its place, and OpenVINO run it
+    frame: str = THOUSANDTHS  # of the numbers that its boxes are said in
     uncast: bool = False  # transformers puts what the projector makes among the embeddings as it is, in its own dtype
 
     @property
@@ -66,6 +68,13 @@ FAMILIES: Mapping[str, Family] = {
         projector="model.visual.merger",
         sizes=_bounded,
         lora=rf".*(language_model.*{_ATTENTION}|visual\.merger\.mlp\.[02])$",
+        frame=PIXELS,
+    ),
+    "qwen3_vl": Family(
+        tower="model.visual",
+        projector="model.visual.merger",
+        sizes=_bounded,
+        lora=rf".*(language_model.*{_ATTENTION}|visual\.merger\.linear_fc[12])$",
     ),
     "smolvlm": _TILED,
     "idefics3": _TILED,
