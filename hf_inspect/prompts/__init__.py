@@ -14,6 +14,7 @@ from hf_inspect.prompts.closed import (
 )
 from hf_inspect.prompts.fingerprints import collapse, fingerprint, text_diff
 from hf_inspect.prompts.grounded import LANGUAGES, Grounding, Told, canonical_turns, ground
+from hf_inspect.prompts.reading import Answer, Said, read_answer
 
 __all__ = [
     "CANONICAL_SIZE",
@@ -22,9 +23,11 @@ __all__ = [
     "PIXELS",
     "SOLAR_CELL",
     "THOUSANDTHS",
+    "Answer",
     "Grounding",
     "Message",
     "Question",
+    "Said",
     "Told",
     "View",
     "canonical",
@@ -33,6 +36,7 @@ __all__ = [
     "fingerprint",
     "ground",
     "parse",
+    "read_answer",
     "render",
     "render_answer",
     "text_diff",
