@@ -129,7 +129,7 @@ def test_it_is_the_same_every_time_and_reads_back_as_it_was(built, pool, tmp_pat
             (NAMES[kind], box) for kind, box in zip(row["objects"]["category"], row["objects"]["bbox"], strict=True)
         ]
         assert one.file.read_bytes() == row["image"]["bytes"]
-        assert by_folder.rgb(one).shape == (SIDE, SIDE, 3)
+        assert one.rgb.shape == (SIDE, SIDE, 3)
 
 
 def test_nothing_is_evaluated_on_an_exemplar(built, pool):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,7 +31,7 @@ _AGAIN = "run 'hf-inspect data pool' again"
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """An image file with all that it shows.
+    """An image file, read as `reading` says, with all that it shows.
 
     `source` and `group` are those of its data set, `size` its height and width in pixels, upright; boxes are in them.
     """
@@ -42,6 +42,12 @@ class Exemplar:
     group: int
     things: tuple[Thing, ...]
     size: tuple[int, int]
+    reading: Reading = field(default_factory=Reading)
+
+    @property
+    def rgb(self) -> Rgb:
+        """Its pixels, uint8 (h, w, 3), read from the file."""
+        return images.load(self.file, self.reading).rgb
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +62,6 @@ class Pool:
     reading: Reading
     fingerprint: str
     history: History
-
-    def rgb(self, exemplar: Exemplar) -> Rgb:
-        """An exemplar's pixels, uint8 (h, w, 3)."""
-        return images.load(exemplar.file, self.reading).rgb
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def read_pool(path: Path) -> Pool:
         raise DataError(f"{folder} has no {TRAINED_ON}, which keeps evaluations off its images; {_AGAIN}.")
     history = read_history(folder, str(folder))
     texts = [(n, text) for n, text in enumerate(files.read_text(listed).splitlines(), 1) if text.strip()]
-    exemplars = tuple(_exemplar(text, f"{listed}, line {n}", folder, task) for n, text in texts)
+    exemplars = tuple(_exemplar(text, f"{listed}, line {n}", folder, task, reading) for n, text in texts)
     if not exemplars:
         raise DataError(f"{listed} holds no exemplar; {_AGAIN}.")
     recorded = {signature[0] for signature in history.signatures}
@@ -170,7 +172,7 @@ def write_pool_sheet(pool: Pool, out: Path) -> None:
     cells = []
     for number, one in enumerate(pool.exemplars, 1):
         there = [Finding(thing.name, 1.0, thing.box) for thing in one.things]
-        picture = png_of(drawn(pool.rgb(one), there, pool.task, 0.0))
+        picture = png_of(drawn(one.rgb, there, pool.task, 0.0))
         cells.append((picture, f"{number}: {len(there)} things\n{one.source}"))
     sheet.of_images(cells, out, columns=5, side=_SIDE)
 
@@ -230,7 +232,7 @@ def _head(path: Path) -> tuple[TaskSpec, Reading, str]:
     return task, Reading.from_dict(value.get("reading"), path), str(value["data"].get("fingerprint"))
 
 
-def _exemplar(text: str, where: str, folder: Path, task: TaskSpec) -> Exemplar:
+def _exemplar(text: str, where: str, folder: Path, task: TaskSpec, reading: Reading) -> Exemplar:
     """The exemplar of a line; DataError names `where` it stands."""
     try:
         value = json.loads(text)
@@ -244,7 +246,7 @@ def _exemplar(text: str, where: str, folder: Path, task: TaskSpec) -> Exemplar:
         )
     file, size = _image(value, where, folder)
     things = tuple(_things(value["objects"], where, size, task))
-    return Exemplar(file, value["sha256"], value["source"], value["group"], things, size)
+    return Exemplar(file, value["sha256"], value["source"], value["group"], things, size, reading)
 
 
 def _image(value: Mapping[str, Any], where: str, folder: Path) -> tuple[Path, tuple[int, int]]:
