@@ -103,7 +103,7 @@ def finder_report(
     place = "/".join(sets.place_of(sets.read_head(data), split))
     answered = run({_NAME: model}, data, place, scores, progress=progress)
     masks = model.task.kind == objects.kind == SEGMENTATION
-    labels = naming.of(model.task, labels_said(answered))
+    labels = naming.of(model.task, _labels_said(answered))
     compared = Compared.of(map(labels.taken, images_of(answered, data, place)), labels.compared, masks=masks)
     threshold, why = _threshold(model, data, place, scores, progress, naming)
     matches, of = Matches.of(compared), answered.groups
@@ -118,10 +118,14 @@ def finder_report(
     return Measured(answered, without_unmatched(report), worst, compared, labels)
 
 
-def labels_said(answered: Scores) -> Iterator[str]:
-    """The labels of all findings of all images, as they were said."""
-    for row in answered.rows():
-        yield from (one["class"] for one in row.get(_NAME, {}).get("findings", ()))
+def images_of(answered: Scores, data: Path, place: str) -> Iterator[Shown]:
+    """Of every image of a split that could be read, what is there and what was found, by its label as said."""
+    names = sets.read_objects(data).classes
+    rows = (row for batch in sets.stream(data, place, _COLUMNS) for row in batch)
+    for row, said in zip(rows, answered.rows(), strict=True):
+        if "error" not in said:
+            found = map(Finding.from_dict, said[_NAME].get("findings", ()))
+            yield Shown(row["height"], row["width"], sets.things_of(row["objects"], names), tuple(found))
 
 
 def detect_table(results: Mapping[str, Any]) -> str:
@@ -132,8 +136,8 @@ def detect_table(results: Mapping[str, Any]) -> str:
     lines = [head, ["---"] * len(head)]
     for name in ("", *report["classes"]):
         own = _of_class(report, name)
-        cells = [_said(own[key]) for key in titles]
-        cells += [_said(_of_class(report["masks"], name)[key]) for key in ("map", "ap50")] if masks else []
+        cells = [said_figure(own[key]) for key in titles]
+        cells += [said_figure(_of_class(report["masks"], name)[key]) for key in ("map", "ap50")] if masks else []
         lines.append([cell(name) if name else "all", str(own["objects"]), *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -144,12 +148,19 @@ def told_lines(results: Mapping[str, Any]) -> str:
     right, met = (f"{told[key]['k']} of {told[key]['n']}" for key in ("precision", "recall"))
     counts = told["confusion"]["counts"]
     return (
-        f"From a score of {told['threshold']:.3f} on ({told['why']}): F1 {_said(told['f1'])}, "
-        f"precision {_said(told['precision'])}, recall {_said(told['recall'])}.\n"
+        f"From a score of {told['threshold']:.3f} on ({told['why']}): F1 {said_figure(told['f1'])}, "
+        f"precision {said_figure(told['precision'])}, recall {said_figure(told['recall'])}.\n"
         f"{right} findings are right, {met} objects are met; {sum(counts[-1])} findings are of nothing there. "
         f"{told['over']['k']} of {told['over']['n']} images have more findings than objects, "
         f"{told['under']['k']} have fewer."
     )
+
+
+def said_figure(found: Mapping[str, Any]) -> str:
+    """A figure with its interval, or why it is undefined."""
+    if found["value"] is None:
+        return str(found["method"])
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def write_findings(out: Path, shown: Sequence[Beside]) -> None:
@@ -164,6 +175,12 @@ def write_findings(out: Path, shown: Sequence[Beside]) -> None:
     sheet.of_pairs(pairs, out, columns=2, side=_SIDE)
 
 
+def _labels_said(answered: Scores) -> Iterator[str]:
+    """The labels of all findings of all images, as they were said."""
+    for row in answered.rows():
+        yield from (one["class"] for one in row.get(_NAME, {}).get("findings", ()))
+
+
 def _threshold(
     model: Predictor, data: Path, place: str, scores: Path, progress: Progress, naming: Naming
 ) -> tuple[float, dict[str, str]]:
@@ -174,7 +191,7 @@ def _threshold(
         return Decoding().told, {"why": why}
     beside, own = scores.with_name(f"{scores.stem}.{VALIDATION}{scores.suffix}"), f"{config}/{VALIDATION}"
     answered = run({_NAME: model}, data, own, beside, fitting=True, progress=progress)
-    labels = naming.of(model.task, labels_said(answered))
+    labels = naming.of(model.task, _labels_said(answered))
     taken = map(labels.taken, images_of(answered, data, own))
     fitted = best_threshold(Matches.of(Compared.of(taken, labels.compared)))
     if fitted is None:
@@ -190,16 +207,6 @@ def _of_masks(compared: Compared, threshold: float, groups: Any) -> dict[str, An
 
 def _without_masks(n: int) -> dict[str, Any]:
     return {key: undefined(n, "the data have no masks") for key in (*TITLES, "iou")}
-
-
-def images_of(answered: Scores, data: Path, place: str) -> Iterator[Shown]:
-    """Of every image of a split that could be read, what is there and what was found, by its label as said."""
-    names = sets.read_objects(data).classes
-    rows = (row for batch in sets.stream(data, place, _COLUMNS) for row in batch)
-    for row, said in zip(rows, answered.rows(), strict=True):
-        if "error" not in said:
-            found = map(Finding.from_dict, said[_NAME].get("findings", ()))
-            yield Shown(row["height"], row["width"], sets.things_of(row["objects"], names), tuple(found))
 
 
 def _worst(answered: Scores, data: Path, place: str, threshold: float, wrong: Any) -> list[Beside]:
@@ -239,9 +246,3 @@ def _as_finding(thing: Thing, image: Shown) -> Finding:
 
 def _of_class(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return report["classes"][name] if name else report
-
-
-def _said(found: Mapping[str, Any]) -> str:
-    if found["value"] is None:
-        return str(found["method"])
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
