@@ -85,9 +85,10 @@ def outputs(task: TaskSpec, height: int, width: int) -> list[list[int]]:
 def severity_of(findings: Sequence[Finding], task: TaskSpec, least: float) -> float:
     """The highest score of a defect among an image's findings, 0 without any, as the task's `score` has it.
 
+    What has a name that is no class of the task counts as a defect: something is there that nobody can name.
     To that, nothing found is a score of `least`, from which on findings are kept: no one knows how far below it was.
     """
-    raw = max((one.score for one in findings if one.name in task.defects), default=0.0)
+    raw = max((one.score for one in findings if one.name not in task.good), default=0.0)
     return raw if task.score is None else float(task.score.severity(np.array([max(raw, least)]))[0])
 
 
