@@ -23,7 +23,7 @@ from hf_inspect.data.load import (
     things_of,
 )
 from hf_inspect.data.near import duplicates, group
-from hf_inspect.data.packaged import cache_folder, imagenet_weights, packaged_folder, verified
+from hf_inspect.data.packaged import cache_folder, imagenet_weights, packaged_folder, sentence_model, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of, stratified_group_split
 from hf_inspect.data.pool import Exemplar, Pool, read_pool, write_pool, write_pool_sheet
 from hf_inspect.data.raw.sources import Raw, relative, walk
@@ -78,6 +78,7 @@ __all__ = [
     "relative",
     "row_of",
     "script_named",
+    "sentence_model",
     "sign",
     "stratified_group_split",
     "stream",
