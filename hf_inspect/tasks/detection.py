@@ -169,12 +169,16 @@ def draw(figures: Mapping[str, Any], out: Path) -> None:
 
 
 def drawn(rgb: NDArray[np.uint8], findings: Sequence[Finding], task: TaskSpec, told: float) -> NDArray[np.uint8]:
-    """An image uint8 (h, w, 3) with its findings from the score `told` on: boxes, masks, classes and scores."""
+    """An image uint8 (h, w, 3) with its findings from the score `told` on: boxes, masks, classes and scores.
+
+    What is of no class of the task is grey.
+    """
     from PIL import Image, ImageColor, ImageDraw
 
     told_of = [one for one in findings if one.score >= told]
     picture = np.array(rgb, copy=True)
-    ink = {name: ImageColor.getrgb(_COLOURS[i % len(_COLOURS)]) for i, name in enumerate(task.classes)}
+    ink = {name: ImageColor.getrgb(_GREY) for name in {one.name for one in told_of}}
+    ink |= {name: ImageColor.getrgb(_COLOURS[i % len(_COLOURS)]) for i, name in enumerate(task.classes)}
     for one in told_of:
         if one.mask is not None:
             inside = one.mask_in(*rgb.shape[:2])
