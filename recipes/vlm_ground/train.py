@@ -26,6 +26,7 @@ from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.families import family_of
 from hf_inspect.vlm.ground_trainer import Epochs, GroundTrainer
 from hf_inspect.vlm.grounded import LEARNED, Learned
+from hf_inspect.vlm.guiding import Guide
 from hf_inspect.vlm.head import new_head, save_head
 from hf_inspect.vlm.head_loss import HeadWeights
 from hf_inspect.vlm.model import fast_dtype
@@ -117,7 +118,7 @@ def main():
     config.remove_unused_columns, config.label_names = False, ["labels"]
     config.gradient_checkpointing_kwargs = config.gradient_checkpointing_kwargs or {"use_reentrant": False}
     publication = training.publication(config)
-    made = training.made_from(fingerprint, arguments, config)
+    made = training.made_from(fingerprint, arguments, config) | {"exemplars": pool and Guide(pool, 1).identity}
     trainer = GroundTrainer(
         model=model, args=config, processing_class=processor, train_dataset=train, eval_dataset=validation,
         data_collator=functools.partial(
