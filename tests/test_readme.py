@@ -85,6 +85,7 @@ ELSEWHERE = {
     "--plot outputs/detector/plots/found.png --sheet outputs/detector/plots/worst.png": (
         "tests/test_eval_detect.py", '"--plot", plot, "--sheet", sheet',
     ),
+    "hf-inspect browse outputs/detector/results.json --port 7861": ("tests/test_browse.py", '["browse", results[0]'),
     "hf-inspect data build coco --src wagon/fixed.json --good '' --group-rule '(.+)\\.rf\\.' --shares 60/20/0/20 "
     "--out outputs/data/wagon": ("tests/test_detectors.py", '"coco", "--src"'),
     launched("edge_detector", "tiny"): ("tests/test_detectors.py", '"recipes/edge_detector/tiny.yaml"'),
