@@ -14,12 +14,12 @@ from hf_inspect.images import Rgb
 from hf_inspect.metrics.findings import Compared, Shown, point_figures
 from hf_inspect.metrics.matches import Matches, best_threshold
 from hf_inspect.prompts import Grounding
-from hf_inspect.schema import DEFECT, Finding, Prediction
-from hf_inspect.tasks.detection import Decoding, decode, severity_of
+from hf_inspect.schema import DEFECT, Prediction
+from hf_inspect.tasks.detection import Decoding, severity_of
 from hf_inspect.vlm.ground_training import GroundedRows, own_head
-from hf_inspect.vlm.grounded import GroundedVLM, Learned, with_confidence
+from hf_inspect.vlm.grounded import GroundedVLM, merged
 from hf_inspect.vlm.guiding import Guide
-from hf_inspect.vlm.seeing import look
+from hf_inspect.vlm.learned import Learned, with_confidence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,10 +46,10 @@ def figures(
     ask = _asking(model, rows, learned, batch)
     found = figures_of(answered(rows, ask().predict, most), rows.question)
     if pool is not None:
-        guided = figures_of(answered(rows, ask(Guide(pool, num)).predict, most), rows.question)
+        guided = figures_of(answered(rows, ask(guide=Guide(pool, num)).predict, most), rows.question)
         found |= {f"{name}_guided": value for name, value in guided.items()}
-    if own_head(model) is not None:
-        of_head = figures_of(answered(rows, _by_head(model, rows), most), rows.question)
+    if (head := own_head(model)) is not None:
+        of_head = figures_of(answered(rows, ask(head=head, by="head").predict, most), rows.question)
         found |= {f"{name}_head": of_head[name] for name in of_head if name not in ("unreadable", "unknown")}
     return found
 
@@ -68,19 +68,25 @@ def fitted(
 ) -> tuple[Learned, Grounding]:
     """What scores mean, by answers to `most` validation images: that of a finding, and that of a whole image.
 
-    A finding's becomes the chance that it is right, from which score on it is told of is that of the best F1; severity
-    becomes P(defect) where validation has good parts and defects. What cannot be fitted stays as it is.
+    A said finding's becomes the chance that it is right. From which score on findings are told of is that of the best
+    F1, of text and head together where there is a head; so is severity, which becomes P(defect) where validation has
+    good parts and defects. What cannot be fitted stays as it is.
     """
-    question, least = rows.question, Decoding().least
-    answers = answered(rows, _asking(model, rows, learned, batch)().predict, most)
+    question, least, ask = rows.question, Decoding().least, _asking(model, rows, learned, batch)
+    answers = answered(rows, ask().predict, most)
     matches = Matches.of(Compared.of([one.shown for one in answers], question.task))
-    right, told = (matches.partners >= 0).tolist(), best_threshold(matches)
-    learned = with_confidence(learned, matches.scores.tolist(), right, told)
-    if learned.confidence is not None and told is not None:
-        learned = replace(learned, told=float(learned.confidence.severity(np.array([told]))[0]))
+    learned = with_confidence(learned, matches.scores.tolist(), (matches.partners >= 0).tolist(), None)
+    answers = [_said(one, _scored(one.said, learned), question) for one in answers]
+    if (head := own_head(model)) is not None:
+        seen = answered(rows, ask(head=head, by="head").predict, most)
+        answers = [
+            _said(one, merged(one.said, other.said, question.task), question)
+            for one, other in zip(answers, seen, strict=True)
+        ]
+    told = best_threshold(Matches.of(Compared.of([one.shown for one in answers], question.task)))
+    learned = learned if told is None else replace(learned, told=told)
     answers = [one for one in answers if one.said.severity is not None]
-    raw = [_scored(one.said, learned) for one in answers]
-    strongest = [max(severity_of(one, question.task, least), least) for one in raw]
+    strongest = [max(severity_of(one.said.findings or (), question.task, least), least) for one in answers]
     defects = [int(one.defect) for one in answers]
     if 0 < sum(defects) < len(defects):
         score = meaning_of(np.array(strongest), np.array(defects), "validation")
@@ -90,45 +96,38 @@ def fitted(
 
 def answered(rows: GroundedRows, predict: Predict, most: int) -> list[Answered]:
     """What `predict` says of `most` images, spread over all."""
-    task, sides, found = rows.question.task, rows.rows.features["label"].names, list[Answered]()
+    sides, found = rows.rows.features["label"].names, list[Answered]()
     numbers = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)).tolist()
     for at in range(0, len(numbers), _AT_ONCE):
         some = [rows.rows[i] for i in numbers[at : at + _AT_ONCE]]
         read = [rows.read(row) for row in some]
         for row, (rgb, things), said in zip(some, read, predict([rgb for rgb, _ in read]), strict=True):
-            known = tuple(one for one in said.findings or () if one.name in task.classes)
-            shown = Shown(rgb.shape[0], rgb.shape[1], things, known)
-            found.append(Answered(shown, said, sides[row["label"]] == DEFECT))
+            asked = Answered(Shown(rgb.shape[0], rgb.shape[1], things, ()), said, sides[row["label"]] == DEFECT)
+            found.append(_said(asked, said, rows.question))
     return found
 
 
 def _asking(model: "PreTrainedModel", rows: GroundedRows, learned: Learned, batch: int) -> Callable[..., GroundedVLM]:
-    def ask(guide: Any = None) -> GroundedVLM:
+    """What makes a predictor of a model in training, which answers as its weights are then."""
+
+    def ask(**given: Any) -> GroundedVLM:
         return GroundedVLM(
-            model, rows.processor, rows.question, learned=learned, reading=rows.reading, guide=guide, batch_size=batch
+            model, rows.processor, rows.question, learned=learned, reading=rows.reading, batch_size=batch, **given
         )
 
     return ask
 
 
-def _by_head(model: "PreTrainedModel", rows: GroundedRows) -> Predict:
-    from hf_inspect.vlm.head import find
-
-    head = own_head(model)
-    assert head is not None
-
-    def predict(images: Sequence[Rgb]) -> list[Prediction]:
-        found = find(model, head, look(rows.processor, [rows.sizing.fit(one) for one in images]))
-        return decode(found, rows.question.task, [one.shape[:2] for one in images], Decoding().to_dict())
-
-    return predict
+def _said(answer: Answered, said: Prediction, question: Grounding) -> Answered:
+    """The same image with another answer."""
+    known = tuple(one for one in said.findings or () if one.name in question.task.classes)
+    return replace(answer, said=said, shown=replace(answer.shown, findings=known))
 
 
-def _scored(said: Prediction, learned: Learned) -> list[Finding]:
-    """Findings with scores as they will be."""
-    if learned.confidence is None:
-        return list(said.findings or ())
-    return [
-        replace(one, score=float(np.clip(learned.confidence.severity(np.array([one.score]))[0], 0, 1)))
-        for one in said.findings or ()
-    ]
+def _scored(said: Prediction, learned: Learned) -> Prediction:
+    """An answer whose findings' scores are what the confidence makes of them."""
+    if learned.confidence is None or not said.findings:
+        return said
+    scores = learned.confidence.severity(np.array([one.score for one in said.findings])).clip(0, 1)
+    pairs = zip(said.findings, scores, strict=True)
+    return replace(said, findings=tuple(replace(one, score=float(score)) for one, score in pairs))

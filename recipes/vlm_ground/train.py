@@ -25,10 +25,10 @@ from hf_inspect.vlm import ground_training as grounding
 from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.families import family_of
 from hf_inspect.vlm.ground_trainer import Epochs, GroundTrainer
-from hf_inspect.vlm.grounded import LEARNED, Learned
 from hf_inspect.vlm.guiding import Guide
 from hf_inspect.vlm.head import new_head, save_head
 from hf_inspect.vlm.head_loss import HeadWeights
+from hf_inspect.vlm.learned import LEARNED, Learned
 from hf_inspect.vlm.model import fast_dtype
 from hf_inspect.vlm.sizing import sizing_of
 
