@@ -55,6 +55,9 @@ ELSEWHERE = {
         "tests/test_space.py", '["push", str(space), "acme/space", "--public"]',
     ),
     "hf-inspect data build elpv --accept-license --out outputs/data/elpv": ("tests/conftest.py", 'build("elpv"'),
+    "hf-inspect data pool outputs/data/coco --size 10 --seed 42 --sheet outputs/pool.png --out outputs/pool": (
+        "tests/test_pool.py", '"data", "pool", built',
+    ),
     "hf-inspect data split outputs/fixed.json --split train:0.7,val:0.15,test:0.15 --group-by '(.+)\\.rf\\.' --seed 42 "
     "--out outputs/coco_parts": (
         "tests/test_coco_split.py", 'words = ["data", "split", str(path), "--split", ',
@@ -122,7 +125,7 @@ ELSEWHERE = {
     launched("vlm_sft", "tiny"): ("tests/test_recipe_vlm.py", '"recipes/vlm_sft/tiny.yaml"'),
     **{
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")
-        for family in ("qwen2_5_vl", "smolvlm", "llava")
+        for family in ("qwen2_5_vl", "qwen3_vl", "smolvlm", "llava")
     },
     launched("vlm_sft", "tiny_qlora"): ("tests/test_recipe_families.py", "tiny_qlora"),
     **{

@@ -25,8 +25,9 @@ from hf_inspect.data.load import (
     things_of,
 )
 from hf_inspect.data.near import duplicates, group
-from hf_inspect.data.packaged import cache_folder, imagenet_weights, packaged_folder, verified
+from hf_inspect.data.packaged import cache_folder, imagenet_weights, packaged_folder, sentence_model, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of, stratified_group_split
+from hf_inspect.data.pool import Exemplar, Pool, read_pool, write_pool, write_pool_sheet
 from hf_inspect.data.raw.sources import Raw, relative, walk
 from hf_inspect.data.rules import Rules
 
@@ -34,8 +35,10 @@ __all__ = [
     "SPLITS",
     "TRAINED_ON",
     "Examined",
+    "Exemplar",
     "Licence",
     "Placement",
+    "Pool",
     "Questions",
     "Raw",
     "Rejected",
@@ -72,6 +75,7 @@ __all__ = [
     "read_history",
     "read_manifest",
     "read_objects",
+    "read_pool",
     "read_reading",
     "read_task",
     "record_history",
@@ -79,6 +83,7 @@ __all__ = [
     "relative",
     "row_of",
     "script_named",
+    "sentence_model",
     "sign",
     "stratified_group_split",
     "stream",
@@ -87,4 +92,6 @@ __all__ = [
     "verified",
     "walk",
     "write_history",
+    "write_pool",
+    "write_pool_sheet",
 ]
