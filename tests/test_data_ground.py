@@ -18,7 +18,11 @@ from hf_inspect.data.coco import convert
 from hf_inspect.data.coco.gathered import format_of
 from hf_inspect.errors import DataError
 from hf_inspect.prompts.families import SHOWINGS, showing_of
-from hf_inspect.vlm.families import FAMILIES
+from hf_inspect.prompts.sizing import sizing_of
+from hf_inspect.vlm.base import base_folder
+from hf_inspect.vlm.families import FAMILIES, set_side
+from hf_inspect.vlm.parity import image_settings
+from hf_inspect.vlm.tiny import BASES
 from tests import raw
 
 WIDTH, HEIGHT = 96, 64
@@ -111,6 +115,22 @@ def test_families_are_those_whose_parts_are_known_and_sized_by_one_table():
     for name, family in FAMILIES.items():
         assert (family.sizes, family.frame) == (SHOWINGS[name].sizes, SHOWINGS[name].frame)
     assert [name for name, one in SHOWINGS.items() if one.frame == prompts.PIXELS] == ["qwen2_5_vl"]
+
+
+@pytest.mark.parametrize("name", [name for name in BASES if name != "tiny-smolvlm"])
+def test_rows_are_resized_as_the_familys_processor_would_at_that_side(name):
+    """Not SmolVLM's tiny one: its processor goes up to 64 pixels, and the family's own to 4 tiles of 512."""
+    from transformers import AutoConfig, AutoProcessor
+
+    base = base_folder(name)
+    config, processor = AutoConfig.from_pretrained(base), AutoProcessor.from_pretrained(base)
+    side = 64 if FAMILIES[config.model_type].one_side else 140
+    set_side(processor, config, side)
+    training, here = sizing_of(image_settings(processor)), showing_of(config.model_type).sizing(side)
+    for height, width in ((40, 50), (64, 64), (300, 300), (31, 97), (333, 200)):
+        image = np.zeros((height, width, 3), np.uint8)
+        assert here.fit(image).shape == training.fit(image).shape
+        assert training.fit(here.fit(image)).shape == here.fit(image).shape
 
 
 def test_what_is_written_of_things_is_told_where_that_is_asked_and_somebody_wrote(rows, photos, tmp_path):
@@ -211,6 +231,7 @@ def test_what_a_conversion_leaves_out_and_what_is_not_used_is_said(photos, tmp_p
     path.write_text(json.dumps(content))
     raw.pictures(src, ["unlabelled.png"], seed=7)
     words = ["data", "ground", str(src), "--out", str(tmp_path / "out"), "--side", "56", "--good", ""]
+    words += ["--family", "qwen2_5_vl", "--language", "en", "--describe"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "IN CONVERSION: 1 shapes (circle) left out" in done.output
