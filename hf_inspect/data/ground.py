@@ -81,9 +81,11 @@ def ground(
 
 def grounded(manifest: Mapping[str, Any]) -> str:
     """What was written, for the terminal: rows, things, what is in no answer, what a conversion lost."""
-    things, rows = manifest["things"], {f"{c} {s}": n for c, of in manifest["rows"].items() for s, n in of.items()}
+    things, several = manifest["things"], len(manifest["rows"]) > 1
+    rows = {f"{c} {s}" if several else s: n for c, of in manifest["rows"].items() for s, n in of.items()}
     lines = [f"{sum(rows.values()):,} rows ({', '.join(f'{n:,} {where}' for where, n in rows.items())})"]
-    lines.append(f"{things['said']:,} things, {things['described']:,} of them described; {things['empty']:,} images []")
+    lines.append(f"{things['said']:,} things, {things['described']:,} of them described")
+    lines.append(f"{things['empty']:,} images of nothing, answered with []")
     lines += [f"LEFT OUT: {things['crowds']:,} crowds, which are in no answer"] if things["crowds"] else []
     lines += [f"IN CONVERSION: {n:,} {what}" for what, n in manifest["converted"].items()]
     lines += accounting.totals(manifest["accounting"]) + accounting.lines(manifest["accounting"], plain)
@@ -191,12 +193,18 @@ def ground_card(manifest: Mapping[str, Any], notes: str = "") -> str:
             f"{said['said']:,} things are told of, {said['described']:,} of them with a description;",
             f"{said['empty']:,} images are of nothing. {said['crowds']:,} crowds are in no answer.", "",
             task_table(TaskSpec.from_dict(stated["task"], MANIFEST)), "", *rows_table(manifest), "",
-            *(f"- In conversion: {n:,} {cell(what)}." for what, n in manifest["converted"].items()), "",
+            *(f"- In conversion: {n:,} {cell(what)}." for what, n in manifest["converted"].items()),
+            *([""] if manifest["converted"] else []),
             "The JSON lines hold the same rows; their images lie in `images/`, called by their SHA-256.", "",
             *([notes, ""] if notes else []),
-            "    hf-inspect data ground SRC --out DIR",
+            f"    hf-inspect data ground SRC --out DIR {_options(stated)}",
             "    hf-inspect data validate DIR/train.jsonl --images DIR", "",
             f"Fingerprint `{manifest['fingerprint']}`, of `{name}` `{manifest['builder']['source_fingerprint']}`.",
             f"Licence: {manifest['licence']}.", "",
         ]
     )  # fmt: skip
+
+
+def _options(stated: Mapping[str, Any]) -> str:
+    named = " ".join(f"--{name} {stated[name]}" for name in ("family", "side", "language"))
+    return f"{named} --describe" if stated["describe"] else named
