@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from hf_inspect import files, prompts
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.metrics.findings import Thing
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import Finding, History, Prediction, TaskSpec
 from hf_inspect.vlm import GroundedVLM, conversation, grounded, parity
 from hf_inspect.vlm.families import family_of
@@ -19,7 +20,6 @@ from hf_inspect.vlm.generating import Generated, generate
 from hf_inspect.vlm.grounded import merged
 from hf_inspect.vlm.head import new_head
 from hf_inspect.vlm.learned import LEARNED, Learned, with_confidence
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tiny import BASES, tiny_base
 
 TASK = TaskSpec(("screw/install", "dent"), ("good", "defect"), "detection")

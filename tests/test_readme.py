@@ -55,6 +55,12 @@ ELSEWHERE = {
         "tests/test_space.py", '["push", str(space), "acme/space", "--public"]',
     ),
     "hf-inspect data build elpv --accept-license --out outputs/data/elpv": ("tests/conftest.py", 'build("elpv"'),
+    "hf-inspect data ground outputs/data/coco --family qwen2_5_vl --side 768 --language en --out outputs/rows": (
+        "tests/test_data_ground.py", '["data", "ground", str(src), "--out"',
+    ),
+    "hf-inspect data validate outputs/rows/train.jsonl --images outputs/rows": (
+        "tests/test_data_ground.py", '["data", "validate", str(rows / "train.jsonl"), "--images", str(rows)]',
+    ),
     "hf-inspect data pool outputs/data/coco --size 10 --seed 42 --sheet outputs/pool.png --out outputs/pool": (
         "tests/test_pool.py", '"data", "pool", built',
     ),

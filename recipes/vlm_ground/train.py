@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from hf_inspect.vlm.sizing import sizing_of
 from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
@@ -30,7 +31,6 @@ from hf_inspect.vlm.head import new_head, save_head
 from hf_inspect.vlm.head_loss import HeadWeights
 from hf_inspect.vlm.learned import LEARNED, Learned
 from hf_inspect.vlm.model import fast_dtype
-from hf_inspect.vlm.sizing import sizing_of
 
 
 @dataclass
