@@ -55,6 +55,9 @@ ELSEWHERE = {
         "tests/test_space.py", '["push", str(space), "acme/space", "--public"]',
     ),
     "hf-inspect data build elpv --accept-license --out outputs/data/elpv": ("tests/conftest.py", 'build("elpv"'),
+    "hf-inspect data pool outputs/data/coco --size 10 --seed 42 --sheet outputs/pool.png --out outputs/pool": (
+        "tests/test_pool.py", '"data", "pool", built',
+    ),
     "hf-inspect data split outputs/fixed.json --split train:0.7,val:0.15,test:0.15 --group-by '(.+)\\.rf\\.' --seed 42 "
     "--out outputs/coco_parts": (
         "tests/test_coco_split.py", 'words = ["data", "split", str(path), "--split", ',

@@ -25,6 +25,7 @@ from hf_inspect.data.load import (
 from hf_inspect.data.near import duplicates, group
 from hf_inspect.data.packaged import cache_folder, imagenet_weights, packaged_folder, sentence_model, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of, stratified_group_split
+from hf_inspect.data.pool import Exemplar, Pool, read_pool, write_pool, write_pool_sheet
 from hf_inspect.data.raw.sources import Raw, relative, walk
 from hf_inspect.data.rules import Rules
 
@@ -32,8 +33,10 @@ __all__ = [
     "SPLITS",
     "TRAINED_ON",
     "Examined",
+    "Exemplar",
     "Licence",
     "Placement",
+    "Pool",
     "Questions",
     "Raw",
     "Rejected",
@@ -67,6 +70,7 @@ __all__ = [
     "read_history",
     "read_manifest",
     "read_objects",
+    "read_pool",
     "read_reading",
     "read_task",
     "record_history",
@@ -82,4 +86,6 @@ __all__ = [
     "verified",
     "walk",
     "write_history",
+    "write_pool",
+    "write_pool_sheet",
 ]
