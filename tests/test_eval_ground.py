@@ -295,6 +295,19 @@ def test_recorded_answers_that_break_off_are_no_good_parts(data, tmp_path):
     assert {one["score"] for row in rows for one in row["findings"]} == {1.0}
 
 
+def test_an_answer_is_of_one_image_and_of_two_images_never(data, tmp_path, monkeypatch):
+    path = tmp_path / "answers.json"
+    sources = [("a/0.png", "first"), ("b/0.png", "second"), ("1.png", "third"), ("a/2.png", "fourth")]
+    monkeypatch.setattr("hf_inspect.reports.recorded._pixels", lambda data, place: iter(sources))
+    names = {"a/0.png": "first", "somewhere\\b\\0.png": "second", "c/1.png": "third", "b/2.png": None}
+    path.write_text(json.dumps([{"image": name, "answer": str(i)} for i, name in enumerate(names)]))
+    given = recorded(path, data, "test").model.answers
+    assert {key: one.text for key, one in given.items()} == {"first": "0", "second": "1", "third": "2"}
+    path.write_text('[{"image": "0.png", "answer": "[]"}]')
+    with pytest.raises(DataError, match=r"says 0\.png, which may be a/0\.png or b/0\.png; say more of its path"):
+        recorded(path, data, "test")
+
+
 def test_files_of_answers_that_make_no_sense_are_refused(data, tmp_path, monkeypatch, capsys):
     path = tmp_path / "answers.jsonl"
     for content, message in (
