@@ -134,7 +134,7 @@ ELSEWHERE = {
     launched("vlm_sft", "tiny"): ("tests/test_recipe_vlm.py", '"recipes/vlm_sft/tiny.yaml"'),
     **{
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")
-        for family in ("qwen2_5_vl", "smolvlm", "llava")
+        for family in ("qwen2_5_vl", "qwen3_vl", "smolvlm", "llava")
     },
     launched("vlm_sft", "tiny_qlora"): ("tests/test_recipe_families.py", "tiny_qlora"),
     **{

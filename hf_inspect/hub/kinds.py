@@ -34,6 +34,7 @@ _PROCESSOR = (
     "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
     "video_preprocessor_config.json", PROMPT,
 )  # fmt: skip
+_HEAD = ("head.safetensors", "head.json")  # a detection head's, beside what it looks through
 _IMAGES = ("images/*", "val/*/*")  # of a data set, called by its manifest
 _NAMED = 3  # files an error names
 
@@ -121,7 +122,7 @@ TEACHER = Kind(
 )
 ADAPTER = Kind(
     "adapter",
-    (ADAPTER_CONFIG, "adapter_model.safetensors", *_PROCESSOR),
+    (ADAPTER_CONFIG, "adapter_model.safetensors", *_PROCESSOR, *_HEAD),
     marks=(ADAPTER_CONFIG,),
     task=((PROMPT, "task"),),
     section="vlm",
@@ -150,7 +151,7 @@ DATA_SET = Kind(
 )
 VLM = Kind(
     "vlm",
-    (*_NETWORK, *_PROCESSOR),
+    (*_NETWORK, *_PROCESSOR, *_HEAD),
     architecture="ForConditionalGeneration",
     task=((PROMPT, "task"),),
     section="vlm",
