@@ -141,6 +141,7 @@ def eval_ground(
     exemplars: Annotated[Path | None, typer.Option(help="Pool of `data pool` whose images are shown first.")] = None,
     num: Annotated[int, typer.Option(help="Exemplars before each image.")] = 1,
     nearest: Annotated[bool, typer.Option("--nearest", help="Those most like the image, not the first.")] = False,
+    by: Annotated[str | None, typer.Option(help="Findings of text, head, both; both where it has a head.")] = None,
     match: Annotated[str, typer.Option(help="Labels to classes: exact, taxonomy (tops of a/b), semantic.")] = "exact",
     semantic_threshold: Annotated[float, typer.Option(help="Cosine from which a label means a class.")] = 0.7,
     embedder: Annotated[str | None, typer.Option(help="Sentence model: folder, repository; a packaged one.")] = None,
@@ -163,7 +164,7 @@ def eval_ground(
         asked = recorded(answers, data, split, frame)
     else:
         asked = vlm_asked(
-            str(base), adapter, data, exemplars=exemplars, num=num, nearest=nearest, batch_size=batch_size,
+            str(base), adapter, data, exemplars=exemplars, num=num, nearest=nearest, by=by, batch_size=batch_size,
             most=max_new_tokens,
         )  # fmt: skip
     scores = out.with_suffix(_SCORES)

@@ -11,6 +11,7 @@ from safetensors.numpy import save
 
 from hf_inspect import cli, files
 from hf_inspect.data import write_history
+from hf_inspect.data.pool import write_pool
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.hub import check
 from hf_inspect.metrics import findings
@@ -358,3 +359,25 @@ def test_its_card_states_what_was_measured_and_may_be_pushed(whole, data, tmp_pa
     compile(text.split("```python")[1].split("```")[0], "card", "exec")
     if not whole:
         check(folder)
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_a_vlm_is_asked_with_its_exemplars_and_may_not_be_measured_on_them(
+    nearest, data, tmp_path, monkeypatch, capsys
+):
+    """A tiny one of random weights: what it says cannot be read, and that is what the figures say."""
+    write_pool(data, tmp_path / "pool", 3, 0, "train")
+    pool, out = tmp_path / "pool" / "pool.jsonl", tmp_path / "r.json"
+    given = ("tiny-smolvlm", "--data", data, "--out", out, "--exemplars", pool, "--num", 2)
+    given += ("--batch-size", 8, "--max-new-tokens", 3, *(["--nearest"] if nearest else []))
+    assert evaluated(monkeypatch, *given, "--split", "calibration") == 0
+    report = json.loads(out.read_text())["detection"]
+    assert report["unreadable"]["k"] == report["n"] == 6
+    assert report["guide"]["num"] == 2
+    assert report["guide"]["how"] == ("nearest" if nearest else "fixed")
+    assert report["question"]["task"]["kind"] == DETECTION
+    assert "mark/blue, mark/red" in report["question"]["question"]["text"]
+    assert report["map"]["value"] == 0
+    assert "6 of 6 answers could not be read" in capsys.readouterr().out
+    assert evaluated(monkeypatch, *given, "--split", "train") == 1
+    assert "trained on" in capsys.readouterr().err

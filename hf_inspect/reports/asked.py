@@ -33,13 +33,15 @@ def vlm_asked(
     exemplars: Path | None = None,
     num: int = 1,
     nearest: bool = False,
+    by: str | None = None,
     batch_size: int = 8,
     most: int | None = None,
 ) -> Asked:
     """A VLM that says where things are: its adapter's question, or zero-shot one about the things of a data set.
 
-    `num` exemplars of a pool are shown first, the pool's first ones or those `nearest` to the image; `most` are the
-    tokens of an answer. DataError for a model or a pool that cannot be read, or that was trained to name a class.
+    `num` exemplars of a pool are shown first, the pool's first ones or those `nearest` to the image; `by` says whether
+    findings are of the text, of the detection head or of both, `most` are the tokens of an answer. DataError for a
+    model or a pool that cannot be read, or a model that was trained to name a class.
     """
     from hf_inspect.vlm.base import base_folder
     from hf_inspect.vlm.grounded import GroundedVLM
@@ -49,12 +51,13 @@ def vlm_asked(
     trained = hub.resolve(adapter) if adapter else base_folder(base)
     guide = Guide.from_path(exemplars, num, NEAREST if nearest else FIXED) if exemplars else None
     vlm = GroundedVLM.from_pretrained(
-        base, adapter, question=None if (trained / PROMPT).is_file() else _about(data, trained), guide=guide,
+        base, adapter, question=None if (trained / PROMPT).is_file() else _about(data, trained), guide=guide, by=by,
         batch_size=batch_size, most=most,
     )  # fmt: skip
     named = {role: files.portable_name(one) if one else None for role, one in (("base", base), ("adapter", adapter))}
     shown = guide and {"num": guide.num, "how": guide.how, "identity": guide.identity}
-    stated = {**named, "identity": vlm.identity, "question": vlm.question.to_dict(), "guide": shown, "most": vlm.most}
+    stated: dict[str, Any] = {**named, "identity": vlm.identity, "question": vlm.question.to_dict(), "guide": shown}
+    stated |= {"by": vlm.by, "most": vlm.most, "batch_size": batch_size}
     return Asked(vlm, adapter or base, stated, files.weights(trained))
 
 
@@ -68,6 +71,6 @@ def _about(data: Path, base: Path) -> Grounding:
     """The question about a data set's things, in the numbers of a base's family."""
     from transformers import AutoConfig
 
-    from hf_inspect.vlm.grounded import frame_of
+    from hf_inspect.vlm.families import family_of
 
-    return Grounding.about(things_task(data), frame_of(AutoConfig.from_pretrained(base).model_type))
+    return Grounding.about(things_task(data), family_of(AutoConfig.from_pretrained(base)).frame)
