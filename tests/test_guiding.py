@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hf_inspect import files
+from hf_inspect import files, images
 from hf_inspect.data import Exemplar, Pool
 from hf_inspect.errors import DataError
 from hf_inspect.metrics.findings import Thing
@@ -60,6 +60,14 @@ def test_fixed_gives_the_first_of_the_pool_whatever_the_image(pool):
     assert guide.with_features(colours) is guide
     assert guide.history == pool.history
     assert np.array_equal(guide.for_image(grey(1))[0].rgb, grey(0))
+
+
+def test_an_exemplar_s_file_is_not_read_for_every_image(pool, monkeypatch):
+    guide, read, load = Guide(pool), [], images.load
+    monkeypatch.setattr(images, "load", lambda *given: read.append(given) or load(*given))
+    for one in guide.for_image(grey(10)) * 5:
+        assert np.array_equal(one.rgb, load(one.file).rgb)
+    assert len(read) <= len(pool.exemplars)
 
 
 def test_nearest_gives_the_most_alike_and_shows_the_closest_last(pool):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_inspect import cli, data, files
-from hf_inspect.data.covering import MOST, PLACES, Looked, most_telling
+from hf_inspect.data import covering
+from hf_inspect.data.covering import PLACES, Looked, most_telling
 from hf_inspect.data.pool import HEAD, POOL
 from hf_inspect.errors import DataError, LeakageError, MissingExtraError
 from hf_inspect.metrics.findings import Thing
@@ -157,11 +158,22 @@ def test_where_all_is_covered_an_image_like_many_is_next():
     assert odd in most_telling([odd, *many], 2, 3)  # the others are covered
 
 
-def test_of_more_images_than_are_compared_the_rare_ones_stay():
+def test_what_is_covered_outweighs_all_likeness():
+    dark, light = bytes(range(256)), bytes(range(255, -1, -1))
+    two_looks = [looked(i, [thing("a")], thumb=(dark, light)[i % 2]) for i in range(40)]
+    rare = looked(40, [thing("b")], thumb=dark)
+    for seed in range(3):
+        assert rare in most_telling([*two_looks, rare], 2, seed)
+        assert len({one.thumb for one in most_telling([*two_looks, rare], 3, seed)}) == 2  # then come looks
+
+
+def test_of_more_images_than_are_compared_the_rare_ones_stay(monkeypatch):
+    monkeypatch.setattr(covering, "MOST", 10)
     thumb = bytes(range(256))
-    common = [looked(i, [thing("a")], thumb=thumb) for i in range(MOST + 500)]
-    rare = looked(MOST + 500, [thing("b", x=80.0, y=80.0, side=15.0)], thumb=thumb)
-    assert rare in most_telling([*common, rare], 2, 0)
+    common = [looked(i, [thing("a")], thumb=thumb) for i in range(400)]
+    rare = looked(400, [thing("b", x=80.0, y=80.0, side=15.0)], thumb=thumb)
+    for seed in range(3):
+        assert rare in most_telling([*common, rare], 2, seed)
 
 
 @given(

@@ -94,6 +94,7 @@ ELSEWHERE = {
     "--match semantic --semantic-threshold 0.7 --responses outputs/found.json --metrics outputs/figures.json": (
         "tests/test_eval_ground.py", '"--answers", path, "--frame", frame',
     ),
+    "hf-inspect browse outputs/detector/results.json --port 7861": ("tests/test_browse.py", '["browse", results[0]'),
     "hf-inspect data build coco --src wagon/fixed.json --good '' --group-rule '(.+)\\.rf\\.' --shares 60/20/0/20 "
     "--out outputs/data/wagon": ("tests/test_detectors.py", '"coco", "--src"'),
     launched("edge_detector", "tiny"): ("tests/test_detectors.py", '"recipes/edge_detector/tiny.yaml"'),

@@ -21,7 +21,6 @@ _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 PLACES = tuple(f"{row} {column}" for row in _ROWS for column in _COLUMNS)  # of a box's centre
 KINDS = ("class", "density", "place", "size")
 MOST = 2000  # images that are compared with each other: 4 million pairs, a second
-_HOLDERS = 25  # images of each aspect that are among these whatever the draw
 
 Aspect = tuple[str, str]  # one of KINDS, and its value
 
@@ -90,17 +89,14 @@ def counts(looked: Iterable[Looked]) -> Counter[Aspect]:
 
 
 def _drawn(looked: Sequence[Looked], seed: int) -> list[Looked]:
-    """At most `MOST` images in an order drawn by `seed`, and before the others some that have each aspect."""
+    """The images in an order drawn by `seed`; of more than `MOST` half are those whose rarest aspect is rarest."""
     shuffled = [looked[i] for i in np.random.default_rng(seed).permutation(len(looked)).tolist()]
     if len(shuffled) <= MOST:
         return shuffled
-    seen, first = Counter[Aspect](), []
-    for one in shuffled:
-        if any(seen[aspect] < _HOLDERS for aspect in one.aspects):
-            first.append(one)
-            seen.update(one.aspects.keys())
-    chosen = {one.number for one in first}
-    return [*first, *(one for one in shuffled if one.number not in chosen)][:MOST]
+    having = counts(looked)
+    rarest = sorted(shuffled, key=lambda one: min(having[aspect] for aspect in one.aspects))[: MOST // 2]
+    kept = {one.number for one in rarest}
+    return [*rarest, *(one for one in shuffled if one.number not in kept)][:MOST]
 
 
 def _likeness(looked: Sequence[Looked]) -> NDArray[np.float64]:

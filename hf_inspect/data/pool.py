@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +26,7 @@ THINGS = 50  # of an exemplar at most: each is a line of every prompt that shows
 _IMAGES = "images"
 _KEYS = ("image", "sha256", "source", "group", "width", "height", "objects")
 _AT_ONCE = 64  # images in memory
+_KEPT = 8  # exemplars whose pixels are kept: they are shown before one image after the other
 _SIDE = 256  # pixels of an exemplar on the sheet
 _AGAIN = "run 'hf-inspect data pool' again"
 
@@ -46,8 +48,8 @@ class Exemplar:
 
     @property
     def rgb(self) -> Rgb:
-        """Its pixels, uint8 (h, w, 3), read from the file."""
-        return images.load(self.file, self.reading).rgb
+        """Its pixels, uint8 (h, w, 3), not to be written to: those of the last few exemplars are kept."""
+        return _read(self.file, self.sha256, self.reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,11 @@ def write_pool_sheet(pool: Pool, out: Path) -> None:
         picture = png_of(drawn(one.rgb, there, pool.task, 0.0))
         cells.append((picture, f"{number}: {len(there)} things\n{one.source}"))
     sheet.of_images(cells, out, columns=5, side=_SIDE)
+
+
+@lru_cache(maxsize=_KEPT)
+def _read(file: Path, sha256: str, reading: Reading) -> Rgb:
+    return images.load(file, reading).rgb
 
 
 def _look(folder: Path, place: str, task: TaskSpec, progress: Progress) -> tuple[list[Looked], dict[str, int]]:

@@ -221,7 +221,7 @@ def _worst(answered: Scores, data: Path, place: str, threshold: float, wrong: An
         Beside(
             task,
             images.load(content, reading).rgb,
-            tuple(_as_finding(thing, shown[i]) for thing in shown[i].things),
+            tuple(as_finding(thing, shown[i]) for thing in shown[i].things),
             shown[i].findings,
             threshold,
             sources[i],
@@ -231,7 +231,7 @@ def _worst(answered: Scores, data: Path, place: str, threshold: float, wrong: An
     ]
 
 
-def _as_finding(thing: Thing, image: Shown) -> Finding:
+def as_finding(thing: Thing, image: Shown) -> Finding:
     """A thing as a model that is sure of it would have found it."""
     sure = Finding(thing.name, 1.0, thing.box)
     if not thing.polygons:
