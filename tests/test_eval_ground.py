@@ -20,7 +20,7 @@ from hf_inspect.prompts import PIXELS, Grounding, View, render_answer
 from hf_inspect.reports import ground, write_card
 from hf_inspect.reports.asked import Asked
 from hf_inspect.reports.ground import evaluate_ground, ground_lines, plain_report, write_coco
-from hf_inspect.reports.recorded import recorded
+from hf_inspect.reports.recorded import Recorded, _Answer, _key, recorded
 from hf_inspect.schema import DETECTION, Finding, History, Prediction, TaskSpec
 from hf_inspect.scoring import read_rows
 from tests import finders
@@ -280,6 +280,17 @@ def test_recorded_answers_are_measured_by_the_command(frame, data, tmp_path, mon
     assert info["responses_file"] == str(responses)
     for picture in (plot, sheet):
         assert Image.open(picture).size[0] > 300
+
+
+def test_an_answer_that_breaks_off_among_good_things_makes_no_good_parts():
+    task, rgb = TaskSpec(("ok", "bad"), ("good", "defect"), DETECTION), np.zeros((64, 64, 3), np.uint8)
+    told = '[{"bbox_2d": [1, 2, 30, 40], "label": "%s"}'
+    for text, severity in ((told % "ok", None), (told % "bad", 1.0), (told % "?", 1.0), (told % "ok" + "]", 0.0)):
+        model = Recorded(task, PIXELS, "0", HISTORY, {_key(rgb): _Answer(text, None)})
+        [said] = model.predict([rgb])
+        assert said.severity == severity
+        assert (said.findings[0].box, said.findings[0].score) == ((1, 2, 30, 40), 1.0)
+        assert ("breaks off" in (said.unreadable or "")) == (severity is None)
 
 
 def test_recorded_answers_that_break_off_are_no_good_parts(data, tmp_path):
