@@ -280,3 +280,13 @@ def test_the_nearest_exemplars_are_those_it_sees_alike(name):
     assert features.shape[0] == 3
     alone, scale = vlm(name).features(pictures(3)[1:2]), np.abs(features).max()
     assert np.abs(features[1:2] - alone).max() < 1e-3 * scale < np.abs(features[0] - features[1]).max()
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_what_it_sees_in_bfloat16_is_much_the_same(name):
+    question = tiny(name)[2]
+    seen = []
+    for dtype in (torch.float32, torch.bfloat16):
+        seen.append(GroundedVLM.from_pretrained(name, question=question, dtype=dtype).features(pictures(2)))
+    assert seen[0].shape == seen[1].shape
+    np.testing.assert_allclose(seen[1], seen[0], atol=0.05 * np.abs(seen[0]).max())

@@ -91,6 +91,15 @@ ELSEWHERE = {
     "--plot outputs/detector/plots/found.png --sheet outputs/detector/plots/worst.png": (
         "tests/test_eval_detect.py", '"--plot", plot, "--sheet", sheet',
     ),
+    "hf-inspect eval ground demo-base --adapter outputs/ground --data outputs/data/own "
+    "--out outputs/ground/results.json --exemplars outputs/pool/pool.jsonl --num 2 --nearest --match taxonomy "
+    "--plot outputs/ground/plots/found.png": (
+        "tests/test_eval_ground.py", '"--exemplars", pool',
+    ),
+    "hf-inspect eval ground --answers answers.jsonl --data outputs/data/own --out outputs/answers.json "
+    "--match semantic --semantic-threshold 0.7 --responses outputs/found.json --metrics outputs/figures.json": (
+        "tests/test_eval_ground.py", '"--answers", path, "--frame", frame',
+    ),
     "hf-inspect browse outputs/detector/results.json --port 7861": ("tests/test_browse.py", '["browse", results[0]'),
     "hf-inspect data build coco --src wagon/fixed.json --good '' --group-rule '(.+)\\.rf\\.' --shares 60/20/0/20 "
     "--out outputs/data/wagon": ("tests/test_detectors.py", '"coco", "--src"'),
