@@ -21,7 +21,7 @@ from transformers.models.detr.modeling_detr import DetrDecoder, DetrEncoder, Det
 
 from hf_inspect import files
 from hf_inspect.errors import DataError
-from hf_inspect.vlm.seeing import COUNTS, PLACES, PRESENT, rows_of, watched
+from hf_inspect.vlm.seeing import PLACES, vectors_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -169,12 +169,9 @@ def find(model: "PreTrainedModel", head: Head, inputs: Mapping[str, torch.Tensor
 
     A score is the probability that something is there and of that class; `tasks.detection.decode` takes both.
     """
-    given = {name: value.to(model.device) for name, value in inputs.items()}
-    pixels = {name: value for name, value in given.items() if name not in (PLACES, PRESENT, COUNTS)}
+    vectors, present = vectors_of(model, inputs)
     with torch.inference_mode():
-        with watched(model) as seen:
-            model.get_image_features(**pixels)
-        guess = head(rows_of(seen[0], given), given[PLACES], given[PRESENT])
+        guess = head(vectors, inputs[PLACES].to(vectors.device), present)
     centres, sides = guess.boxes[-1, ..., :2], guess.boxes[-1, ..., 2:]
     corners = torch.cat([centres - sides / 2, centres + sides / 2], -1)
     return guess.logits[-1, ..., :-1].exp().double().cpu().numpy(), corners.double().cpu().numpy()

@@ -90,6 +90,17 @@ def watched(model: "PreTrainedModel") -> Iterator[list["torch.Tensor"]]:
         hook.remove()
 
 
+def vectors_of(model: "PreTrainedModel", inputs: Mapping[str, "torch.Tensor"]) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """The vectors (n, t, d) of the images that `look` prepared, and which are there (n, t); no gradient is kept."""
+    import torch
+
+    given = {name: value.to(model.device) for name, value in inputs.items()}
+    pixels = {name: value for name, value in given.items() if name not in (PLACES, PRESENT, COUNTS)}
+    with torch.inference_mode(), watched(model) as seen:
+        model.get_image_features(**pixels)
+        return rows_of(seen[0], given), given[PRESENT]
+
+
 def rows_of(vectors: "torch.Tensor", given: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
     """Vectors of a whole batch (all, d) -> of each row's last image (n, t, d), zeros where it has fewer.
 
