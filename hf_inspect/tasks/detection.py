@@ -16,6 +16,7 @@ from hf_inspect.tasks.canvas import as_text, draw_confusion, new_figure, png_of
 
 _CANDIDATES = 1000  # boxes of an image that overlaps are looked for among, the surest
 _SAME = 0.5  # IoU from which two findings of a class are one thing
+_UNKNOWN = "#FFFFFF"  # of a label that is no class of the task
 _GREY, _COLOURS = "#888888", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 
 Floats = NDArray[np.floating[Any]]
@@ -85,9 +86,10 @@ def outputs(task: TaskSpec, height: int, width: int) -> list[list[int]]:
 def severity_of(findings: Sequence[Finding], task: TaskSpec, least: float) -> float:
     """The highest score of a defect among an image's findings, 0 without any, as the task's `score` has it.
 
-    To that, nothing found is a score of `least`, from which on findings are kept: no one knows how far below it was.
+    A label that is no class of the task is a defect: something is there that nobody can name. To the task's `score`,
+    nothing found is a score of `least`, from which on findings are kept: no one knows how far below it was.
     """
-    raw = max((one.score for one in findings if one.name in task.defects), default=0.0)
+    raw = max((one.score for one in findings if one.name not in task.good), default=0.0)
     return raw if task.score is None else float(task.score.severity(np.array([max(raw, least)]))[0])
 
 
@@ -168,12 +170,16 @@ def draw(figures: Mapping[str, Any], out: Path) -> None:
 
 
 def drawn(rgb: NDArray[np.uint8], findings: Sequence[Finding], task: TaskSpec, told: float) -> NDArray[np.uint8]:
-    """An image uint8 (h, w, 3) with its findings from the score `told` on: boxes, masks, classes and scores."""
+    """An image uint8 (h, w, 3) with its findings from the score `told` on: boxes, masks, classes and scores.
+
+    A label that is no class of the task is drawn in white.
+    """
     from PIL import Image, ImageColor, ImageDraw
 
     told_of = [one for one in findings if one.score >= told]
     picture = np.array(rgb, copy=True)
-    ink = {name: ImageColor.getrgb(_COLOURS[i % len(_COLOURS)]) for i, name in enumerate(task.classes)}
+    of_class = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(task.classes)}
+    ink = {one.name: ImageColor.getrgb(of_class.get(one.name, _UNKNOWN)) for one in told_of}
     for one in told_of:
         if one.mask is not None:
             inside = one.mask_in(*rgb.shape[:2])

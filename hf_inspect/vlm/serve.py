@@ -21,6 +21,7 @@ from hf_inspect.hub import kinds
 from hf_inspect.images import Rgb
 from hf_inspect.reading import Reading
 from hf_inspect.schema import Predictor
+from hf_inspect.vlm.answered import answer_of
 from hf_inspect.vlm.batching import WAITING, WINDOW, Batcher, Full
 from hf_inspect.vlm.identity import SERVER, About, history_sha256
 from hf_inspect.vlm.parity import PROMPT, image_rule
@@ -184,7 +185,7 @@ def application(
             raise _Refused(429, f"{limits.waiting} images wait already; ask again", {"retry-after": "1"}) from None
         except TimeoutError:
             raise _Refused(504, "the image's turn did not come within the time that its client waits") from None
-        return JSONResponse(found.to_dict() | {"identity": about.identity})
+        return JSONResponse(answer_of(found) | {"identity": about.identity})
 
     return app
 
