@@ -2,7 +2,7 @@
 are. Training and inference render them here, and nowhere else.
 """
 
-from hf_inspect.prompts.boxes import FRAMES, PIXELS, THOUSANDTHS, View, render_answer
+from hf_inspect.prompts.boxes import FRAMES, PIXELS, THOUSANDTHS, Named, View, render_answer
 from hf_inspect.prompts.closed import (
     CANONICAL_SIZE,
     SOLAR_CELL,
@@ -24,6 +24,7 @@ __all__ = [
     "THOUSANDTHS",
     "Grounding",
     "Message",
+    "Named",
     "Question",
     "Told",
     "View",

@@ -86,8 +86,8 @@ def outputs(task: TaskSpec, height: int, width: int) -> list[list[int]]:
 def severity_of(findings: Sequence[Finding], task: TaskSpec, least: float) -> float:
     """The highest score of a defect among an image's findings, 0 without any, as the task's `score` has it.
 
-    A label that is no class of the task is a defect: something is there that nobody can name. To the task's `score`,
-    nothing found is a score of `least`, from which on findings are kept: no one knows how far below it was.
+    What has a name that is no class of the task counts as a defect: something is there that nobody can name.
+    To that, nothing found is a score of `least`, from which on findings are kept: no one knows how far below it was.
     """
     raw = max((one.score for one in findings if one.name not in task.good), default=0.0)
     return raw if task.score is None else float(task.score.severity(np.array([max(raw, least)]))[0])

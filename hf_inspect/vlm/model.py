@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,6 +35,22 @@ if TYPE_CHECKING:
 
 _FEEDS_PRODUCTS = re.compile(r"layers\.\d+\..*norm$|rotary_emb$")
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model and its processor, ready to answer, what they are asked, and what they come from.
+
+    `parts` are the folders, `trained` the one of them that states the prompt of its training, if any does.
+    """
+
+    model: "PreTrainedModel"
+    processor: "ProcessorMixin"
+    question: parity.Asked
+    history: History
+    parts: Mapping[str, Path]
+    reading: Reading | None
+    trained: Path | None
 
 
 class VLM:
@@ -82,29 +99,16 @@ class VLM:
         that of a base fine-tuned whole; any other base is asked `question`. ParityError when the prompt is not the
         trained one, DataError when it is about other classes, when there is none, or when the adapter does not fit.
         """
-        import torch
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-
-        source = base_folder(base)
-        parts, history = {"base": source}, read_history(source, files.portable_name(base))
-        processor = AutoProcessor.from_pretrained(source)
-        if adapter is not None:
-            parts["adapter"] = hub.resolve(adapter)
-            history = read_history(parts["adapter"], files.portable_name(adapter)).union(history)
-            parity.use_images_of(parts["adapter"], processor)
-        if asking is not None and asking.imgsz is not None:
-            set_side(processor, AutoConfig.from_pretrained(source), asking.imgsz)
-        trained, reading, asking = parts.get("adapter", source), None, asking or Asking()
-        if adapter is not None or (trained / parity.PROMPT).is_file():
-            question, reading = parity.check_prompt(trained, processor, question), parity.reading_of(trained)
-            asking = asking.with_views(parity.views_of(trained))
-        if question is None:
-            raise DataError(f"{base} was trained on no question; give one (prompts.Question), or an adapter.")
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
-        if adapter is not None:
-            model = merge_adapter(model, trained)
-        model = _on_device(model, dtype or fast_dtype())
-        return cls(model, processor, question, history, asking, parts, reading)
+        asking = asking or Asking()
+        found = load_parts(base, adapter, question, asking.imgsz, dtype)
+        if isinstance(found.question, prompts.Grounding):
+            raise DataError(
+                f"{adapter or base} was trained to say where things are; ask it by hf_inspect.vlm.GroundedVLM, or "
+                "'hf-inspect eval ground'."
+            )
+        if found.trained is not None:
+            asking = asking.with_views(parity.views_of(found.trained))
+        return cls(found.model, found.processor, found.question, found.history, asking, found.parts, found.reading)
 
     @property
     def task(self) -> TaskSpec:
@@ -202,6 +206,38 @@ class VLM:
         for batch, inputs in zip(batches, prepared, strict=True):
             said |= dict(zip(batch, ask(inputs), strict=True))
         return [said[i] for i in range(len(images))]
+
+
+def load_parts(
+    base: str | Path,
+    adapter: str | Path | None = None,
+    question: parity.Asked | None = None,
+    imgsz: int | None = None,
+    dtype: "torch.dtype | None" = None,
+) -> Loaded:
+    """A base and its adapter, merged, with the question of the training; see `VLM.from_pretrained`."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    source = base_folder(base)
+    parts, history = {"base": source}, read_history(source, files.portable_name(base))
+    processor = AutoProcessor.from_pretrained(source)
+    if adapter is not None:
+        parts["adapter"] = hub.resolve(adapter)
+        history = read_history(parts["adapter"], files.portable_name(adapter)).union(history)
+        parity.use_images_of(parts["adapter"], processor)
+    if imgsz is not None:
+        set_side(processor, AutoConfig.from_pretrained(source), imgsz)
+    folder, reading, trained = parts.get("adapter", source), None, None
+    if adapter is not None or (folder / parity.PROMPT).is_file():
+        question, reading = parity.check_prompt(folder, processor, question), parity.reading_of(folder)
+        trained = folder
+    if question is None:
+        raise DataError(f"{base} was trained on no question; give one (prompts.Question), or an adapter.")
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
+    if adapter is not None:
+        model = merge_adapter(model, folder)
+    return Loaded(_on_device(model, dtype or fast_dtype()), processor, question, history, parts, reading, trained)
 
 
 def merge_adapter(model: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":

@@ -1,9 +1,10 @@
-"""prompt.json: which token ids training saw for a fixed sample, and the refusal to run on others.
-Also the one rendering of a question that inference uses.
+"""prompt.json: which token ids training saw for fixed samples, and the refusal to run on others.
+Also the one rendering of a closed question that inference uses; that of open ones is `vlm.conversation`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ from hf_inspect import files, prompts
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.images import Reading, Rgb
 from hf_inspect.vlm.asking import VIEWS
+from hf_inspect.vlm.conversation import conversation
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, ProcessorMixin
 
 PROMPT = "prompt.json"
+Asked = prompts.Question | prompts.Grounding
 
 
 def encode(processor: "ProcessorMixin", question: prompts.Question, images: Sequence[Rgb]) -> "BatchFeature":
@@ -40,22 +43,34 @@ def canonical_row(question: prompts.Question) -> dict[str, Any]:
     return {"images": [_ramp()], **prompts.canonical(question)}
 
 
+def grounded_ids(processor: "ProcessorMixin", question: prompts.Grounding) -> list[int]:
+    """Token ids of an open question's fixed samples, the standard and the guided one, one after the other."""
+    ids = list[int]()
+    for turns in prompts.canonical_turns(question):
+        asked = sum(message["role"] == "user" for message in turns["prompt"])
+        ids += conversation(processor, turns, [_ramp()] * asked).ids.tolist()
+    return ids
+
+
 def write_prompt(
     folder: Path,
     processor: "ProcessorMixin",
-    question: prompts.Question,
+    question: Asked,
     token_ids: Sequence[int],
     reading: Reading = Reading(),  # noqa: B008 - frozen
     views: int = 1,
+    more: Mapping[str, Any] = {},
 ) -> None:
-    """Write prompt.json: `token_ids` are what the training collator made of `canonical_row`.
+    """Write prompt.json: `token_ids` are what training made of the fixed samples (`canonical_row`, `grounded_ids`).
 
-    `views` is over how many orientations of an image answers are averaged, unless asked otherwise (`Asking`).
+    `views` is over how many orientations of an image answers are averaged, unless asked otherwise (`Asking`); `more`
+    stands beside it.
     """
     rule = image_rule(processor)
     record = question.to_dict() | {
         "reading": reading.to_dict(),
         "views": views,
+        **more,
         "image_rule": rule,
         "text": _readable(processor, token_ids),
         "sha256": prompts.fingerprint(token_ids, processor.image_token_id, rule, question.task),
@@ -63,20 +78,26 @@ def write_prompt(
     files.write_json(folder / PROMPT, record)
 
 
-def check_prompt(
-    folder: Path, processor: "ProcessorMixin", question: prompts.Question | None = None
-) -> prompts.Question:
+def is_grounded(folder: Path) -> bool:
+    """Whether an adapter, or a base fine-tuned whole, was trained to say where things are."""
+    path = folder / PROMPT
+    stated = files.read_json(path).get("question") if path.is_file() else None
+    return isinstance(stated, dict) and "frame" in stated
+
+
+def check_prompt(folder: Path, processor: "ProcessorMixin", question: Asked | None = None) -> Asked:
     """The question an adapter was trained on. ParityError, with the difference, when inference would ask another.
 
     `question`, where given, is the one the caller means to ask: DataError when its task is another one, ParityError
     when its text is. The order of the classes stays the trained one.
     """
     record = files.read_json(folder / PROMPT)
-    asked = prompts.Question.from_dict(record, folder / PROMPT)
+    kind = prompts.Grounding if is_grounded(folder) else prompts.Question
+    asked: Asked = kind.from_dict(record, folder / PROMPT)
     if question is not None:
         question.task.refuse_other(asked.task, "the question to ask", f"the question that {folder.name} was trained on")
-        asked = prompts.Question(question.system, question.text, asked.task)
-    ids = encode(processor, asked, [_ramp()])["input_ids"][0].tolist() + answer_ids(processor, asked)[-1]
+        asked = replace(question, task=asked.task)
+    ids = _canonical_ids(processor, asked)
     rule = image_rule(processor)
     if prompts.fingerprint(ids, processor.image_token_id, rule, asked.task) != record["sha256"]:
         trained = record["text"] + "\n" + json.dumps(record["image_rule"], indent=1, sort_keys=True)
@@ -126,6 +147,13 @@ def image_settings(processor: "ProcessorMixin") -> dict[str, Any]:
     stated = json.loads(processor.image_processor.to_json_string())
     of_the_run = ("processor_class", "device", "data_format", "return_tensors")
     return {key: value for key, value in stated.items() if value is not None and key not in of_the_run}
+
+
+def _canonical_ids(processor: "ProcessorMixin", question: Asked) -> list[int]:
+    if isinstance(question, prompts.Grounding):
+        return grounded_ids(processor, question)
+    asked: list[int] = encode(processor, question, [_ramp()])["input_ids"][0].tolist()
+    return asked + answer_ids(processor, question)[-1]
 
 
 def _image_text(processor: "ProcessorMixin") -> str:
