@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hf_inspect.schema.answers import LAST_FIRST, DecidedBy, Decision, Prediction, Predictor, Verdict
+from hf_inspect.schema.answers import DecidedBy, Decision, Prediction, Predictor, Verdict
 from hf_inspect.schema.findings import Box, Finding
 from hf_inspect.schema.history import HISTORY_FORMAT, RECORD_FIELDS, History, Source
 from hf_inspect.schema.meaning import LEAST, Meaning
@@ -20,9 +20,9 @@ from hf_inspect.schema.task import (
 )
 
 __all__ = [
-    "ANOMALY", "BINARY", "DEFECT", "DETECTION", "GOOD", "HISTORY_FORMAT", "KINDS", "LAST_FIRST", "LEAST",
-    "RECORD_FIELDS", "SEGMENTATION", "Box", "DecidedBy", "Decision", "Disposition", "Finding", "History", "Meaning",
-    "Part", "Prediction", "Predictor", "Progress", "Sample", "Source", "TaskSpec", "Verdict", "no_progress",
+    "ANOMALY", "BINARY", "DEFECT", "DETECTION", "GOOD", "HISTORY_FORMAT", "KINDS", "LEAST", "RECORD_FIELDS",
+    "SEGMENTATION", "Box", "DecidedBy", "Decision", "Disposition", "Finding", "History", "Meaning", "Part",
+    "Prediction", "Predictor", "Progress", "Sample", "Source", "TaskSpec", "Verdict", "no_progress",
 ]  # fmt: skip
 
 Progress = Callable[[str, int, int], None]  # what is under way, how many are done, how many there are

@@ -16,7 +16,7 @@ from hf_inspect.schema.task import DEFECT, GOOD, TaskSpec
 
 Decision = Literal["good", "defect", "undecided", "unreadable"]
 DecidedBy = Literal["edge", "vlm", "both", "rule"]  # rule: what becomes of parts that nobody may decide
-LAST_FIRST = ("vlm", "edge")  # models of a cascade, the one that is asked last first
+_LAST_FIRST = ("vlm", "edge")  # models of a cascade, the one that is asked last first
 _SUM = 1e-3  # by which rounded class probabilities may miss 1
 
 
@@ -137,8 +137,11 @@ class Verdict:
 
     @property
     def finder(self) -> str | None:
-        """The model whose findings tell of the part: the last that was asked and looks for things; None without any."""
-        return next((name for name in LAST_FIRST if _looks(self.evidence.get(name))), None)
+        """The model whose findings tell of the part: the last that looked for things; None where none did.
+
+        An answer that could not be read, and found nothing before it broke off, tells of nothing.
+        """
+        return next((name for name in _LAST_FIRST if _looked(self.evidence.get(name))), None)
 
     def __str__(self) -> str:
         named = self.class_name if self.class_name not in (None, self.label) else None
@@ -155,11 +158,12 @@ class Verdict:
             "severity": self.severity,
             "decided_by": self.decided_by,
             "reason": self.reason,
+            "found_by": self.finder,
             "evidence": {name: one.to_dict() for name, one in self.evidence.items()},
             "notes": list(self.notes),
             "ms": {name: round(value, 3) for name, value in self.ms.items()},
         }
 
 
-def _looks(found: Prediction | None) -> bool:
-    return found is not None and found.findings is not None
+def _looked(found: Prediction | None) -> bool:
+    return found is not None and (bool(found.findings) or (found.findings is not None and found.severity is not None))

@@ -19,6 +19,7 @@ from hf_inspect.errors import DataError, ParityError
 from hf_inspect.images import Rgb
 from hf_inspect.reading import Reading
 from hf_inspect.schema import History, Prediction, TaskSpec
+from hf_inspect.tasks.detection import Decoding
 from hf_inspect.vlm.answered import prediction_of
 from hf_inspect.vlm.identity import SERVER, About, Wanted, history_sha256
 from hf_inspect.vlm.sizing import Size, sizing_of
@@ -98,12 +99,20 @@ class RemoteVLM:
     @property
     def states(self) -> dict[str, Any]:
         """What a cascade.json keeps of it beside the SHA-256 of its files, as plain JSON values."""
-        return {"kind": SERVER, "identity": self.about.identity, "fingerprint": self.about.fingerprint}
+        about = self.about
+        stated = {"kind": SERVER, "identity": about.identity, "fingerprint": about.fingerprint}
+        return stated | ({"guide": about.guide, "told": about.told} if about.task.finds else {})
 
     @property
     def task(self) -> TaskSpec:
         """What is answered here: the cascade's task, in its order, or else the served VLM's."""
         return self._wanted.task if self._wanted else self.about.task
+
+    @property
+    def told(self) -> float:
+        """The score from which on what is found is told of."""
+        stated = self._wanted.told if self._wanted else self.about.told
+        return Decoding().told if stated is None else stated
 
     @property
     def reading(self) -> Reading | None:
