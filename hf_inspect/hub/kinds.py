@@ -1,4 +1,4 @@
-"""A folder -> which of ten kinds it is, and its files; a file that this kind does not know is refused."""
+"""A folder -> which of twelve kinds it is, and its files; a file that this kind does not know is refused."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +34,7 @@ _PROCESSOR = (
     "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
     "video_preprocessor_config.json", PROMPT,
 )  # fmt: skip
+_HEAD = ("head.safetensors", "head.json")  # a detection head beside a VLM that says where things are
 _IMAGES = ("images/*", "val/*/*")  # of a data set, called by its manifest
 _NAMED = 3  # files an error names
 
@@ -184,10 +185,20 @@ SEGMENTER = replace(
     DETECTOR, name="segmenter", answers=(SEGMENTATION,), metrics=(*BOXES, *MASKS), pipeline="image-segmentation"
 )
 FINDERS = (DETECTOR, SEGMENTER)
+GROUNDED_ADAPTER, GROUNDED_VLM = (
+    replace(
+        kind, name=f"grounded {kind}", files=(*kind.files, *_HEAD), answers=(DETECTION,), section=DETECTOR.section,
+        metrics=BOXES, template="grounded.md.j2",
+    )
+    for kind in (ADAPTER, VLM)
+)  # fmt: skip
+ADAPTERS, VLMS = (ADAPTER, GROUNDED_ADAPTER), (VLM, GROUNDED_VLM)
+SAYING = (GROUNDED_ADAPTER, GROUNDED_VLM)  # where things are, in words
 KINDS = (
-    SPACE, CASCADE, TEACHER, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS,
+    SPACE, CASCADE, TEACHER, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS, *SAYING,
 )  # a folder with marks of several is of the first, unless its task says which  # fmt: skip
-ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTER}  # a cascade's parts and what they are
+ROLES = {"edge": STUDENT, "base": GROUNDED_VLM, "adapter": GROUNDED_ADAPTER}  # a cascade's parts: what they may hold
+OF_ROLE = {"edge": (STUDENT, *FINDERS), "base": VLMS, "adapter": ADAPTERS}  # and what they may be
 PART_FILES = sorted({*_EVERYWHERE, *(one for kind in ROLES.values() for one in kind.files)} - {".gitattributes"})
 
 
