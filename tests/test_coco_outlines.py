@@ -133,6 +133,18 @@ def test_what_labelme_and_cvat_group_is_one_thing(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.json").write_text(json.dumps(stated))
     assert convert(tmp_path / "raw", "labelme", "coco", tmp_path / "out").boxes == {"dent": 3, "pin": 1}
+    for shape, said in zip(shapes, ["", "left, right", "bent", None, 7], strict=True):
+        shape["description"] = said
+    shapes.append({"label": "pin", "points": [[1, 1], [9, 7]], "shape_type": "rectangle", "description": "a box"})
+    (tmp_path / "raw" / "a.json").write_text(json.dumps(stated))
+    convert(tmp_path / "raw", "labelme", "coco", tmp_path / "out")
+    found = json.loads((tmp_path / "out/annotations.json").read_text())["annotations"]
+    assert [one.get("description") for one in found] == ["a box", "left, right", "bent", None, None]
+    convert(tmp_path / "out/annotations.json", "coco", "labelme", tmp_path / "back")
+    back = json.loads((tmp_path / "back" / "a.json").read_text())["shapes"]
+    assert [one.get("description") for one in back] == ["a box", *["left, right"] * 2, "bent", None, None]
+    to_voc = convert(tmp_path / "out/annotations.json", "coco", "voc", tmp_path / "voc")
+    assert to_voc.lost["descriptions left out"] == 3
     root = et.fromstring(
         f'<annotations><image name="a.png" width="{W}" height="{H}">'
         + "".join(f'<polygon label="dent" points="1,1;9,1;5,7" group_id="{group}"/>' for group in (0, 0, 2, 2))

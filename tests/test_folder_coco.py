@@ -6,7 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_inspect.data import build, class_ids, described, load_split, read_manifest, read_task, script_named, stream
+from hf_inspect.data import (
+    build,
+    class_ids,
+    described,
+    load_split,
+    options_from,
+    read_manifest,
+    read_objects,
+    read_task,
+    script_named,
+    stream,
+    things_of,
+)
 from hf_inspect.data.shares import parse_shares
 from hf_inspect.errors import DataError
 from hf_inspect.schema import BINARY, TaskSpec
@@ -191,7 +203,7 @@ def test_coco_reads_back_with_plain_load_dataset(tmp_path, inside, as_file):
     row = next(row for row in whole if row["image_id"] == 2)
     assert row["objects"] == {
         "bbox": [[4.5, 4.0, 20.0, 14.0]], "category": [1], "polygons": [[[4.5, 4.0, 20.0, 4.0, 20.0, 14.0]]],
-        "iscrowd": [False],
+        "iscrowd": [False], "description": [""],
     }  # fmt: skip
     assert (row["width"], row["height"], row["image"].size) == (SIDE, SIDE, (SIDE, SIDE))
     assert all(bool(row["objects"]["bbox"]) == bool(row["label"]) == (row["image_id"] % 2 == 0) for row in whole)
@@ -209,6 +221,44 @@ def test_boxes_are_clipped_and_made_from_polygons_where_there_are_none(tmp_path)
     assert rows["part1.png"]["objects"]["bbox"] == [[0, 10, 15, SIDE]]
     assert rows["part2.png"]["objects"]["bbox"] == [[4.5, 4, 20, 14]]
     assert rows["part3.png"]["objects"]["iscrowd"] == [True]
+
+
+def test_what_is_written_of_a_thing_is_kept_and_what_is_no_text_is_counted(tmp_path):
+    said = [
+        note(0, 0, description=" a deep\n'dent' "), note(1, 0, caption="螺丝"), note(2, 2, desc="d", caption="c"),
+        note(3, 2, description="", desc="from desc"), note(4, 4, description=7),
+        note(5, 4, description=["x"], desc="y"),
+        note(6, 6, description="\ud83d"), note(7, 6),
+    ]  # fmt: skip
+    manifest, rows = notes_of(tmp_path, said)
+    kept = {name: rows[f"part{name}.png"]["objects"]["description"] for name in (0, 2, 4, 6)}
+    assert kept == {0: ["a deep\n'dent'", "螺丝"], 2: ["c", "from desc"], 4: ["", "y"], 6: ["", ""]}
+    assert manifest["notes"] == [
+        "2 annotations have a description that is no text, which was left out: images/part4.png number 5 (id 4), "
+        "images/part6.png number 7 (id 6)."
+    ]
+    things = things_of(rows["part2.png"]["objects"], ["bag", "wire"])
+    assert [one.description for one in things] == ["c", "from desc"]
+    older = {key: value for key, value in rows["part2.png"]["objects"].items() if key != "description"}
+    assert [one.description for one in things_of(older, ["bag", "wire"])] == ["", ""]
+
+
+def test_classes_are_called_by_their_place_in_a_hierarchy_where_that_is_asked(tmp_path):
+    names = [
+        {"id": 1, "name": "install", "supercategory": "screw"}, {"id": 2, "name": "install", "supercategory": "label"},
+        {"id": 3, "name": "ok", "supercategory": "none"}, {"id": 4, "name": "shield", "supercategory": "Shield"},
+        {"id": 5, "name": "cable/fiber", "supercategory": "cable"},
+    ]  # fmt: skip
+    annotations = [note(i, i, category_id=1 + i % 5) for i in range(30)]
+    write_coco(tmp_path / "raw", annotations=annotations, categories=names)
+    build("coco", tmp_path / "flat", src=tmp_path / "raw")
+    assert read_objects(tmp_path / "flat").classes == ("install", "ok", "shield", "cable/fiber")
+    options = options_from("coco", ["--hierarchy", "--good", "label/install"])
+    build("coco", tmp_path / "out", src=tmp_path / "raw", options=options)
+    task = read_objects(tmp_path / "out")
+    assert task.classes == ("screw/install", "label/install", "ok", "shield", "cable/fiber")
+    assert task.good == ("label/install",)
+    assert "--hierarchy" in (tmp_path / "out" / "README.md").read_text()
 
 
 BAD = [

@@ -44,7 +44,8 @@ class Options:
     several splits are dealt anew (redeal) or kept. `exif`: how boxes lie on photos turned by EXIF where the JSON's
     sizes do not tell: stored or upright. `shares`: percent of train/validation/calibration/test. `group_rule`: a
     regular expression whose group 1, found in the file name, or, where it holds a '/', in the path below the raw
-    folder, names the photo: `(.+)\.rf\.` for augmented copies, `(.+)_tile` for tiles of one photo.
+    folder, names the photo: `(.+)\.rf\.` for augmented copies, `(.+)_tile` for tiles of one photo. `hierarchy`: a
+    class is called by its category's supercategory and name, `screw/install`, also in `good`.
     """
 
     good: str = field(default=USUAL, metadata={"repeated": True})
@@ -53,6 +54,7 @@ class Options:
     splits: str = "redeal"
     exif: str | None = None
     group_rule: str | None = None
+    hierarchy: bool = False
     license: str = "other"
 
     def __post_init__(self) -> None:
@@ -84,14 +86,14 @@ class Annotated(GivenSplit):
 class Coco(InspectionBuilder):
     """A row an image; `objects` holds its annotations as lists of equal length."""
 
-    VERSION = datasets.Version("1.4.0")
+    VERSION = datasets.Version("1.5.0")
     LICENCE = None
     OPTIONS = Options
 
     @classmethod
     def read(cls, src: Path | None, options: Options) -> Raw:
         """Every image that the JSONs list, in their order; DataError where they are no COCO, or no part is good."""
-        listing = read_coco(src)
+        listing = read_coco(src, hierarchy=options.hierarchy)
         check_good(options.good, listing.known, "categories")
         good = good_of(options.good, listing.names)
         classes = {image.path: _class_of(image, good) for image in listing.images}
@@ -112,7 +114,7 @@ class Coco(InspectionBuilder):
     def columns_of(cls, samples: Sequence[Annotated], options: Options) -> Mapping[str, Any]:
         """Id, size in pixels and objects of an image: boxes x0, y0, x1, y1, polygons x, y, x, y, ..., in pixels.
 
-        An RLE mask is polygons as well.
+        An RLE mask is polygons as well; `description` is what was written of a thing, empty where nothing was.
         """
         number = datasets.Value("float32")
         objects = {
@@ -120,6 +122,7 @@ class Coco(InspectionBuilder):
             "category": datasets.List(datasets.ClassLabel(names=list(samples[0].shared.names))),
             "polygons": datasets.List(datasets.List(datasets.List(number))),
             "iscrowd": datasets.List(datasets.Value("bool")),
+            "description": datasets.List(datasets.Value("string")),
         }
         whole_number = datasets.Value("int64")
         return {"image_id": whole_number, "width": whole_number, "height": whole_number, "objects": objects}
@@ -194,7 +197,8 @@ def _objects(image: Examined, frame: Frame) -> list[Found]:
 def _columns(image: Examined, found: Sequence[Found]) -> dict[str, Any]:
     """The further values of an image's row."""
     values = [one.value for one in found if one.value is not None]
-    objects = {name: [value[name] for value in values] for name in ("bbox", "category", "polygons", "iscrowd")}
+    names = ("bbox", "category", "polygons", "iscrowd", "description")
+    objects = {name: [value[name] for value in values] for name in names}
     image_id = whole(image.sample.listed.entries[0][1]["id"])
     return {"image_id": image_id, "width": image.width, "height": image.height, "objects": objects}
 

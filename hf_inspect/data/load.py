@@ -58,10 +58,11 @@ def read_objects(folder: Path) -> TaskSpec:
 
 def things_of(objects: Mapping[str, Any], names: Sequence[str]) -> tuple[Thing, ...]:
     """What a row's column of objects holds; its categories are places among the data set's `names`."""
-    columns = (objects[key] for key in ("category", "bbox", "polygons", "iscrowd"))
+    columns = [objects[key] for key in ("category", "bbox", "polygons", "iscrowd")]
+    written = objects.get("description", [""] * len(columns[0]))  # sets built before version 1.5.0 have none
     return tuple(
-        Thing(names[kind], tuple(box), tuple(map(tuple, polygons)), crowd)
-        for kind, box, polygons, crowd in zip(*columns, strict=True)
+        Thing(names[kind], tuple(box), tuple(map(tuple, polygons)), crowd, description)
+        for kind, box, polygons, crowd, description in zip(*columns, written, strict=True)
     )
 
 

@@ -14,6 +14,7 @@ from hf_inspect.prompts.closed import (
 )
 from hf_inspect.prompts.fingerprints import collapse, fingerprint, text_diff
 from hf_inspect.prompts.grounded import LANGUAGES, Grounding, Told, canonical_turns, ground
+from hf_inspect.prompts.reading import Answer, Said, read_answer
 
 __all__ = [
     "CANONICAL_SIZE",
@@ -22,10 +23,12 @@ __all__ = [
     "PIXELS",
     "SOLAR_CELL",
     "THOUSANDTHS",
+    "Answer",
     "Grounding",
     "Message",
     "Named",
     "Question",
+    "Said",
     "Told",
     "View",
     "canonical",
@@ -34,6 +37,7 @@ __all__ = [
     "fingerprint",
     "ground",
     "parse",
+    "read_answer",
     "render",
     "render_answer",
     "text_diff",

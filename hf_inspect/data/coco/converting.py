@@ -13,10 +13,10 @@ from hf_inspect import files
 from hf_inspect.console import plain, shown
 from hf_inspect.data.coco import outlines
 from hf_inspect.data.coco.entries import leads_out, looked
-from hf_inspect.data.coco.outlines import Drawn
+from hf_inspect.data.coco.outlines import Described, Drawn
 from hf_inspect.data.coco.splitting import checked
 from hf_inspect.data.raw.document import read_document, whole
-from hf_inspect.data.raw.objects import numbers
+from hf_inspect.data.raw.objects import description_of, numbers
 from hf_inspect.data.raw.sources import is_image, relative, walk
 from hf_inspect.errors import DataError
 
@@ -44,12 +44,13 @@ T = TypeVar("T")
 class Labels:
     """Images with their boxes, the classes in order, how many of what were lost in reading, and of which images.
 
-    `drawn` holds the polygons of boxes that are of some.
+    `drawn` holds the polygons of boxes that are of some, `described` what was written of some.
     """
 
     images: list["Annotation"] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     drawn: Drawn = field(default_factory=dict)
+    described: Described = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
     losing: set[str] = field(default_factory=set)
 
@@ -100,6 +101,7 @@ def convert(src: Path, source: str, to: str, out: Path) -> Converted:
         raise DataError(f"{src} holds no {source} labels that can be converted; is it the right --from?")
     with files.staged_folder(out, [src]) as stage:
         lost += _guarded(lambda: _WRITERS[to](kept, read, stage), str(src), to)
+    lost += Counter({LEFT_OUT.format("descriptions"): 0 if to in ("coco", "labelme") else len(read.described)})
     boxes = Counter(box.label for one in kept for box in one.boxes)
     drawn = 0 if to == "voc" else len(read.drawn)
     return Converted(out, len(kept), {name: boxes[name] for name in read.classes}, dict(lost), drawn)
@@ -160,6 +162,8 @@ def _from_coco(src: Path) -> Labels:
         boxes[place].append(box)
         if polygons:
             read.drawn[id(box)] = polygons
+        if text := description_of(one):
+            read.described[id(box)] = text
     used = {box.label for of_image in boxes for box in of_image}
     read.classes += [name for name in dict.fromkeys(named.values()) if name in used]
     for entry, of_image in zip(document.images, boxes, strict=True):
@@ -249,7 +253,9 @@ def _from_labelme(src: Path) -> Labels:
         name = relative(path, src)
         found = _guarded(partial(Annotation.from_labelme, path), name, "LabelMe")
         shapes = json.loads(path.read_bytes())["shapes"]
-        polygons = _guarded(partial(outlines.of_labelme, shapes, read.drawn), name, "LabelMe")
+        polygons = _guarded(
+            partial(outlines.of_labelme, shapes, found.boxes, read.drawn, read.described), name, "LabelMe"
+        )
         named = Path(found.image_id.replace("\\", "/")).name
         image = _image(named, found.image_size, [*found.boxes, *polygons], name)
         kinds = [shape["shape_type"] for shape in shapes]
@@ -290,7 +296,7 @@ def _to_coco(images: list["Annotation"], read: Labels, out: Path) -> Counter[str
     )
     for annotation in content["annotations"]:
         annotation["id"] += 1  # globox counts from 0, which evaluators take for no annotation
-    outlines.into_coco(content, images, read.drawn)
+    outlines.into_coco(content, images, read.drawn, read.described)
     files.write_json(out / "annotations.json", content)
     return Counter()
 
@@ -318,7 +324,7 @@ def _to_voc(images: list["Annotation"], read: Labels, out: Path) -> Counter[str]
 def _to_labelme(images: list["Annotation"], read: Labels, out: Path) -> Counter[str]:
     for one, path in _places(images, out, ".json"):
         one.save_labelme(path)
-        outlines.into_labelme(path, one, read.drawn)
+        outlines.into_labelme(path, one, read.drawn, read.described)
     return Counter()
 
 

@@ -92,15 +92,16 @@ class _Reading:
 
 
 @shallow()
-def read_coco(src: Path | None) -> Listing:
+def read_coco(src: Path | None, *, hierarchy: bool = False) -> Listing:
     """Read the one COCO JSON of `src` (or `src` itself), or the JSONs of its splits; no image is opened.
 
     An id is a whole number, however it is written (7, 7.0, "7"). A file_name is matched by its path, then by its name
     alone, each as it stands, then in Unicode's composed form, then in any case. DataError where there is no such JSON,
-    where several are no splits of one set, or where a name may be any of several files.
+    where several are no splits of one set, or where a name may be any of several files. With `hierarchy` a category is
+    named by its supercategory and its name, `screw/install`.
     """
     root, paths, inventory = _jsons_of(src)
-    jsons = [_loaded(number, path, root) for number, path in enumerate(paths)]
+    jsons = [_loaded(number, path, root, hierarchy=hierarchy) for number, path in enumerate(paths)]
     find, reading = finder([p for p in inventory.files if p not in paths], root), _Reading()
     for one in jsons:
         _read_entries(one, find, reading)
@@ -155,7 +156,7 @@ def _split_of(path: Path, root: Path) -> str | None:
     return next(filter(None, map(split_named, words)), None)
 
 
-def _loaded(number: int, path: Path, root: Path) -> _Json:
+def _loaded(number: int, path: Path, root: Path, *, hierarchy: bool) -> _Json:
     """A JSON, checked to be what COCO says as far as everything else rests on it."""
     name = relative(path, root)
     content = read_document(path, name).content
@@ -165,9 +166,17 @@ def _loaded(number: int, path: Path, root: Path) -> _Json:
         own_id, called = whole(said.get("id")), said.get("name")
         if own_id is None or not isinstance(called, str):
             raise DataError(f"{name}: a category needs a whole number as id and a name, got {shown(category)}.")
-        if categories.setdefault(own_id, composed(called)) != composed(called):
+        full = composed(_called_in_full(called, said.get("supercategory")) if hierarchy else called)
+        if categories.setdefault(own_id, full) != full:
             raise DataError(f"{name}: category id {own_id} is given to several categories; export it again.")
     return _Json(number, name, content, categories, _split_of(path, root), _bases(path, root))
+
+
+def _called_in_full(name: str, above: Any) -> str:
+    """A category's name below its supercategory's; with none, exporters say `none` or the category itself."""
+    if not isinstance(above, str) or above.strip().lower() in ("", "none", name.strip().lower()):
+        return name
+    return name if name.startswith(f"{above}/") else f"{above}/{name}"
 
 
 def _bases(path: Path, root: Path) -> list[str]:

@@ -13,12 +13,15 @@ NO_CATEGORY = "no category that the JSON lists"
 RLE = "annotations have an RLE mask, which became polygons"
 HOLES = "annotations have an RLE mask with holes, whose polygons are cut through these"
 NO_RLE = "annotations have an RLE mask that cannot be read or marks nothing, which was left out"
+NO_TEXT = "annotations have a description that is no text, which was left out"
 NO_POLYGON = "annotations have a polygon that is no list of three or more points, which was left out"
 CLIPPED = "boxes reached outside their image and were clipped"
 TURNED = "images were turned upright by EXIF, and their boxes and polygons with them"
 OTHER_SIZE = "images of another size than the JSON says, as their boxes may not fit"
 OTHER_TURNED = "images turned by EXIF that have neither their stored nor their upright size in the JSON"
 UNSURE = "images turned by EXIF of which the JSON's size does not tell whether boxes were; say --exif stored or upright"
+
+DESCRIPTIONS = ("description", "caption", "desc")  # what annotations call what was written of a thing
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
@@ -63,6 +66,8 @@ def frame_of(
 def object_of(annotation: Mapping[str, Any], category: str | None, frame: Frame, size: tuple[int, int]) -> Found:
     """An annotation as a row's object, upright and clipped to the image's upright `size`."""
     polygons, notes = _polygons(annotation.get("segmentation"), frame.size)
+    description = description_of(annotation)
+    notes = [*notes, *([NO_TEXT] if description is None else [])]
     box = _box(annotation.get("bbox")) or _around(polygons)
     if category is None or box is None:
         return Found(None, NO_BOX if category else NO_CATEGORY, notes)
@@ -80,8 +85,25 @@ def object_of(annotation: Mapping[str, Any], category: str | None, frame: Frame,
         "category": category,
         "polygons": [points.ravel().tolist() for points in upright],
         "iscrowd": bool(annotation.get("iscrowd")),
+        "description": description or "",
     }
     return Found(value, notes=[*notes, *reached])
+
+
+def description_of(annotation: Mapping[str, Any]) -> str | None:
+    """What was written of a thing, by the first key that says anything; "" if none does, None if it is no text."""
+    said = [annotation[key] for key in DESCRIPTIONS if annotation.get(key)]
+    texts = [one.strip() for one in said if isinstance(one, str) and encodable(one)]
+    return next(filter(None, texts), None if len(texts) < len(said) else "")
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8; JSON can spell halves of characters, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def turned_box(box: Box, frame: Frame) -> Box:
