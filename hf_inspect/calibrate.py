@@ -165,9 +165,9 @@ def _predictors(places: Mapping[str, Path], served: Predictor | None) -> dict[st
     if "base" not in places and served is None:
         return {"edge": edge}
     if served is None:
-        from hf_inspect.vlm import VLM
+        from hf_inspect.vlm import load
 
-        vlm: Predictor = VLM.from_pretrained(places["base"], places.get("adapter"))
+        vlm: Predictor = load(places["base"], places.get("adapter"))
     else:
         vlm = served
     edge.task.refuse_partner(vlm.task, "The cascade's edge", "its VLM")

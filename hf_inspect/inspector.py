@@ -328,11 +328,11 @@ def _load_vlm(folder: Path, stated: dict[str, Any], remote: _Remote, edge: Engin
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
     if missing:
         return None, f"no VLM here ({', '.join(missing)} not installed: pip install 'hf-inspect[train]')"
-    from hf_inspect.vlm import VLM
+    from hf_inspect.vlm import load
     from hf_inspect.vlm.base import base_folder
 
     adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
-    return VLM.from_pretrained(hub.part_of(folder, stated, "base", base_folder), adapter), ""
+    return load(hub.part_of(folder, stated, "base", base_folder), adapter), ""
 
 
 def _connected(folder: Path, stated: dict[str, Any], remote: _Remote, url: str, edge: Engine) -> Predictor:

@@ -15,7 +15,7 @@ from hf_inspect.data.partition import DEFAULT
 from hf_inspect.errors import HubError, MissingExtraError
 from hf_inspect.hub import kinds
 from hf_inspect.hub.contents import refuse_content, refuse_value
-from hf_inspect.hub.kinds import CARD, SUMS, files_to_push, kind_of, shards_of, task_of
+from hf_inspect.hub.kinds import CARD, ROLES, SUMS, files_to_push, kind_of, shards_of, task_of
 from hf_inspect.hub.licences import head_of, licence_in, refuse_wider, stated_licences
 from hf_inspect.hub.measured import refuse_other_figures
 from hf_inspect.hub.parts import inner_folder, parts_of, read_cascade, refuse_changed
@@ -140,9 +140,8 @@ def _check_cascade(folder: Path) -> None:
         if part.kind != "folder":
             continue
         at = inner_folder(folder, part, role)
-        if (kind := kind_of(at)) not in kinds.OF_ROLE[role]:
-            one = kinds.OF_ROLE[role][0]
-            raise HubError(f"{at} is a {kind}, and the {role} of a cascade is a {one}; calibrate again.")
+        if (kind := kind_of(at)) is not ROLES[role] and not (role == "edge" and kind in kinds.FINDERS):
+            raise HubError(f"{at} is a {kind}, and the {role} of a cascade is a {ROLES[role]}; calibrate again.")
         refuse_changed(at, stated, role)
         if own := task_of(at):
             own.refuse_partner(task, str(at), str(folder / CASCADE))

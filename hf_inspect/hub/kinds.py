@@ -1,4 +1,4 @@
-"""A folder -> which of twelve kinds it is, and its files; a file that this kind does not know is refused."""
+"""A folder -> which of ten kinds it is, and its files; a file that this kind does not know is refused."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -122,7 +122,7 @@ TEACHER = Kind(
 )
 ADAPTER = Kind(
     "adapter",
-    (ADAPTER_CONFIG, "adapter_model.safetensors", *_PROCESSOR),
+    (ADAPTER_CONFIG, "adapter_model.safetensors", *_PROCESSOR, *_HEAD),
     marks=(ADAPTER_CONFIG,),
     task=((PROMPT, "task"),),
     section="vlm",
@@ -151,7 +151,7 @@ DATA_SET = Kind(
 )
 VLM = Kind(
     "vlm",
-    (*_NETWORK, *_PROCESSOR),
+    (*_NETWORK, *_PROCESSOR, *_HEAD),
     architecture="ForConditionalGeneration",
     task=((PROMPT, "task"),),
     section="vlm",
@@ -185,20 +185,10 @@ SEGMENTER = replace(
     DETECTOR, name="segmenter", answers=(SEGMENTATION,), metrics=(*BOXES, *MASKS), pipeline="image-segmentation"
 )
 FINDERS = (DETECTOR, SEGMENTER)
-GROUNDED_ADAPTER, GROUNDED_VLM = (
-    replace(
-        kind, name=f"grounded {kind}", files=(*kind.files, *_HEAD), answers=(DETECTION,), section=DETECTOR.section,
-        metrics=BOXES, template="grounded.md.j2",
-    )
-    for kind in (ADAPTER, VLM)
-)  # fmt: skip
-ADAPTERS, VLMS = (ADAPTER, GROUNDED_ADAPTER), (VLM, GROUNDED_VLM)
-SAYING = (GROUNDED_ADAPTER, GROUNDED_VLM)  # where things are, in words
 KINDS = (
-    SPACE, CASCADE, TEACHER, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS, *SAYING,
+    SPACE, CASCADE, TEACHER, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS,
 )  # a folder with marks of several is of the first, unless its task says which  # fmt: skip
-ROLES = {"edge": STUDENT, "base": GROUNDED_VLM, "adapter": GROUNDED_ADAPTER}  # a cascade's parts: what they may hold
-OF_ROLE = {"edge": (STUDENT, *FINDERS), "base": VLMS, "adapter": ADAPTERS}  # and what they may be
+ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTER}  # a cascade's parts and what they are
 PART_FILES = sorted({*_EVERYWHERE, *(one for kind in ROLES.values() for one in kind.files)} - {".gitattributes"})
 
 

@@ -12,7 +12,7 @@ from hf_inspect.data import read_head
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.errors import HubError
 from hf_inspect.hub import kinds
-from hf_inspect.hub.kinds import CARD, RESULTS, Kind, Metric, kind_of, task_of
+from hf_inspect.hub.kinds import CARD, RESULTS, Metric, kind_of, task_of
 from hf_inspect.hub.parts import parts_of, read_cascade, weights_of
 from hf_inspect.runtime import TRAINED_ON
 from hf_inspect.schema import TaskSpec
@@ -88,7 +88,7 @@ def eval_results(folder: Path, results: Mapping[str, Any]) -> "list[EvalResult]"
         for metric, figure in ((metric, one) for metric, one in figures.items() if one["value"] is not None):
             found.append(
                 EvalResult(
-                    task_type=_task_type(kind),
+                    task_type=str(kind.pipeline) if kind in kinds.FINDERS else "image-classification",
                     dataset_type=data["name"],
                     dataset_name=data["name"],
                     dataset_config=config or None,
@@ -101,13 +101,6 @@ def eval_results(folder: Path, results: Mapping[str, Any]) -> "list[EvalResult]"
                 )
             )
     return found
-
-
-def _task_type(kind: Kind) -> str:
-    """What the Hub calls what a kind is measured at."""
-    if kind in kinds.SAYING:
-        return str(kinds.DETECTOR.pipeline)
-    return str(kind.pipeline) if kind in kinds.FINDERS else "image-classification"
 
 
 def at(results: Mapping[str, Any], *path: str) -> Any:
@@ -128,7 +121,7 @@ def refuse_other_figures(folder: Path, index: Any) -> None:
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
     results = results_of(folder)
-    if results is None and kind_of(folder) in kinds.VLMS and not (folder / TRAINED_ON).is_file():
+    if results is None and kind_of(folder) is kinds.VLM and not (folder / TRAINED_ON).is_file():
         return
     wanted = eval_results(folder, results) if results else []
     try:

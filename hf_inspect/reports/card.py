@@ -50,8 +50,7 @@ def card_of(folder: Path) -> str:
     if kind is kinds.DATA_SET:
         return dataset_card(read_manifest(folder), notes)
     log, results = _read(folder / LOG), measured.results_of(folder)
-    own = _of_vlm if kind in kinds.SAYING else _OF_SECTION[kind.section or ""]
-    values = own(folder) | {"results": results, "log": log, "plots": _plots(folder)}
+    values = _OF_SECTION[kind.section or ""](folder) | {"results": results, "log": log, "plots": _plots(folder)}
     values |= {"task": _task(folder, results), "arguments": _arguments(log) if log else {}}
     values |= _figures(folder, results) if results else {}
     values["licences"] = _licences(values["parts"], head)

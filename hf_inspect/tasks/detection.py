@@ -16,7 +16,6 @@ from hf_inspect.tasks.canvas import as_text, draw_confusion, new_figure, png_of
 
 _CANDIDATES = 1000  # boxes of an image that overlaps are looked for among, the surest
 _SAME = 0.5  # IoU from which two findings of a class are one thing
-_UNKNOWN = "#FFFFFF"  # of a label that is no class of the task
 _GREY, _COLOURS = "#888888", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 
 Floats = NDArray[np.floating[Any]]
@@ -172,14 +171,14 @@ def draw(figures: Mapping[str, Any], out: Path) -> None:
 def drawn(rgb: NDArray[np.uint8], findings: Sequence[Finding], task: TaskSpec, told: float) -> NDArray[np.uint8]:
     """An image uint8 (h, w, 3) with its findings from the score `told` on: boxes, masks, classes and scores.
 
-    A label that is no class of the task is drawn in white.
+    What is of no class of the task is grey.
     """
     from PIL import Image, ImageColor, ImageDraw
 
     told_of = [one for one in findings if one.score >= told]
     picture = np.array(rgb, copy=True)
-    of_class = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(task.classes)}
-    ink = {one.name: ImageColor.getrgb(of_class.get(one.name, _UNKNOWN)) for one in told_of}
+    ink = {name: ImageColor.getrgb(_GREY) for name in {one.name for one in told_of}}
+    ink |= {name: ImageColor.getrgb(_COLOURS[i % len(_COLOURS)]) for i, name in enumerate(task.classes)}
     for one in told_of:
         if one.mask is not None:
             inside = one.mask_in(*rgb.shape[:2])
