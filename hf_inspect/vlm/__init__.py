@@ -1,8 +1,9 @@
-"""A vision-language model that answers one closed question about an image by ranking the options."""
+"""Vision-language models: one ranks the options of a closed question, one says where things are."""
 
 from hf_inspect.vlm.asking import Asking
 from hf_inspect.vlm.base import demo_base
+from hf_inspect.vlm.grounded import GroundedVLM, load
 from hf_inspect.vlm.model import VLM
 from hf_inspect.vlm.scripted import ScriptedVLM
 
-__all__ = ["VLM", "Asking", "ScriptedVLM", "demo_base"]
+__all__ = ["VLM", "Asking", "GroundedVLM", "ScriptedVLM", "demo_base", "load"]
