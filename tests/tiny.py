@@ -9,6 +9,7 @@ from hf_inspect import prompts
 from hf_inspect.data import write_history
 from hf_inspect.schema import History, Source, TaskSpec
 from hf_inspect.vlm import parity, tiny, training
+from hf_inspect.vlm.grounded import LEARNED, Learned, frame_of
 
 _PROJECTS = re.compile(r"projector\.linear_2|modality_projection|merger\.mlp\.2")
 LORA = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
@@ -51,6 +52,17 @@ def pictures(n: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(40, 90, (n, 2))
     return [rng.integers(0, rng.integers(40, 255), (h, w, 3)).astype(np.uint8) for h, w in sizes]
+
+
+def grounded_adapter(base: Path, out: Path, task: TaskSpec, learned: Learned, **prompt) -> prompts.Grounding:
+    """A random adapter whose prompt.json asks where the things of a task are; returns its question."""
+    from transformers import AutoConfig
+
+    _, processor = random_adapter(base, out)
+    question = prompts.Grounding.about(task, frame_of(AutoConfig.from_pretrained(base).model_type), **prompt)
+    ids = parity.grounded_ids(processor, question)
+    parity.write_prompt(out, processor, question, ids, more={LEARNED: learned.to_dict()})
+    return question
 
 
 def random_adapter(
