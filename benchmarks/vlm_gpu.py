@@ -72,7 +72,7 @@ MODELS = {
         },
     ),
 }  # fmt: skip
-FAMILY = {"tiny-smolvlm": "tiny_smolvlm", "tiny-qwen2_5_vl": "tiny_qwen2_5_vl", "tiny-llava": "tiny_llava"}
+FAMILY = {f"tiny-{name}": f"tiny_{name}" for name in ("smolvlm", "qwen2_5_vl", "qwen3_vl", "llava")}
 
 
 def main() -> None:

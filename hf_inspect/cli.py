@@ -226,6 +226,19 @@ def report(
 
 
 @app.command()
+def browse(
+    results: Annotated[Path, typer.Argument(help="results.json of `eval detect` or `eval ground`.")],
+    data: Annotated[Path | None, typer.Option(help="Its data set, where that lies elsewhere now.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: int = 7861,
+) -> None:
+    """Browse an evaluation: each image with what is there beside what was found, by class, error, score and source."""
+    from hf_inspect.reports.browser import browse as run
+
+    run(results, data, host, port)
+
+
+@app.command()
 def push(
     folder: Annotated[
         Path, typer.Argument(help="Data set, VLM, adapter, student, anomaly model, detector, cascade or Space.")

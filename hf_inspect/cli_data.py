@@ -63,6 +63,25 @@ def data_chat(
     print(f"{out}: {rows} rows of {len(manifest['images'])} images")
 
 
+@data.command("pool")
+def data_pool(
+    folder: Annotated[Path, typer.Argument(help="Built data set of boxes.")],
+    out: Out,
+    size: Annotated[int, typer.Option(help="Exemplars, at most one of a group.")] = 10,
+    seed: Annotated[int, typer.Option(help="Decides between images that show as much.")] = 42,
+    split: Annotated[str, typer.Option(help="Split to choose from; nothing is evaluated on what is chosen.")] = "train",
+    sheet: Annotated[Path | None, typer.Option(help="Picture of the exemplars to write.", callback=picture)] = None,
+) -> None:
+    """Choose exemplars that guide a VLM: they cover classes, densities, places and sizes; OUT/pool.jsonl lists them."""
+    from hf_inspect.data import read_pool, write_pool, write_pool_sheet
+
+    with Bars() as bar:
+        chosen = write_pool(folder, out, size, seed, split, bar.of_many)
+    if sheet:
+        write_pool_sheet(read_pool(out), sheet)
+    print(plain_lines(chosen.table()))
+
+
 @data.command("audit")
 def data_audit(
     folders: Annotated[list[Path], typer.Argument(help="Built data sets.")],

@@ -56,7 +56,15 @@ def _found(rng: np.random.Generator, name: str, box: np.ndarray, masks: bool, mo
     return Finding(name, found.score, found.box, mask)
 
 
-def pictures(folder: Path, n: int = 80, *, polygons: bool = True, good: float = 0.3, seed: int = 0) -> Path:
+def pictures(
+    folder: Path,
+    n: int = 80,
+    *,
+    polygons: bool = True,
+    good: float = 0.3,
+    seed: int = 0,
+    names: tuple[str, ...] = NAMES,
+) -> Path:
     """A COCO folder of dark images: strong squares, faint ones that are missed, and bright ones that nobody marked."""
     rng, annotations = np.random.default_rng(seed), []
     folder.mkdir(parents=True)
@@ -78,18 +86,27 @@ def pictures(folder: Path, n: int = 80, *, polygons: bool = True, good: float = 
             pixels[:CELL, :CELL] = (200, 0, 0) if 0 not in cells.tolist() else pixels[:CELL, :CELL]
         Image.fromarray(pixels).save(folder / f"{number:03}.png")
     listed = [{"id": i, "file_name": f"{i:03}.png", "width": SIDE, "height": SIDE} for i in range(1, n + 1)]
-    categories = [{"id": i, "name": name} for i, name in enumerate(NAMES, 1)]
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
     content = {"images": listed, "annotations": annotations, "categories": categories}
     (folder / "annotations.json").write_text(json.dumps(content))
     return folder
 
 
-def built(folder: Path, n: int = 80, *, polygons: bool = True, shares: str = "20/30/10/40", good: float = 0.3) -> Path:
+def built(
+    folder: Path,
+    n: int = 80,
+    *,
+    polygons: bool = True,
+    shares: str = "20/30/10/40",
+    good: float = 0.3,
+    names: tuple[str, ...] = NAMES,
+) -> Path:
     """The built data set of `pictures`, CC0, in `folder`/data."""
     from hf_inspect.data import build
 
     options = {"license": "cc0-1.0", "shares": shares}
-    build("coco", folder / "data", src=pictures(folder / "raw", n, polygons=polygons, good=good), options=options)
+    src = pictures(folder / "raw", n, polygons=polygons, good=good, names=names)
+    build("coco", folder / "data", src=src, options=options)
     return folder / "data"
 
 

@@ -174,7 +174,8 @@ class Scripted:
 
 
 def test_who_cannot_say_of_an_image_has_found_nothing_there(data, tmp_path):
-    scores, report, _ = detect.finder_report(Scripted(finders.task_of(True)), data, "test", tmp_path / "s.jsonl")
+    made = detect.finder_report(Scripted(finders.task_of(True)), data, "test", tmp_path / "s.jsonl")
+    scores, report = made.answered, made.report
     failed = sum("unreadable" in row["detection"] for row in scores.rows())
     assert 0 < failed < report["n"]
     assert report["unreadable"]["k"] == failed

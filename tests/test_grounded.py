@@ -1,6 +1,8 @@
 """A VLM that says where things are: one rendering, batches that change nothing, exemplars read once, and scores."""
 
 import functools
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +12,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from hf_inspect import files, prompts
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.metrics.findings import Thing
-from hf_inspect.schema import History, TaskSpec
+from hf_inspect.schema import Finding, History, Prediction, TaskSpec
 from hf_inspect.vlm import GroundedVLM, conversation, grounded, parity
 from hf_inspect.vlm.families import family_of
 from hf_inspect.vlm.generating import Generated, generate
-from hf_inspect.vlm.grounded import Learned, Shown, with_confidence
+from hf_inspect.vlm.grounded import merged
+from hf_inspect.vlm.head import new_head
+from hf_inspect.vlm.learned import LEARNED, Learned, with_confidence
 from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tiny import BASES, tiny_base
 
@@ -36,6 +40,14 @@ def pictures(n, seed=0):
     return [rng.integers(0, 255, (60, 100 + 40 * i, 3), dtype=np.uint8) for i in range(n)]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """An exemplar."""
+
+    rgb: Any
+    things: Any
+
+
 class Fixed:
     """A guide that shows every image the same."""
 
@@ -46,6 +58,9 @@ class Fixed:
 
     def for_image(self, rgb):
         return self.shown
+
+    def with_features(self, features):
+        return self
 
 
 class Each(Fixed):
@@ -89,7 +104,7 @@ def test_turns_are_what_the_processor_makes_of_the_whole(name):
 @pytest.mark.parametrize("name", BASES)
 def test_a_batch_answers_as_one_at_a_time_and_as_transformers_do(name):
     model, processor, _ = tiny(name)
-    asked = [vlm(name).prepare(rgb)[0] for rgb in pictures(4)]
+    asked = [vlm(name).prepare(rgb).conversation for rgb in pictures(4)]
     alone = [generate(model, processor, [one], MOST)[0] for one in asked]
     together = generate(model, processor, asked, MOST)
     assert [one.ids for one in together] == [one.ids for one in alone]
@@ -104,19 +119,19 @@ def test_a_batch_answers_as_one_at_a_time_and_as_transformers_do(name):
 @pytest.mark.parametrize("name", BASES)
 def test_exemplars_are_read_once_and_change_nothing_by_it(name):
     every = [vlm(name, guide=guide(kind)) for kind in (Fixed, Each)]
-    answers = [one.generate([one.prepare(rgb)[0] for rgb in pictures(3)]) for one in every]
+    answers = [one.generate([one.prepare(rgb) for rgb in pictures(3)]) for one in every]
     assert every[0]._prefix is not None
     assert every[1]._prefix is None
     assert [one.ids for one in answers[0]] == [one.ids for one in answers[1]]
     plain = vlm(name)
-    assert [one.p for one in plain.generate([plain.prepare(rgb)[0] for rgb in pictures(3)])] != [
+    assert [one.p for one in plain.generate([plain.prepare(rgb) for rgb in pictures(3)])] != [
         one.p for one in answers[0]
     ]
 
 
 def test_a_row_that_ends_is_read_no_more():
     model, processor, _ = tiny("tiny-base")
-    asked = [vlm("tiny-base").prepare(rgb)[0] for rgb in pictures(3)]
+    asked = [vlm("tiny-base").prepare(rgb).conversation for rgb in pictures(3)]
     first = generate(model, processor, asked, MOST)
     end = first[0].ids[3]
     kept = model.generation_config.eos_token_id
@@ -192,7 +207,7 @@ def adapter(tmp_path, name="tiny-base", ids=None):
     tiny(name)[0].save_pretrained(folder)
     processor.save_pretrained(folder)
     given = parity.grounded_ids(processor, question) if ids is None else ids
-    parity.write_prompt(folder, processor, question, given, more={grounded.LEARNED: Learned(longest=20).to_dict()})
+    parity.write_prompt(folder, processor, question, given, more={LEARNED: Learned(longest=20).to_dict()})
     files.write_json(folder / "trained_on.json", History().to_dict())
     return folder
 
@@ -218,3 +233,50 @@ def test_exemplars_are_part_of_what_it_saw():
     seen = History(unknown=("pool",))
     shown = Fixed(guide().shown, seen)
     assert vlm("tiny-base", guide=shown).history == seen.union(History())
+
+
+def finding(name, score, box=(0.0, 0.0, 10.0, 10.0), said=""):
+    return Finding(name, score, box, description=said)
+
+
+def test_text_and_head_are_one_thing_where_they_agree():
+    far = (20.0, 20.0, 30.0, 30.0)
+    text = Prediction(0.4, findings=(finding("dent", 0.4, said="deep"), finding("rust", 0.2, far)))
+    head = Prediction(0.9, findings=(finding("dent", 0.9, (0.0, 0.0, 10.0, 9.0)), finding("screw/install", 0.3, far)))
+    found = merged(text, head, TASK)
+    assert [(one.name, one.score, one.description) for one in found.findings] == [
+        ("dent", 0.9, "deep"), ("screw/install", 0.3, ""), ("rust", 0.2, ""),
+    ]  # fmt: skip
+    assert found.severity == 0.9
+
+
+def test_a_head_that_finds_nothing_does_not_mend_an_answer_that_cannot_be_read():
+    broken = Prediction(None, unreadable="prose", findings=())
+    none = Prediction(0.0, findings=(finding("dent", 0.05),))
+    assert merged(broken, none, TASK).unreadable == "prose"
+    assert merged(broken, Prediction(0.8, findings=(finding("dent", 0.8),)), TASK).severity == 0.8
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_head_says_boxes_without_a_word(name):
+    model, processor, question = tiny(name)
+    with pytest.raises(DataError, match="no head"):
+        GroundedVLM(model, processor, question, by="head")
+    torch.manual_seed(0)
+    head = new_head(model, TASK.classes, queries=5, width=32).eval()
+    alone = GroundedVLM(model, processor, question, head=head, by="head", batch_size=1)
+    together = GroundedVLM(model, processor, question, head=head, by="head", batch_size=4)
+    for one, other, rgb in zip(alone.predict(pictures(4)), together.predict(pictures(4)), pictures(4), strict=True):
+        assert len(one.findings) == len(other.findings) > 0
+        a, b = ([(found.score, *found.box) for found in of.findings] for of in (one, other))
+        assert np.allclose(a, b, atol=1e-3)
+        assert all(found.box[2] <= rgb.shape[1] and found.box[3] <= rgb.shape[0] for found in one.findings)
+    assert GroundedVLM(model, processor, question, head=head).by == "both"
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_nearest_exemplars_are_those_it_sees_alike(name):
+    features = vlm(name).features(pictures(3))
+    assert features.shape[0] == 3
+    alone, scale = vlm(name).features(pictures(3)[1:2]), np.abs(features).max()
+    assert np.abs(features[1:2] - alone).max() < 1e-3 * scale < np.abs(features[0] - features[1]).max()

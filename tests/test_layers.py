@@ -22,6 +22,7 @@ BUILDER = (
 )
 YOLO = "students/yolo.py"  # a `PreTrainedModel`, which transformers must know as soon as hf_inspect.students does
 ANOMALY = "anomaly/model.py"  # a `PreTrainedModel`: imported where one is fitted or loaded
+HEAD = "vlm/head.py"  # a `nn.Module`: imported where a detection head is trained or loaded
 TRAINER = "vlm/trainer.py"  # a subclass of TRL's own: the recipe imports it, and nothing else
 HEAVY = {"torch", "transformers", "datasets", "timm", "peft", "trl", "accelerate", "optimum", "nncf", "ultralytics"}
 PRETEXT = {f"anomaly/{name}.py": {"torch", "torchvision", "transformers"} for name in ("cutpaste", "pretext", "tuning")}
@@ -30,6 +31,7 @@ DETECTORS = {
 }  # a `PreTrainedModel`
 AT_TOP = {
     BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, ANOMALY: {"torch", "transformers"}, TRAINER: {"trl"},
+    HEAD: {"torch", "transformers"},
     "teachers/trainer.py": {"transformers"},
     **PRETEXT, **DETECTORS,
 }  # fmt: skip

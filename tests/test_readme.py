@@ -55,6 +55,9 @@ ELSEWHERE = {
         "tests/test_space.py", '["push", str(space), "acme/space", "--public"]',
     ),
     "hf-inspect data build elpv --accept-license --out outputs/data/elpv": ("tests/conftest.py", 'build("elpv"'),
+    "hf-inspect data pool outputs/data/coco --size 10 --seed 42 --sheet outputs/pool.png --out outputs/pool": (
+        "tests/test_pool.py", '"data", "pool", built',
+    ),
     "hf-inspect data split outputs/fixed.json --split train:0.7,val:0.15,test:0.15 --group-by '(.+)\\.rf\\.' --seed 42 "
     "--out outputs/coco_parts": (
         "tests/test_coco_split.py", 'words = ["data", "split", str(path), "--split", ',
@@ -82,6 +85,7 @@ ELSEWHERE = {
     "--plot outputs/detector/plots/found.png --sheet outputs/detector/plots/worst.png": (
         "tests/test_eval_detect.py", '"--plot", plot, "--sheet", sheet',
     ),
+    "hf-inspect browse outputs/detector/results.json --port 7861": ("tests/test_browse.py", '["browse", results[0]'),
     "hf-inspect data build coco --src wagon/fixed.json --good '' --group-rule '(.+)\\.rf\\.' --shares 60/20/0/20 "
     "--out outputs/data/wagon": ("tests/test_detectors.py", '"coco", "--src"'),
     launched("edge_detector", "tiny"): ("tests/test_detectors.py", '"recipes/edge_detector/tiny.yaml"'),
@@ -122,7 +126,7 @@ ELSEWHERE = {
     launched("vlm_sft", "tiny"): ("tests/test_recipe_vlm.py", '"recipes/vlm_sft/tiny.yaml"'),
     **{
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")
-        for family in ("qwen2_5_vl", "smolvlm", "llava")
+        for family in ("qwen2_5_vl", "qwen3_vl", "smolvlm", "llava")
     },
     launched("vlm_sft", "tiny_qlora"): ("tests/test_recipe_families.py", "tiny_qlora"),
     **{

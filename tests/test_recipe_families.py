@@ -29,8 +29,8 @@ from tests.test_solar import COUNTS
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes/vlm_sft"
-FAMILIES = ["qwen2_5_vl", "smolvlm", "llava"]
-WHOLE = {"qwen2_5_vl": "merger", "smolvlm": "connector", "llava": "multi_modal_projector"}
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "smolvlm", "llava"]
+WHOLE = {"qwen2_5_vl": "merger", "qwen3_vl": "merger", "smolvlm": "connector", "llava": "multi_modal_projector"}
 TARGETS = r".*(text|language)_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
@@ -314,7 +314,7 @@ def test_what_the_table_does_not_hold_is_a_sentence(cache):
 def test_every_recipe_stands_in_the_table_with_its_command():
     table = (ROOT / "recipes/README.md").read_text()
     found = sorted(RECIPES.glob("*.yaml"))
-    assert len(found) == 11
+    assert len(found) == 12
     for path in found:
         assert f"--config recipes/vlm_sft/{path.name}" in table
         assert path.read_text().startswith("# ")

@@ -11,7 +11,7 @@ from hf_inspect.schema import History, Source, TaskSpec
 from hf_inspect.vlm import parity, tiny, training
 from hf_inspect.vlm.grounded import LEARNED, Learned, frame_of
 
-_PROJECTS = re.compile(r"projector\.linear_2|modality_projection|merger\.mlp\.2")
+_PROJECTS = re.compile(r"projector\.linear_2|modality_projection|merger\.mlp\.2|merger.*\.linear_fc2")
 LORA = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 FULL = ["vision_tower", "multi_modal_projector"]
 QUESTION = prompts.Question("Look.", "Is it good?", TaskSpec.of(("ok", "no"), good=["ok"]))
@@ -33,7 +33,7 @@ def loud(model):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim > 1 and not re.search(r"vision|visual\.(blocks|patch)", name):
+            if weight.ndim > 1 and not re.search(r"vision|visual\.(blocks|patch|pos)", name):
                 scale = 0.3 if "embed" in name else 4 if _PROJECTS.search(name) else 1
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale * (2 / weight.shape[1]) ** 0.5)
     return model

@@ -23,8 +23,9 @@ from hf_inspect.data.load import (
     things_of,
 )
 from hf_inspect.data.near import duplicates, group
-from hf_inspect.data.packaged import cache_folder, imagenet_weights, packaged_folder, verified
+from hf_inspect.data.packaged import cache_folder, imagenet_weights, packaged_folder, sentence_model, verified
 from hf_inspect.data.partition import SPLITS, Placement, Row, partition, row_of, stratified_group_split
+from hf_inspect.data.pool import Exemplar, Pool, read_pool, write_pool, write_pool_sheet
 from hf_inspect.data.raw.sources import Raw, relative, walk
 from hf_inspect.data.rules import Rules
 
@@ -32,8 +33,10 @@ __all__ = [
     "SPLITS",
     "TRAINED_ON",
     "Examined",
+    "Exemplar",
     "Licence",
     "Placement",
+    "Pool",
     "Questions",
     "Raw",
     "Rejected",
@@ -67,6 +70,7 @@ __all__ = [
     "read_history",
     "read_manifest",
     "read_objects",
+    "read_pool",
     "read_reading",
     "read_task",
     "record_history",
@@ -74,6 +78,7 @@ __all__ = [
     "relative",
     "row_of",
     "script_named",
+    "sentence_model",
     "sign",
     "stratified_group_split",
     "stream",
@@ -81,4 +86,6 @@ __all__ = [
     "verified",
     "walk",
     "write_history",
+    "write_pool",
+    "write_pool_sheet",
 ]

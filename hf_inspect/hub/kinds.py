@@ -34,7 +34,7 @@ _PROCESSOR = (
     "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
     "video_preprocessor_config.json", PROMPT,
 )  # fmt: skip
-_HEAD = ("head.safetensors", "head.json")  # a detection head beside a VLM that says where things are
+_HEAD = ("head.safetensors", "head.json")  # a detection head's, beside what it looks through
 _IMAGES = ("images/*", "val/*/*")  # of a data set, called by its manifest
 _NAMED = 3  # files an error names
 
@@ -188,6 +188,10 @@ FINDERS = (DETECTOR, SEGMENTER)
 KINDS = (
     SPACE, CASCADE, TEACHER, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS,
 )  # a folder with marks of several is of the first, unless its task says which  # fmt: skip
+GROUNDED = {  # VLMs that say where things are, by what they are but for that
+    kind: replace(kind, name=f"grounded {kind}", section=DETECTOR.section, metrics=BOXES, template="ground.md.j2")
+    for kind in (ADAPTER, VLM)
+}
 ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTER}  # a cascade's parts and what they are
 PART_FILES = sorted({*_EVERYWHERE, *(one for kind in ROLES.values() for one in kind.files)} - {".gitattributes"})
 
@@ -206,6 +210,13 @@ def kind_of(folder: Path) -> Kind:
         f"{folder} is none of {', '.join(kind.name for kind in KINDS)}: it has none of {', '.join(marks)} and no "
         "config.json of a known architecture. Give a folder this package wrote."
     )
+
+
+def measured_as(folder: Path) -> Kind:
+    """The kind by which a folder is measured, and told of in its card: of a VLM the task says which."""
+    kind = kind_of(folder)
+    task = task_of(folder) if kind in GROUNDED else None
+    return GROUNDED[kind] if task is not None and task.finds else kind
 
 
 def _answering(folder: Path, kinds: Sequence[Kind]) -> Kind:

@@ -12,7 +12,7 @@ from hf_inspect.data import read_head
 from hf_inspect.data.build import MANIFEST
 from hf_inspect.errors import HubError
 from hf_inspect.hub import kinds
-from hf_inspect.hub.kinds import CARD, RESULTS, Metric, kind_of, task_of
+from hf_inspect.hub.kinds import CARD, RESULTS, Metric, kind_of, measured_as, task_of
 from hf_inspect.hub.parts import parts_of, read_cascade, weights_of
 from hf_inspect.runtime import TRAINED_ON
 from hf_inspect.schema import TaskSpec
@@ -57,7 +57,7 @@ def sections(folder: Path) -> dict[str, Section]:
 
     DataError or HubError for a folder that is of no model.
     """
-    kind = kind_of(folder)
+    kind = measured_as(folder)
     if kind.section is None:
         raise HubError(f"{folder} is a {kind}, of which nothing is measured.")
     if kind is not kinds.CASCADE:
@@ -83,12 +83,14 @@ def eval_results(folder: Path, results: Mapping[str, Any]) -> "list[EvalResult]"
 
     data = {key: at(results, "data", key) for key in ("name", "split", "fingerprint", "evaluations_of_this_split")}
     config, _, split = data["split"].rpartition("/")
-    kind, found = kind_of(folder), []
+    kind, found = measured_as(folder), []
+    grounded = kind in kinds.GROUNDED.values()
+    asked = "object-detection" if grounded else str(kind.pipeline) if kind in kinds.FINDERS else "image-classification"
     for section, figures in figures_of(folder, results).items():
         for metric, figure in ((metric, one) for metric, one in figures.items() if one["value"] is not None):
             found.append(
                 EvalResult(
-                    task_type=str(kind.pipeline) if kind in kinds.FINDERS else "image-classification",
+                    task_type=asked,
                     dataset_type=data["name"],
                     dataset_name=data["name"],
                     dataset_config=config or None,

@@ -85,7 +85,7 @@ class Compared:
         for number, one in enumerate(images, 1):
             listed.append({"id": number, "height": one.height, "width": one.width})
             there += [_thing(thing, one, masks) | {"image_id": number} for thing in one.things]
-            found += [_finding(finding, one, masks) | {"image_id": number} for finding in _surest(one.findings)]
+            found += [_finding(finding, one, masks) | {"image_id": number} for finding in surest(one.findings)]
         if not listed:
             raise DataError("No images came; findings are measured on one or more.")
         for i, entry in (*enumerate(there, 1), *enumerate(found, 1)):
@@ -321,7 +321,7 @@ def _add_unseen(there: dict[str, Any], found: dict[str, Any], counts: NDArray[np
                 ]
 
 
-def _surest(findings: Sequence[Finding]) -> list[Finding]:
+def surest(findings: Sequence[Finding]) -> list[Finding]:
     """The `MOST` surest of each class, in the order they came."""
     order = sorted(range(len(findings)), key=lambda i: -findings[i].score)
     kept = {i for name in {f.name for f in findings} for i in [j for j in order if findings[j].name == name][:MOST]}

@@ -105,7 +105,7 @@ def told_report(matches: Matches, threshold: float, groups: ArrayLike | None = N
             }
             for i, name in enumerate(matches.compared.task.classes)
         },
-        "confusion": _confusion(matches, told, met),
+        "confusion": _confusion(matches, threshold),
     }
 
 
@@ -118,22 +118,35 @@ def errors(matches: Matches, threshold: float) -> NDArray[np.int64]:
     return wrong + np.bincount(matches.places[~met], minlength=n)
 
 
-def _confusion(matches: Matches, told: NDArray[np.bool_], met: NDArray[np.bool_]) -> dict[str, Any]:
-    """Counts of the findings told of (columns) by what is there (rows); what is right in its class is never moved."""
-    k = len(matches.compared.task.classes)
-    counts = np.zeros((k + 1, k + 1), np.int64)
+def mistaken(matches: Matches, threshold: float) -> NDArray[np.int64]:
+    """Of each finding (f,) from a score on that is of no object of its class, the object of another class that it is
+    taken for, by number; -1 for the others. What is right in its class is never moved.
+    """
+    told = (matches.scores >= threshold) & ~matches.apart
     right = told & (matches.partners >= 0)
-    np.add.at(counts, (matches.objects[matches.partners[right]], matches.kinds[right]), 1)
+    met = np.isin(np.arange(len(matches.objects)), matches.partners[right])
     there, found = matches.compared.content(matches.masks)
     solid = [one for one in there["annotations"] if not one["iscrowd"]]
     left = [one for one, gone in zip(solid, met, strict=True) if not gone]
     loose = [one for one, is_loose in zip(found["annotations"], told & ~right, strict=True) if is_loose]
     pairs = _pairs(there | {"annotations": left}, found | {"annotations": loose}, matches.masks, by_class=False)
-    classes = {one["id"]: one["category_id"] - 1 for one in left}
-    for one in loose:
-        counts[classes.pop(pairs[one["id"]][0]) if one["id"] in pairs else k, one["category_id"] - 1] += 1
-    for missed in classes.values():
-        counts[missed, k] += 1
+    number = {one["id"]: i for i, one in enumerate(solid)}
+    return np.array(
+        [number[pairs[one["id"]][0]] if one["id"] in pairs else -1 for one in found["annotations"]], np.int64
+    )
+
+
+def _confusion(matches: Matches, threshold: float) -> dict[str, Any]:
+    """Counts of the findings told of (columns) by what is there (rows); what is right in its class is never moved."""
+    k = len(matches.compared.task.classes)
+    counts = np.zeros((k + 1, k + 1), np.int64)
+    told = (matches.scores >= threshold) & ~matches.apart
+    taken = np.where(told & (matches.partners >= 0), matches.partners, mistaken(matches, threshold))
+    of_some = taken >= 0
+    np.add.at(counts, (matches.objects[taken[of_some]], matches.kinds[of_some]), 1)
+    counts[k, :k] = np.bincount(matches.kinds[told & ~of_some], minlength=k)
+    missed = ~np.isin(np.arange(len(matches.objects)), taken[of_some])
+    counts[:k, k] = np.bincount(matches.objects[missed], minlength=k)
     names = list(matches.compared.task.classes)
     return {"rows": [*names, NOTHING], "columns": [*names, MISSED], "counts": counts.tolist()}
 

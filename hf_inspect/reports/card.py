@@ -44,13 +44,14 @@ def write_card(folder: Path) -> Path:
 
 def card_of(folder: Path) -> str:
     """The text that `write_card` writes."""
-    kind, (head, notes) = hub.kind_of(folder), hub.read_notes(folder)
+    kind, (head, notes) = kinds.measured_as(folder), hub.read_notes(folder)
     if kind is kinds.SPACE:
         raise HubError(f"{folder} is a Space, whose README.md is written by hand.")
     if kind is kinds.DATA_SET:
         return dataset_card(read_manifest(folder), notes)
     log, results = _read(folder / LOG), measured.results_of(folder)
-    values = _OF_SECTION[kind.section or ""](folder) | {"results": results, "log": log, "plots": _plots(folder)}
+    stating = _of_vlm if kind in kinds.GROUNDED.values() else _OF_SECTION[kind.section or ""]
+    values = stating(folder) | {"results": results, "log": log, "plots": _plots(folder)}
     values |= {"task": _task(folder, results), "arguments": _arguments(log) if log else {}}
     values |= _figures(folder, results) if results else {}
     values["licences"] = _licences(values["parts"], head)

@@ -15,6 +15,7 @@ from hf_inspect.errors import DataError
 from hf_inspect.images import Rgb
 from hf_inspect.metrics.findings import TITLES, Compared, Shown, Thing, finding_report
 from hf_inspect.metrics.intervals import undefined
+from hf_inspect.metrics.labels import Labels, Naming, without_unmatched
 from hf_inspect.metrics.matches import Matches, best_threshold, errors, told_report
 from hf_inspect.reports import timing
 from hf_inspect.reports.evaluate import VALIDATION, model_report, model_speed, results_of, threshold_of
@@ -28,6 +29,7 @@ WORST = 8  # images on the sheet
 _SIDE = 320  # pixels of each there
 _NAME = "detection"
 _COLUMNS = ["objects", "width", "height"]
+_EXACT = Naming()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,20 @@ class Beside:
     wrong: int
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The answers of a model that finds things, its section of results.json, and its worst images.
+
+    `compared` is what the figures are of, and `labels` which classes there the labels are of that the model said.
+    """
+
+    answered: Scores
+    report: dict[str, Any]
+    worst: list[Beside]
+    compared: Compared
+    labels: Labels
+
+
 def evaluate_detect(
     folder: str | Path, data: Path, split: str, scores: Path, progress: Progress = no_progress
 ) -> tuple[dict[str, Any], list[Beside]]:
@@ -53,9 +69,9 @@ def evaluate_detect(
     """
     found = hub.resolve(folder)
     model = finder_of(found)
-    answered, report, shown = finder_report(model, data, split, scores, progress)
-    figures = {_NAME: report, "inputs": {"models": files.weights(Path(found))}}
-    return results_of(data, split, str(folder), figures, answered) | {"task": model.task.to_dict()}, shown
+    made = finder_report(model, data, split, scores, progress)
+    figures = {_NAME: made.report, "inputs": {"models": files.weights(Path(found))}}
+    return results_of(data, split, str(folder), figures, made.answered) | {"task": model.task.to_dict()}, made.worst
 
 
 def finder_of(folder: Path) -> Predictor:
@@ -71,9 +87,14 @@ def finder_of(folder: Path) -> Predictor:
 
 
 def finder_report(
-    model: Predictor, data: Path, split: str, scores: Path, progress: Progress = no_progress
-) -> tuple[Scores, dict[str, Any], list[Beside]]:
-    """The answers of a model that finds things, its section of results.json, and its worst images.
+    model: Predictor,
+    data: Path,
+    split: str,
+    scores: Path,
+    progress: Progress = no_progress,
+    naming: Naming = _EXACT,
+) -> Measured:
+    """Measure a model that finds things, whose labels are taken as `naming` says; one of no class is never right.
 
     DataError where the data have no objects, or theirs are of other classes; LeakageError as `scoring.run`.
     """
@@ -82,8 +103,9 @@ def finder_report(
     place = "/".join(sets.place_of(sets.read_head(data), split))
     answered = run({_NAME: model}, data, place, scores, progress=progress)
     masks = model.task.kind == objects.kind == SEGMENTATION
-    compared = Compared.of(_images(answered, data, place), model.task, masks=masks)
-    threshold, why = _threshold(model, data, place, scores, progress)
+    labels = naming.of(model.task, _labels_said(answered))
+    compared = Compared.of(map(labels.taken, images_of(answered, data, place)), labels.compared, masks=masks)
+    threshold, why = _threshold(model, data, place, scores, progress, naming)
     matches, of = Matches.of(compared), answered.groups
     told = told_report(matches, threshold, of)
     report = model_report(answered, _NAME, model, threshold_of(model.task)) | finding_report(compared, of)
@@ -92,7 +114,18 @@ def finder_report(
         report["classes"][name] |= one
     if model.task.kind == SEGMENTATION:
         report["masks"] = _of_masks(compared, threshold, of) if masks else _without_masks(report["objects"])
-    return answered, report, _worst(answered, data, place, threshold, errors(matches, threshold))
+    worst = _worst(answered, data, place, threshold, errors(matches, threshold))
+    return Measured(answered, without_unmatched(report), worst, compared, labels)
+
+
+def images_of(answered: Scores, data: Path, place: str) -> Iterator[Shown]:
+    """Of every image of a split that could be read, what is there and what was found, by its label as said."""
+    names = sets.read_objects(data).classes
+    rows = (row for batch in sets.stream(data, place, _COLUMNS) for row in batch)
+    for row, said in zip(rows, answered.rows(), strict=True):
+        if "error" not in said:
+            found = map(Finding.from_dict, said[_NAME].get("findings", ()))
+            yield Shown(row["height"], row["width"], sets.things_of(row["objects"], names), tuple(found))
 
 
 def detect_table(results: Mapping[str, Any]) -> str:
@@ -103,8 +136,8 @@ def detect_table(results: Mapping[str, Any]) -> str:
     lines = [head, ["---"] * len(head)]
     for name in ("", *report["classes"]):
         own = _of_class(report, name)
-        cells = [_said(own[key]) for key in titles]
-        cells += [_said(_of_class(report["masks"], name)[key]) for key in ("map", "ap50")] if masks else []
+        cells = [said_figure(own[key]) for key in titles]
+        cells += [said_figure(_of_class(report["masks"], name)[key]) for key in ("map", "ap50")] if masks else []
         lines.append([cell(name) if name else "all", str(own["objects"]), *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -115,12 +148,19 @@ def told_lines(results: Mapping[str, Any]) -> str:
     right, met = (f"{told[key]['k']} of {told[key]['n']}" for key in ("precision", "recall"))
     counts = told["confusion"]["counts"]
     return (
-        f"From a score of {told['threshold']:.3f} on ({told['why']}): F1 {_said(told['f1'])}, "
-        f"precision {_said(told['precision'])}, recall {_said(told['recall'])}.\n"
+        f"From a score of {told['threshold']:.3f} on ({told['why']}): F1 {said_figure(told['f1'])}, "
+        f"precision {said_figure(told['precision'])}, recall {said_figure(told['recall'])}.\n"
         f"{right} findings are right, {met} objects are met; {sum(counts[-1])} findings are of nothing there. "
         f"{told['over']['k']} of {told['over']['n']} images have more findings than objects, "
         f"{told['under']['k']} have fewer."
     )
+
+
+def said_figure(found: Mapping[str, Any]) -> str:
+    """A figure with its interval, or why it is undefined."""
+    if found["value"] is None:
+        return str(found["method"])
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def write_findings(out: Path, shown: Sequence[Beside]) -> None:
@@ -135,8 +175,14 @@ def write_findings(out: Path, shown: Sequence[Beside]) -> None:
     sheet.of_pairs(pairs, out, columns=2, side=_SIDE)
 
 
+def _labels_said(answered: Scores) -> Iterator[str]:
+    """The labels of all findings of all images, as they were said."""
+    for row in answered.rows():
+        yield from (one["class"] for one in row.get(_NAME, {}).get("findings", ()))
+
+
 def _threshold(
-    model: Predictor, data: Path, place: str, scores: Path, progress: Progress
+    model: Predictor, data: Path, place: str, scores: Path, progress: Progress, naming: Naming
 ) -> tuple[float, dict[str, str]]:
     """The score from which on findings are told of, and why this one."""
     config, _, split = place.rpartition("/")
@@ -145,7 +191,9 @@ def _threshold(
         return Decoding().told, {"why": why}
     beside, own = scores.with_name(f"{scores.stem}.{VALIDATION}{scores.suffix}"), f"{config}/{VALIDATION}"
     answered = run({_NAME: model}, data, own, beside, fitting=True, progress=progress)
-    fitted = best_threshold(Matches.of(Compared.of(_images(answered, data, own), model.task)))
+    labels = naming.of(model.task, _labels_said(answered))
+    taken = map(labels.taken, images_of(answered, data, own))
+    fitted = best_threshold(Matches.of(Compared.of(taken, labels.compared)))
     if fitted is None:
         return Decoding().told, {"why": f"not fitted: no finding on {VALIDATION} is right"}
     return fitted, {"why": f"the best F1 on {len(answered.classes)} images of {VALIDATION}"}
@@ -161,29 +209,19 @@ def _without_masks(n: int) -> dict[str, Any]:
     return {key: undefined(n, "the data have no masks") for key in (*TITLES, "iou")}
 
 
-def _images(answered: Scores, data: Path, place: str) -> Iterator[Shown]:
-    """Of every image that could be read, what is there and what was found."""
-    names = sets.read_objects(data).classes
-    rows = (row for batch in sets.stream(data, place, _COLUMNS) for row in batch)
-    for row, said in zip(rows, answered.rows(), strict=True):
-        if "error" not in said:
-            found = map(Finding.from_dict, said[_NAME].get("findings", ()))
-            yield Shown(row["height"], row["width"], sets.things_of(row["objects"], names), tuple(found))
-
-
 def _worst(answered: Scores, data: Path, place: str, threshold: float, wrong: Any) -> list[Beside]:
     """The images with most errors: one further look at them."""
     order = np.argsort(-wrong, kind="stable")[:WORST].tolist()
     reading = sets.read_reading(data)
     chosen = dict(zip(order, timing.contents(data, place, answered.numbers[order].tolist()), strict=True))
-    shown = {i: one for i, one in enumerate(_images(answered, data, place)) if i in chosen}
+    shown = {i: one for i, one in enumerate(images_of(answered, data, place)) if i in chosen}
     sources = [row["source"] for row in answered.rows() if "error" not in row]
     task = sets.read_objects(data)
     return [
         Beside(
             task,
             images.load(content, reading).rgb,
-            tuple(_as_finding(thing, shown[i]) for thing in shown[i].things),
+            tuple(as_finding(thing, shown[i]) for thing in shown[i].things),
             shown[i].findings,
             threshold,
             sources[i],
@@ -193,7 +231,7 @@ def _worst(answered: Scores, data: Path, place: str, threshold: float, wrong: An
     ]
 
 
-def _as_finding(thing: Thing, image: Shown) -> Finding:
+def as_finding(thing: Thing, image: Shown) -> Finding:
     """A thing as a model that is sure of it would have found it."""
     sure = Finding(thing.name, 1.0, thing.box)
     if not thing.polygons:
@@ -208,9 +246,3 @@ def _as_finding(thing: Thing, image: Shown) -> Finding:
 
 def _of_class(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return report["classes"][name] if name else report
-
-
-def _said(found: Mapping[str, Any]) -> str:
-    if found["value"] is None:
-        return str(found["method"])
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"

@@ -312,9 +312,10 @@ def results_of(data: Path, split: str, what: str, figures: dict[str, Any], score
 
 
 def data_section(data: Path, split: str, evaluations: int) -> dict[str, Any]:
-    """What was measured on: the data's fingerprint, the split, its counts, how often it was evaluated so far."""
+    """What was measured on: the data's fingerprint and folder, the split, its counts, how often it was evaluated."""
     manifest = read_head(data)
     stated = {"name": manifest["builder"]["name"], "fingerprint": manifest["fingerprint"], "split": split}
+    stated["folder"] = files.portable_name(data)
     config, name = place_of(manifest, split)
     counts = manifest["counts"][config][name]
     return stated | {"counts": counts, "evaluations_of_this_split": evaluations}

@@ -1,28 +1,28 @@
 """Images -> what is found in them, in a VLM's own words: boxes, labels and descriptions, each with a confidence."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hf_inspect import files, hub, prompts
 from hf_inspect.errors import DataError, ParseError
 from hf_inspect.images import Reading, Rgb, check_rgb
-from hf_inspect.prefetch import prefetched
 from hf_inspect.prompts.reading import Said
 from hf_inspect.runtime import LoadedHere
-from hf_inspect.schema import Finding, History, Meaning, Prediction, TaskSpec
-from hf_inspect.tasks.detection import Decoding, severity_of
+from hf_inspect.schema import Finding, History, Prediction, TaskSpec
+from hf_inspect.tasks.detection import Decoding, box_overlap, decode, severity_of
 from hf_inspect.vlm import parity
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.conversation import Conversation, conversation
-from hf_inspect.vlm.families import FAMILIES
 from hf_inspect.vlm.generating import Generated, Prefix, generate, read_prefix
 from hf_inspect.vlm.identity import identity_of
+from hf_inspect.vlm.learned import LEARNED, Learned
 from hf_inspect.vlm.model import VLM, load_parts
 from hf_inspect.vlm.sizing import sizing_of
 
@@ -30,17 +30,24 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, ProcessorMixin
 
+    from hf_inspect.vlm.head import Head
+
 BATCH = 8
-MOST = 512  # tokens of an answer where its training does not say
 _ROOM = 2  # times the longest answer of the training that an answer may have
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Protocol):
     """An exemplar: an image RGB uint8 (h, w, 3), and what it shows, with boxes in its pixels."""
 
-    rgb: Rgb
-    things: tuple[prompts.Named, ...]
+    @property
+    def rgb(self) -> Rgb:
+        """Its pixels, upright."""
+        ...
+
+    @property
+    def things(self) -> Sequence[prompts.Named]:
+        """What it shows."""
+        ...
 
 
 class Guiding(Protocol):
@@ -58,51 +65,37 @@ class Guiding(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether all images have the same exemplars."""
+        """Whether all images have the same exemplars, or nearly all."""
         ...
 
     def for_image(self, rgb: Rgb) -> Sequence[Shown]:
         """The exemplars for an image, the first shown first."""
         ...
 
+    def with_features(self, features: Callable[[Sequence[Rgb]], NDArray[np.floating[Any]]]) -> "Guiding":
+        """The same, once it is known how whoever asks sees images: n of them -> (n, d)."""
+        ...
+
+
+BY = ("text", "head", "both")  # what findings are read from
+_SAME = 0.6  # IoU from which what the text and the head say of a class is one thing
+
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """What the training of a grounded VLM states beside its prompt.
+class Asked:
+    """What is asked about an image, how that is shown, and the exemplars before it."""
 
-    `confidence` turns the mean probability of an object's tokens into that of its being right, `told` is the score from
-    which findings are told of; `longest` are the tokens of the longest answer.
-    """
-
-    confidence: Meaning | None = None
-    told: float = Decoding().told
-    longest: int = MOST // _ROOM
-
-    @classmethod
-    def from_dict(cls, value: Any, where: Path) -> "Learned":
-        """What `to_dict` wrote into the record `where`; DataError for anything else."""
-        if not isinstance(value, Mapping) or set(value) != {"confidence", "told", "longest"}:
-            raise DataError(f"{where} does not say what its scores mean ({value!r}); train it with recipes/vlm_ground.")
-        stated = value["confidence"]
-        return cls(
-            None if stated is None else Meaning.from_dict(stated, where), float(value["told"]), int(value["longest"])
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
-        stated = None if self.confidence is None else self.confidence.to_dict()
-        return {"confidence": stated, "told": self.told, "longest": self.longest}
-
-
-LEARNED = "grounding"  # its key in prompt.json
+    conversation: Conversation
+    view: prompts.View
+    exemplars: tuple[Shown, ...] = ()
 
 
 class GroundedVLM:
     """A `Predictor` that says what it finds, where, and how sure it is.
 
     `model` and `processor` are transformers' own, float32 or laid out by `vlm.model`. Findings have the labels that
-    were said, which may be no classes of the task. A `guide` shows it exemplars first. Threads may share one, processes
-    may not, as `VLM`.
+    were said, which may be no classes of the task. A `guide` shows it exemplars first. With a detection `head` it may
+    say boxes without a word: `by` is `text`, `head` or `both`. Threads may share one, processes may not, as `VLM`.
     """
 
     def __init__(
@@ -111,27 +104,36 @@ class GroundedVLM:
         processor: "ProcessorMixin",
         question: prompts.Grounding,
         *,
-        learned: Learned = Learned(),
+        learned: Learned = Learned(),  # noqa: B008 - frozen
         history: History | None = None,
         parts: Mapping[str, Path] | None = None,
         reading: Reading | None = None,
         guide: Guiding | None = None,
+        head: "Head | None" = None,
+        by: str | None = None,
         batch_size: int = BATCH,
         most: int | None = None,
     ) -> None:
         """`batch_size` is of images, and changes speed and memory alone; `most` the tokens of an answer.
 
-        By default twice as many as the longest answer of its training had.
+        By default twice as many as the longest answer of its training had, and findings of both text and head where
+        there is a head. DataError for `by` without one.
         """
+        if by not in (None, *BY) or (by not in (None, "text") and head is None):
+            raise DataError(
+                f"Findings by {by!r} were asked for; give text" + (", head or both." if head else ": it has no head.")
+            )
+        self.head, self.by = head, by or ("text" if head is None else "both")
         if batch_size < 1 or (most is not None and most < 1):
             raise DataError(f"batch_size is {batch_size} and most is {most}; give one or more.")
         self.model, self.processor, self.question, self.learned = model, processor, question, learned
-        self.parts, self.reading, self.guide, self.batch_size = parts, reading, guide, batch_size
+        self.parts, self.reading, self.batch_size = parts, reading, batch_size
+        self.guide = None if guide is None else guide.with_features(self.features)
         self.most = most or learned.longest * _ROOM
         self._own_history = history or History()
         self._sizing = sizing_of(parity.image_settings(processor))
         self._loaded_here, self._preparing, self._answering = LoadedHere("A VLM"), Lock(), Lock()
-        self._prefix: Prefix | None = None
+        self._prefix: tuple[tuple[int, ...], Prefix] | None = None
 
     @classmethod
     def from_pretrained(
@@ -141,6 +143,7 @@ class GroundedVLM:
         *,
         question: prompts.Grounding | None = None,
         guide: Guiding | None = None,
+        by: str | None = None,
         batch_size: int = BATCH,
         most: int | None = None,
         dtype: "torch.dtype | None" = None,
@@ -152,13 +155,16 @@ class GroundedVLM:
         found = load_parts(base, adapter, question, None, dtype)
         if not isinstance(found.question, prompts.Grounding):
             raise DataError(f"{adapter or base} was trained to name a class, not where things are; use 'eval vlm'.")
-        learned = Learned()
+        learned, head = Learned(), None
         if found.trained is not None:
+            from hf_inspect.vlm.head import has_head, load_head
+
             record = found.trained / parity.PROMPT
             learned = Learned.from_dict(files.read_json(record).get(LEARNED), record)
+            head = load_head(found.trained, found.model) if has_head(found.trained) else None
         return cls(
             found.model, found.processor, found.question, learned=learned, history=found.history, parts=found.parts,
-            reading=found.reading, guide=guide, batch_size=batch_size, most=most,
+            reading=found.reading, guide=guide, head=head, by=by, batch_size=batch_size, most=most,
         )  # fmt: skip
 
     @property
@@ -185,6 +191,7 @@ class GroundedVLM:
             "files": hub.file_hashes(self.parts),
             "question": self.question.to_dict(),
             "most": self.most,
+            "by": self.by,
             "guide": None if self.guide is None else self.guide.identity,
             "dtypes": sorted({str(weight.dtype) for weight in self.model.parameters()}),
             "device": self.model.device.type,
@@ -206,21 +213,31 @@ class GroundedVLM:
             check_rgb(image)
         order = sorted(range(len(images)), key=lambda i: images[i].shape)  # like sizes together: less padding
         batches = [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
-        prepared = prefetched(lambda batch: [self.prepare(images[i]) for i in batch], batches)
+        ask = {"text": self._by_text, "head": self._by_head, "both": self._by_both}[self.by]
         said: dict[int, Prediction] = {}
-        for batch, asked in zip(batches, prepared, strict=True):
-            answers = self.generate([one for one, _ in asked])
-            said |= {i: self.read(answer, view) for i, answer, (_, view) in zip(batch, answers, asked, strict=True)}
+        for batch in batches:
+            said |= dict(zip(batch, ask([images[i] for i in batch]), strict=True))
         return [said[i] for i in range(len(images))]
 
-    def prepare(self, image: Rgb) -> tuple[Conversation, prompts.View]:
+    def prepare(self, image: Rgb) -> Asked:
         """What is asked about an image, after its exemplars, and how it is shown."""
-        exemplars = self.guide.for_image(image) if self.guide is not None else ()
-        told = [prompts.Told(one.things, self.view(one.rgb)) for one in exemplars]
+        exemplars = tuple(self.guide.for_image(image)) if self.guide is not None else ()
+        told = [prompts.Told(tuple(one.things), self.view(one.rgb)) for one in exemplars]
         messages = prompts.ground(self.question, None, told)
         pictures = [self._sizing.fit(one) for one in (*(one.rgb for one in exemplars), image)]
         with self._preparing:  # a tokenizer keeps its padding in itself
-            return conversation(self.processor, messages, pictures), self.view(image)
+            return Asked(conversation(self.processor, messages, pictures), self.view(image), exemplars)
+
+    def features(self, images: Sequence[Rgb]) -> NDArray[np.float64]:
+        """How it sees n images: the mean of the vectors that the language model is given of each (n, d)."""
+        from hf_inspect.vlm import seeing
+
+        with self._preparing:
+            given = seeing.look(self.processor, [self._sizing.fit(image) for image in images])
+        with self._answering:
+            vectors, present = seeing.vectors_of(self.model, given)
+        mean = (vectors * present[..., None]).sum(1) / present.sum(1, keepdim=True)
+        return np.asarray(mean.double().cpu().numpy())
 
     def view(self, image: Rgb) -> prompts.View:
         """How an image is shown, and its boxes are said."""
@@ -228,15 +245,16 @@ class GroundedVLM:
         shown = (height, width) if self._sizing.size is None else self._sizing.size(height, width)
         return prompts.View((height, width), shown, self.question.frame)
 
-    def generate(self, asked: Sequence[Conversation]) -> list[Generated]:
-        """Greedy answers; what all begin with is read once for all calls, where the guide shows all images the same."""
+    def generate(self, asked: Sequence[Asked]) -> list[Generated]:
+        """Greedy answers; exemplars that a guide shows all images are read once for all calls."""
+        found: dict[int, Generated] = {}
+        shared = self.guide is not None and self.guide.shared
         with self._answering:
-            prefix = None
-            if self.guide is not None and self.guide.shared:
-                if self._prefix is None:
-                    self._prefix = read_prefix(self.model, self.processor, asked[0].before_last())
-                prefix = self._prefix
-            return generate(self.model, self.processor, asked, self.most, prefix)
+            for alike in _alike([one.exemplars if shared else () for one in asked]):
+                own = [asked[i].conversation for i in alike]
+                prefix = self._read_once(asked[alike[0]]) if shared else None
+                found |= dict(zip(alike, generate(self.model, self.processor, own, self.most, prefix), strict=True))
+        return [found[i] for i in range(len(asked))]
 
     def read(self, answer: Generated, view: prompts.View) -> Prediction:
         """An answer as what was found."""
@@ -263,6 +281,58 @@ class GroundedVLM:
         severity = severity_of(found, self.task, Decoding().least)
         return Prediction(severity, findings=tuple(found), notes=notes)
 
+    def _by_text(self, images: Sequence[Rgb]) -> list[Prediction]:
+        asked = [self.prepare(image) for image in images]
+        return [self.read(answer, one.view) for answer, one in zip(self.generate(asked), asked, strict=True)]
+
+    def _by_head(self, images: Sequence[Rgb]) -> list[Prediction]:
+        from hf_inspect.vlm import seeing
+        from hf_inspect.vlm.head import find
+
+        assert self.head is not None
+        with self._preparing:
+            given = seeing.look(self.processor, [self._sizing.fit(image) for image in images])
+        with self._answering:
+            outputs = find(self.model, self.head, given)
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        return decode(outputs, self.task, sizes, Decoding(told=self.learned.told).to_dict())
+
+    def _by_both(self, images: Sequence[Rgb]) -> list[Prediction]:
+        pairs = zip(self._by_text(images), self._by_head(images), strict=True)
+        return [merged(text, head, self.task) for text, head in pairs]
+
+    def _read_once(self, asked: Asked) -> Prefix:
+        """What all that is asked with these exemplars begins with."""
+        own = tuple(map(id, asked.exemplars))
+        if self._prefix is None or self._prefix[0] != own:
+            self._prefix = own, read_prefix(self.model, self.processor, asked.conversation.before_last())
+        return self._prefix[1]
+
+
+def merged(text: Prediction, head: Prediction, task: TaskSpec) -> Prediction:
+    """What an answer says and what a detection head finds, as one: of a thing that both know, the surer score and the
+    answer's words. An answer that could not be read, or broke off, stays so unless the head finds a defect.
+    """
+    kept, others = list[Finding](), list(head.findings or ())
+    for one in text.findings or ():
+        same = [other for other in others if other.name == one.name and box_overlap(other.box, one.box) >= _SAME]
+        others = [other for other in others if other not in same]
+        surest = max([one, *same], key=lambda finding: finding.score)
+        kept.append(replace(surest, description=one.description))
+    found = sorted([*kept, *others], key=lambda one: -one.score)
+    notes = (*text.notes, *head.notes)
+    if text.severity is None and all(one.name in task.good or one.score < Decoding().told for one in found):
+        return Prediction(None, unreadable=text.unreadable, findings=tuple(found), notes=notes)
+    return Prediction(severity_of(found, task, Decoding().least), findings=tuple(found), notes=notes)
+
+
+def _alike(exemplars: Sequence[tuple[Shown, ...]]) -> list[list[int]]:
+    """Numbers of the images that have the same exemplars, together."""
+    held: dict[tuple[int, ...], list[int]] = {}
+    for i, own in enumerate(exemplars):
+        held.setdefault(tuple(map(id, own)), []).append(i)
+    return list(held.values())
+
 
 def load(base: str | Path, adapter: str | Path | None = None, guide: Guiding | None = None) -> VLM | GroundedVLM:
     """A base and its adapter as what they were trained to be; DataError for a guide where exemplars are not shown."""
@@ -272,21 +342,6 @@ def load(base: str | Path, adapter: str | Path | None = None, guide: Guiding | N
     if guide is not None:
         raise DataError(f"{adapter or base} names a class, and is shown no exemplars; leave them out.")
     return VLM.from_pretrained(base, adapter)
-
-
-def frame_of(model_type: str) -> str:
-    """In which numbers a family of VLMs says its boxes."""
-    return FAMILIES[model_type].frame if model_type in FAMILIES else prompts.THOUSANDTHS
-
-
-def with_confidence(learned: Learned, scores: Sequence[float], right: Sequence[bool], told: float | None) -> Learned:
-    """What findings on validation say: the chance of being right by Platt's scaling, where some were and some not."""
-    from hf_inspect.cascade.composite import meaning_of
-
-    found = learned if told is None else replace(learned, told=told)
-    if not (any(right) and not all(right)):
-        return found
-    return replace(found, confidence=meaning_of(np.array(scores), np.array(right, np.int64), "validation"))
 
 
 def _text(processor: "ProcessorMixin", ids: Sequence[int]) -> tuple[str, list[int]]:

@@ -13,7 +13,7 @@ from hf_inspect.vlm.made import Parts, made
 from hf_inspect.vlm.tokenizer import BYTES, byte_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast, ProcessorMixin
 
 TINY = "tiny-base"
 TINY_SIDE = 64
@@ -22,6 +22,12 @@ _TEXT = {
     "num_key_value_heads": 2, "max_position_embeddings": 1024,
 }  # fmt: skip
 _VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+_QWEN_VISION = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64}
+_QWEN_TOKENS = {
+    "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>",
+}  # fmt: skip
+_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 _QWEN_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
@@ -61,32 +67,28 @@ def fast_vlm() -> Parts:
 
 def qwen2_5_vl() -> Parts:
     """Patches of 14 pixels, four of them one token: 4 image tokens at 56 px."""
-    from transformers import (
-        Qwen2_5_VLConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-    )
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-    seen = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
-    tokenizer = byte_tokenizer(special, seen)
-    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
-    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
-    vision = {
-        "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64,
-        "fullatt_block_indexes": [1], "window_size": 56,
-    }  # fmt: skip
+    tokenizer = _qwen_tokenizer()
+    vision = _QWEN_VISION | {"fullatt_block_indexes": [1], "window_size": 56}
     config = Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config=_text(tokenizer) | {"rope_parameters": rope},
-        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()},
+        vision_config=vision, text_config=_text(tokenizer) | {"rope_parameters": _MROPE}, **_qwen_tokens(tokenizer)
     )
-    images = Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
-    whole = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=_QWEN_TEMPLATE)
-    return Qwen2_5_VLForConditionalGeneration(config), whole
+    return Qwen2_5_VLForConditionalGeneration(config), _qwen_processor(Qwen2_5_VLProcessor, tokenizer, 14)
+
+
+def qwen3_vl() -> Parts:
+    """Patches of 16 pixels, four of them one token: 4 image tokens at 64 px; the first layer's go in twice."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+
+    tokenizer = _qwen_tokenizer()
+    text = {"rope_parameters": _MROPE | {"mrope_interleaved": True}, "head_dim": 16}
+    config = Qwen3VLConfig(
+        vision_config=_QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 64},
+        text_config=_text(tokenizer) | text,
+        **_qwen_tokens(tokenizer),
+    )
+    return Qwen3VLForConditionalGeneration(config), _qwen_processor(Qwen3VLProcessor, tokenizer, 16)
 
 
 def smolvlm() -> Parts:
@@ -144,11 +146,32 @@ def llava() -> Parts:
     return LlavaForConditionalGeneration(config), whole
 
 
+def _qwen_tokenizer() -> "PreTrainedTokenizerFast":
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    return byte_tokenizer(special, {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
+
+
+def _qwen_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in _QWEN_TOKENS.items()}
+
+
+def _qwen_processor(kind: "type[ProcessorMixin]", tokenizer: "PreTrainedTokenizerFast", patch: int) -> "ProcessorMixin":
+    """A Qwen processor of patches of so many pixels: one to four tokens an image, until a recipe says a side."""
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    size = {"shortest_edge": (2 * patch) ** 2, "longest_edge": (4 * patch) ** 2}
+    return kind(
+        Qwen2VLImageProcessor(size=size, patch_size=patch), tokenizer, Qwen2VLVideoProcessor(patch_size=patch),
+        chat_template=_QWEN_TEMPLATE,
+    )  # fmt: skip
+
+
 def _text(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     return _TEXT | ids | {"vocab_size": len(tokenizer)}
 
 
 BASES: Mapping[str, Callable[[], Parts]] = {
-    TINY: fast_vlm, "tiny-qwen2_5_vl": qwen2_5_vl, "tiny-smolvlm": smolvlm, "tiny-llava": llava,
+    TINY: fast_vlm, "tiny-qwen2_5_vl": qwen2_5_vl, "tiny-qwen3_vl": qwen3_vl, "tiny-smolvlm": smolvlm,
+    "tiny-llava": llava,
 }  # fmt: skip
