@@ -1,20 +1,28 @@
 """A tiny VLM that says where things are, served by what it is: by its adapter, guided, and out of a cascade."""
 
 import json
+import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from hf_inspect import Inspector, files, hub
 from hf_inspect.calibrate import calibrate
-from hf_inspect.errors import DataError, ParityError
+from hf_inspect.cli import app
+from hf_inspect.data import refuse_seen
+from hf_inspect.data.pool import write_pool
+from hf_inspect.errors import DataError, LeakageError, ParityError
 from hf_inspect.metrics.findings import Thing
 from hf_inspect.schema import History
-from hf_inspect.vlm import VLM, GroundedVLM, grounded, load
+from hf_inspect.vlm import VLM, GroundedVLM, grounded, load, parity
 from hf_inspect.vlm.generating import Generated
-from hf_inspect.vlm.grounded import Learned, Shown
+from hf_inspect.vlm.grounded import Learned
+from hf_inspect.vlm.guiding import Guide
 from hf_inspect.vlm.remote import RemoteVLM
 from hf_inspect.vlm.serve import about_of, load_served
+from hf_inspect.vlm.tiny import tiny_base
 from tests import finders, tiny
 from tests.saying import TASK
 from tests.scripted import brightness_cascade, brightness_engine, grey
@@ -26,22 +34,35 @@ ANSWER = [
 ]
 
 
+@dataclass(frozen=True, eq=False)
+class Exemplar:
+    rgb: np.ndarray
+    things: tuple
+
+
 class Fixed:
     """A guide that shows every image the same."""
 
     identity, shared, history = "f" * 64, True, History()
 
+    def with_features(self, features):
+        return self
+
     def for_image(self, rgb):
-        return [Shown(tiny.pictures(1, seed=4)[0], (Thing("red", (3.0, 4.0, 30.0, 33.0)),))]
+        return [Exemplar(tiny.pictures(1, seed=4)[0], (Thing("red", (3.0, 4.0, 30.0, 33.0)),))]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A base, and a grounded and a closed adapter for it."""
     folder = tmp_path_factory.mktemp("made")
-    tiny.loud_base(folder / "base", "tiny-qwen2_5_vl")
+    tiny_base(folder / "base", "tiny-qwen2_5_vl")
     tiny.grounded_adapter(folder / "base", folder / "adapter", TASK, Learned(told=0.3, longest=16), describe=True)
-    tiny.random_adapter(folder / "base", folder / "closed")
+    shutil.copytree(folder / "adapter", folder / "closed")
+    _, processor = tiny.parts(folder / "base")
+    ids = parity.encode(processor, tiny.QUESTION, [parity._ramp()])["input_ids"][0].tolist()
+    ids += parity.answer_ids(processor, tiny.QUESTION)[-1]
+    parity.write_prompt(folder / "closed", processor, tiny.QUESTION, ids)
     return folder
 
 
@@ -131,3 +152,29 @@ def test_a_head_s_files_belong_to_it_and_decide(made, data, tmp_path):
     assert {"head.safetensors", "head.json"} < set(hub.files_to_push(adapter))
     hashes = hub.file_hashes({"adapter": adapter})
     assert {"adapter/head.safetensors", "adapter/head.json"} < set(hashes)
+
+
+def test_the_command_shows_a_pool_s_exemplars_first(made, data, tmp_path, monkeypatch):
+    """Two that are the pool's first, or the two nearest; a client is told by which."""
+    import uvicorn
+
+    ran, adapter, base = [], made / "adapter", made / "base"
+    monkeypatch.setattr(uvicorn, "run", lambda app, **settings: ran.append(app))
+    write_pool(data, tmp_path / "pool", 3, split="calibration")
+    pool = tmp_path / "pool" / "pool.jsonl"
+    command = ["serve", str(adapter), "--base", str(base), "--exemplars", str(pool), "--num", "2"]
+    for more, how in (([], "fixed"), (["--nearest"], "nearest")):
+        done = CliRunner().invoke(app, [*command, *more])
+        assert done.exit_code == 0, f"{done.output}{done.exception!r}"
+        assert f"exemplars {Guide.from_path(pool, 2, how).identity[:16]}" in done.output
+    assert len(ran) == 2
+    vlm = load_served(adapter, base, Guide.from_path(pool, 2, "nearest"))
+    image = tiny.pictures(1, seed=9)[0]
+    shown, about = vlm.prepare(image).exemplars, about_of(vlm)
+    assert len(shown) == 2
+    assert [one.file for one in vlm.prepare(vlm._sizing.fit(image)).exemplars] == [one.file for one in shown]
+    with serving(vlm, about) as url:
+        remote = RemoteVLM.connect(url, deadline=60)
+        assert remote.states["guide"] == about.guide == vlm.guide.identity
+        with pytest.raises(LeakageError):
+            refuse_seen(remote.history, data, "calibration", "the VLM")

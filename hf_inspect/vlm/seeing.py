@@ -91,14 +91,14 @@ def watched(model: "PreTrainedModel") -> Iterator[list["torch.Tensor"]]:
 
 
 def vectors_of(model: "PreTrainedModel", inputs: Mapping[str, "torch.Tensor"]) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """The vectors (n, t, d) of the images that `look` prepared, and which are there (n, t); no gradient is kept."""
+    """The vectors (n, t, d), float32, of the images that `look` prepared, and which are there (n, t); no gradient."""
     import torch
 
     given = {name: value.to(model.device) for name, value in inputs.items()}
     pixels = {name: value for name, value in given.items() if name not in (PLACES, PRESENT, COUNTS)}
     with torch.inference_mode(), watched(model) as seen:
         model.get_image_features(**pixels)
-        return rows_of(seen[0], given), given[PRESENT]
+        return rows_of(seen[0], given).float(), given[PRESENT]
 
 
 def rows_of(vectors: "torch.Tensor", given: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
