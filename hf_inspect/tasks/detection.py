@@ -1,7 +1,7 @@
 """Things in images: raw boxes, scores and masks to findings, an export against its model, figures of the images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -190,27 +190,6 @@ def drawn(rgb: NDArray[np.uint8], findings: Sequence[Finding], task: TaskSpec, t
         place = (one.box[0] + width, max(0.0, one.box[1] - 12))
         pen.text(place, f"{as_text(one.name)} {one.score:.2f}", fill=ink[one.name])
     return np.array(image)
-
-
-def merged(first: Sequence[Finding], second: Sequence[Finding], overlap: float = 0.6) -> tuple[Finding, ...]:
-    """Findings of two ways of looking at one image, each thing once: the surest of a name that overlap by that IoU.
-
-    What was kept without a description has that of the nearest one it stands for.
-    """
-    every = sorted([*first, *second], key=lambda one: -one.score)
-    names = sorted({one.name for one in every})
-    boxes = np.array([one.box for one in every], np.float64).reshape(-1, 4)
-    scores, kinds = np.array([one.score for one in every]), np.array([names.index(one.name) for one in every], np.int64)
-    kept = _apart(boxes, scores, kinds, Decoding(least=0.0, overlap=overlap))
-    dropped = [one for i, one in enumerate(every) if i not in kept and one.description]
-    return tuple(_described(every[i], dropped, overlap) for i in kept)
-
-
-def _described(found: Finding, others: Sequence[Finding], overlap: float) -> Finding:
-    near = [one for one in others if one.name == found.name and box_overlap(one.box, found.box) > overlap]
-    if found.description or not near:
-        return found
-    return replace(found, description=max(near, key=lambda one: box_overlap(one.box, found.box)).description)
 
 
 def _found(
