@@ -160,6 +160,9 @@ ELSEWHERE = {
     ),
     "hf-inspect serve outputs/cascade --host 0.0.0.0": ("tests/test_remote.py", '["serve", str(cascade), "--host"'),
     "hf-inspect serve outputs/cascade --port 8100": ("tests/test_remote.py", '["serve", str(cascade), "--port"'),
+    "hf-inspect serve outputs/vlm_ground/parts --exemplars outputs/pool/pool.jsonl --num 2": (
+        "tests/test_grounded_served.py", '["serve", str(adapter), "--base", str(base), "--exemplars"',
+    ),
     "hf-inspect predict outputs/cascade camera --vlm http://10.0.0.5:8100 --deadline 2": (
         "tests/test_remote.py", '"--vlm", bright, "--deadline", "20"',
     ),

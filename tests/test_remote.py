@@ -221,7 +221,7 @@ def old(handler, body):
 
 
 def empty(handler, body):
-    reply(handler, 200, json.dumps({"server": "hf_inspect", "format": 2}).encode())
+    reply(handler, 200, json.dumps({"server": "hf_inspect", "format": 3}).encode())
 
 
 def endless(handler, body):

@@ -173,6 +173,11 @@ class GroundedVLM:
         return self.question.task
 
     @property
+    def told(self) -> float:
+        """The score from which on what it finds is told of."""
+        return self.learned.told
+
+    @property
     def history(self) -> History:
         """What it and its ancestors were trained on, and its exemplars."""
         return self._own_history if self.guide is None else self._own_history.union(self.guide.history)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from hf_inspect.vlm.sizing import sizing_of
 from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from hf_inspect import data as sets
 from hf_inspect import files, prompts, training
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.reports import write_card
 from hf_inspect.schema import DETECTION
 from hf_inspect.vlm import ground_scores, parity
