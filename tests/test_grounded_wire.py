@@ -7,12 +7,12 @@ from dataclasses import replace
 import httpx
 import numpy as np
 import pytest
-from hf_inspect.vlm.sizing import sizing_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_inspect import prompts
 from hf_inspect.errors import DataError, ParityError
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import BINARY, Finding, Prediction
 from hf_inspect.tasks.detection import Decoding
 from hf_inspect.vlm.answered import MOST, answer_of, prediction_of
