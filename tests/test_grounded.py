@@ -229,6 +229,18 @@ def test_it_loads_what_was_trained_and_refuses_another_prompt(tmp_path):
         files.write_json(folder / "prompt.json", stated)
 
 
+def test_another_rendering_of_exemplars_alone_is_refused_too(tmp_path):
+    folder = adapter(tmp_path)
+    processor = AutoProcessor.from_pretrained(folder)
+    plain = prompts.ground(tiny("tiny-base")[2])["prompt"]
+    before = processor.apply_chat_template(plain, tokenize=False)
+    processor.chat_template = "{% if messages | length > 3 %}{{ 'Examples: ' }}{% endif %}" + processor.chat_template
+    assert processor.apply_chat_template(plain, tokenize=False) == before
+    processor.save_pretrained(folder)
+    with pytest.raises(ParityError, match="another prompt"):
+        grounded.load(folder)
+
+
 def test_exemplars_are_part_of_what_it_saw():
     seen = History(unknown=("pool",))
     shown = Fixed(guide().shown, seen)
