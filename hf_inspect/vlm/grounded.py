@@ -220,8 +220,8 @@ class GroundedVLM:
         strange = {thing.name for one in exemplars for thing in one.things} - set(self.task.classes)
         if strange:
             raise DataError(
-                f"The exemplars show {', '.join(sorted(strange))}, and the question is of {self.task}; choose them from "
-                "a data set of its classes, by 'hf-inspect data pool'."
+                f"The exemplars show {', '.join(sorted(strange))}, and the question is of {self.task}; choose some of "
+                "its classes, by 'hf-inspect data pool'."
             )
         told = [prompts.Told(tuple(one.things), self.view(one.rgb)) for one in exemplars]
         messages = prompts.ground(self.question, None, told)
