@@ -6,14 +6,14 @@ import torch
 
 from hf_inspect import hub
 from hf_inspect.errors import DataError
-from hf_inspect.schema import Finding, TaskSpec
-from hf_inspect.tasks.detection import Decoding, decode, merged
+from hf_inspect.prompts.sizing import sizing_of
+from hf_inspect.schema import TaskSpec
+from hf_inspect.tasks.detection import Decoding, decode
 from hf_inspect.vlm import parity, seeing
 from hf_inspect.vlm import tiny as tiny_bases
 from hf_inspect.vlm.families import set_side
 from hf_inspect.vlm.head import WEIGHTS, find, load_head, new_head, save_head
 from hf_inspect.vlm.head_loss import HeadWeights, captions_of, head_terms, said_loss
-from hf_inspect.vlm.sizing import sizing_of
 from tests import tiny
 
 TASK = TaskSpec(("dent", "crack"), ("defect",) * 2, "detection")
@@ -220,18 +220,3 @@ def test_a_head_is_saved_and_loaded_whole(qwen, tmp_path):
 def test_a_head_of_no_size_is_a_sentence(qwen, sizes):
     with pytest.raises(DataError, match="detection head"):
         new_head(qwen[0], TASK.classes, **SMALL | sizes)
-
-
-def test_two_ways_of_looking_find_a_thing_once():
-    said = Finding("dent", 0.6, (0, 0, 10, 10), description="deep"), Finding("unknown", 0.3, (0, 0, 10, 10))
-    seen = (
-        Finding("dent", 0.9, (0, 1, 10, 10)),
-        Finding("crack", 0.5, (0, 0, 10, 10)),
-        Finding("dent", 0.2, (50, 50, 60, 60)),
-    )
-    found = merged(said, seen)
-    assert [(one.name, one.score, one.description) for one in found] == [
-        ("dent", 0.9, "deep"), ("crack", 0.5, ""), ("unknown", 0.3, ""), ("dent", 0.2, ""),
-    ]  # fmt: skip
-    assert merged((), ()) == ()
-    assert merged(said, ()) == said

@@ -31,7 +31,7 @@ DETECTORS = {
 }  # a `PreTrainedModel`
 AT_TOP = {
     BUILDER: {"datasets"}, YOLO: {"torch", "transformers"}, ANOMALY: {"torch", "transformers"}, TRAINER: {"trl"},
-    HEAD: {"torch", "transformers"},
+    HEAD: {"torch", "transformers"}, "vlm/ground_trainer.py": {"torch", "transformers"},
     "teachers/trainer.py": {"transformers"},
     **PRETEXT, **DETECTORS,
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Things in images: raw boxes, scores and masks to findings, an export against its model, figures of the images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,17 @@ def severity_of(findings: Sequence[Finding], task: TaskSpec, least: float) -> fl
     """
     raw = max((one.score for one in findings if one.name not in task.good), default=0.0)
     return raw if task.score is None else float(task.score.severity(np.array([max(raw, least)]))[0])
+
+
+def apart(boxes: Floats, scores: Floats, classes: NDArray[np.int64], how: Decoding) -> list[int]:
+    """Numbers of boxes (n, 4), the surest of which comes first, that overlap no surer one of their class too far."""
+    if how.overlap is None or not len(boxes):
+        return list(range(len(boxes)))
+    import cv2
+
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    kept = cv2.dnn.NMSBoxesBatched(sides.tolist(), scores.tolist(), classes.tolist(), how.least, how.overlap)
+    return sorted(np.array(kept, np.int64).ravel().tolist())  # they came in the order of their scores
 
 
 def compare(
@@ -192,27 +203,6 @@ def drawn(rgb: NDArray[np.uint8], findings: Sequence[Finding], task: TaskSpec, t
     return np.array(image)
 
 
-def merged(first: Sequence[Finding], second: Sequence[Finding], overlap: float = 0.6) -> tuple[Finding, ...]:
-    """Findings of two ways of looking at one image, each thing once: the surest of a name that overlap by that IoU.
-
-    What was kept without a description has that of the nearest one it stands for.
-    """
-    every = sorted([*first, *second], key=lambda one: -one.score)
-    names = sorted({one.name for one in every})
-    boxes = np.array([one.box for one in every], np.float64).reshape(-1, 4)
-    scores, kinds = np.array([one.score for one in every]), np.array([names.index(one.name) for one in every], np.int64)
-    kept = _apart(boxes, scores, kinds, Decoding(least=0.0, overlap=overlap))
-    dropped = [one for i, one in enumerate(every) if i not in kept and one.description]
-    return tuple(_described(every[i], dropped, overlap) for i in kept)
-
-
-def _described(found: Finding, others: Sequence[Finding], overlap: float) -> Finding:
-    near = [one for one in others if one.name == found.name and box_overlap(one.box, found.box) > overlap]
-    if found.description or not near:
-        return found
-    return replace(found, description=max(near, key=lambda one: box_overlap(one.box, found.box)).description)
-
-
 def _found(
     scores: Floats, boxes: Floats, masks: Sequence[Floats], task: TaskSpec, size: tuple[int, int], how: Decoding
 ) -> list[Finding]:
@@ -225,7 +215,7 @@ def _found(
     pixels = (boxes[query] * (width, height, width, height)).clip(0.0, (width, height, width, height))
     solid = (pixels[:, 2] > pixels[:, 0]) & (pixels[:, 3] > pixels[:, 1])
     query, kind, sure, pixels = query[solid], kind[solid], sure[solid], pixels[solid]
-    kept = _apart(pixels, sure, kind, how)[: how.most]
+    kept = apart(pixels, sure, kind, how)[: how.most]
     found = []
     for i in kept:
         box: Box = tuple(pixels[i].tolist())
@@ -234,17 +224,6 @@ def _found(
             one = Finding(one.name, one.score, box, _mask(one, masks[0][query[i]], masks[1], size))
         found.append(one)
     return found
-
-
-def _apart(boxes: Floats, scores: Floats, classes: NDArray[np.int64], how: Decoding) -> list[int]:
-    """Numbers of the boxes (n, 4) that overlap no surer one of their class too far, the surest first."""
-    if how.overlap is None or not len(boxes):
-        return list(range(len(boxes)))
-    import cv2
-
-    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    kept = cv2.dnn.NMSBoxesBatched(sides.tolist(), scores.tolist(), classes.tolist(), how.least, how.overlap)
-    return sorted(np.array(kept, np.int64).ravel().tolist())  # they came in the order of their scores
 
 
 def _mask(found: Finding, coefficients: Floats, prototypes: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -66,7 +66,8 @@ def captions_of(processor: "ProcessorMixin", names: Sequence[str], descriptions:
     """Token ids of what is said of things: the label, the description where there is one, and the end of a turn."""
     tokenizer = processor.tokenizer
     texts = [f"{name}: {said}" if said else name for name, said in zip(names, descriptions, strict=True)]
-    return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]  # none at all is no batch to it
+    return [[*one, tokenizer.eos_token_id] for one in ids]
 
 
 def said_loss(

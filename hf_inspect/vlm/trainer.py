@@ -16,26 +16,32 @@ if TYPE_CHECKING:
     from hf_inspect.vlm.model import VLM
 
 
-class AdapterTrainer(WholeEvaluation, SFTTrainer):
+class GroupRates:
+    """Goes before a Trainer: parameters learn at rates by pattern, those of `learning_rates`, set before training."""
+
+    optimizer: "torch.optim.Optimizer | None"
+    learning_rates: Mapping[str, float]
+
+    def create_optimizer(self, model: Any = None) -> "torch.optim.Optimizer":
+        """One group a pattern of `learning_rates`, with and without weight decay."""
+        own: Any = self
+        if self.optimizer is None:
+            decayed = own.get_decay_parameter_names(own.model)
+            groups = sft.optimizer_groups(own.model, self.learning_rates, decayed, own.args.weight_decay)
+            optimizer, options = own.get_optimizer_cls_and_kwargs(own.args, own.model)
+            self.optimizer = optimizer(groups, **options)
+        return self.optimizer
+
+
+class AdapterTrainer(GroupRates, WholeEvaluation, SFTTrainer):
     """SFTTrainer with learning rates by group, and scores of the validation split by ranking beside its loss.
 
     Set before training: `learning_rates` (pattern of parameters -> rate), `ranker`, which answers for the rows of
     `validation`, and these rows, with their `class_id`.
     """
 
-    optimizer: "torch.optim.Optimizer | None"
-    learning_rates: Mapping[str, float]
     ranker: "VLM"
     validation: "datasets.Dataset"
-
-    def create_optimizer(self, model: Any = None) -> "torch.optim.Optimizer":
-        """One group a pattern of `learning_rates`, with and without weight decay."""
-        if self.optimizer is None:
-            decayed = self.get_decay_parameter_names(self.model)
-            groups = sft.optimizer_groups(self.model, self.learning_rates, decayed, self.args.weight_decay)
-            optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer(groups, **options)
-        return self.optimizer
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
