@@ -116,6 +116,12 @@ def test_a_batch_answers_as_one_at_a_time_and_as_transformers_do(name):
             assert theirs[: len(own.ids)].tolist() == list(own.ids)
 
 
+def test_exemplars_of_other_classes_are_refused():
+    other = Fixed([Shown(pictures(1)[0], (Thing("gasket", (3.0, 4.0, 50.0, 33.0)),))])
+    with pytest.raises(DataError, match=r"The exemplars show gasket, and the question is of .*'hf-inspect data pool'"):
+        vlm("tiny-base", guide=other).prepare(pictures(1)[0])
+
+
 @pytest.mark.parametrize("name", BASES)
 def test_exemplars_are_read_once_and_change_nothing_by_it(name):
     every = [vlm(name, guide=guide(kind)) for kind in (Fixed, Each)]

@@ -222,6 +222,12 @@ class GroundedVLM:
     def prepare(self, image: Rgb) -> Asked:
         """What is asked about an image, after its exemplars, and how it is shown."""
         exemplars = tuple(self.guide.for_image(image)) if self.guide is not None else ()
+        strange = {thing.name for one in exemplars for thing in one.things} - set(self.task.classes)
+        if strange:
+            raise DataError(
+                f"The exemplars show {', '.join(sorted(strange))}, and the question is of {self.task}; choose some of "
+                "its classes, by 'hf-inspect data pool'."
+            )
         told = [prompts.Told(tuple(one.things), self.view(one.rgb)) for one in exemplars]
         messages = prompts.ground(self.question, None, told)
         pictures = [self._sizing.fit(one) for one in (*(one.rgb for one in exemplars), image)]
