@@ -35,6 +35,10 @@ VALIDATION, SAMPLED = "validation", "calibration"
 SPLITS = (VALIDATION, SAMPLED)
 MODELS = {"edge": "edge", "vlm": "VLM"}
 _DEADLINE = 120.0  # seconds that a part waits for a server: one that is late here would be a gap in what is fitted
+GROUNDED = (
+    "The VLM says where things are: what counts is the score of the surest defect that it names, and a label that is "
+    "no class is one. An answer that cannot be read, or breaks off before a defect, leaves the part undecided."
+)
 CLASSES = "It is of good against the rest: which class a defect is called is measured, not promised."
 
 
@@ -59,7 +63,8 @@ def calibrate(
     that was fine-tuned whole; each a folder or a repository. Folders are copied into the cascade's; a repository
     (`org/name`, `org/name@revision`) is named with its commit; `demo-base` by its name. `vlm` may also be a server's
     address: `http://host:port` of `hf-inspect serve`, or `openai+http://host:port/v1` of any that scores tokens, whose
-    `model` is asked the data set's own question; ServerError where it leaves a part without an answer.
+    `model` is asked the data set's own question; ServerError where it leaves a part without an answer. A VLM that says
+    where things are is one that is guided by exemplars where its server shows it some.
 
     The validation split fits the composite of `certified` and the complexity limit of `saec`, which an edge without
     class probabilities does not have; the calibration split sets the two limits of `certified` and nothing else but how
@@ -96,7 +101,7 @@ def calibrate(
             "version": hub.CASCADE_VERSION,
             **_tasks(predictors),
             **_stated(parts, served),
-            **_policies(task, rows, promise, scores[VALIDATION], [*lacks, *(served.caveats if served else ())]),
+            **_policies(predictors, rows, promise, scores[VALIDATION], [*lacks, *(served.caveats if served else ())]),
             **_heat(rows),
             "calibration": _provenance(data, scores) | {"scores": CALIBRATION},
             "files": hashes | (served.files if served else {}),
@@ -160,9 +165,9 @@ def _predictors(places: Mapping[str, Path], served: Predictor | None) -> dict[st
     if "base" not in places and served is None:
         return {"edge": edge}
     if served is None:
-        from hf_inspect.vlm import VLM
+        from hf_inspect.vlm import load
 
-        vlm: Predictor = VLM.from_pretrained(places["base"], places.get("adapter"))
+        vlm: Predictor = load(places["base"], places.get("adapter"))
     else:
         vlm = served
     edge.task.refuse_partner(vlm.task, "The cascade's edge", "its VLM")
@@ -201,17 +206,26 @@ def _out_of_fold(sibling: Path, data: Path, task: TaskSpec) -> list[Row]:
 
 
 def _policies(
-    task: TaskSpec, rows: Sequence[Row], promise: Promise, fitting: Scores, caveats: Sequence[str]
+    predictors: Mapping[str, Predictor],
+    rows: Sequence[Row],
+    promise: Promise,
+    fitting: Scores,
+    caveats: Sequence[str],
 ) -> dict[str, Any]:
     """The policies, which of them decides, and what the second look did, as cascade.json states them.
 
     `saec` is none of an edge whose class probabilities, of the data set's classes, are not known.
     """
-    certified, second_look = _certified(task, rows, promise, caveats)
+    certified, second_look = _certified(predictors["edge"].task, rows, promise, caveats)
+    grounded = certified.composite.vlm is not None and predictors["vlm"].task.finds
     named = ~np.isnan(fitting.answers["edge"].probabilities).all()
     policies: tuple[Policy, ...] = (certified, *([fit_saec(fitting.complexity)] if named else []))
     stated = {policy.name: policy.to_dict() for policy in policies}
-    return {"policy": certified.name, "policies": stated, "second_look": second_look}
+    return {
+        "policy": certified.name,
+        "policies": stated,
+        "second_look": f"{second_look} {GROUNDED}" if grounded else second_look,
+    }
 
 
 def _heat(rows: Sequence[Row]) -> dict[str, Any]:

@@ -183,6 +183,9 @@ def predict(
 def serve(
     vlm: Annotated[str, typer.Argument(help="Cascade, adapter, or VLM fine-tuned whole: folder or repository.")],
     base: Annotated[str | None, typer.Option(help="An adapter's base, where it names none that is known.")] = None,
+    exemplars: Annotated[Path | None, typer.Option(help="Pool of `data pool` whose images are shown first.")] = None,
+    num: Annotated[int, typer.Option(help="Exemplars before each image.")] = 2,
+    nearest: Annotated[bool, typer.Option("--nearest", help="Those most like the image, not the first.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: int = 8100,
     waiting: Annotated[int, typer.Option(help="Images that may wait; further ones are told to come again.")] = 64,
@@ -190,10 +193,12 @@ def serve(
     most_mb: Annotated[float, typer.Option(help="Megabytes of the largest image that is taken.")] = 32.0,
 ) -> None:
     """Serve a VLM to boxes at the line; a token in HF_INSPECT_SERVE_TOKEN is then asked of them."""
+    from hf_inspect.vlm.guiding import FIXED, NEAREST, Guide
     from hf_inspect.vlm.serve import Limits, serve
 
     limits = Limits(waiting, window / 1000, int(most_mb * 2**20))
-    serve(vlm, base, host=host, port=port, limits=limits)
+    guide = Guide.from_path(exemplars, num, NEAREST if nearest else FIXED) if exemplars else None
+    serve(vlm, base, guide=guide, host=host, port=port, limits=limits)
 
 
 @app.command()

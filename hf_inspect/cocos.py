@@ -16,6 +16,8 @@ from hf_inspect.errors import DataError, MissingExtraError
 from hf_inspect.schema import Finding, TaskSpec
 
 _UNREAD, _UNLISTED = "pictures could not be read", "pictures are not in {}, and were left out"
+_UNSOUGHT = "pictures were decided by an edge that looks for nothing, and were left out"
+_UNNAMED = "findings have a label that is no class, and were left out"
 
 
 @dataclass(slots=True)
@@ -43,7 +45,7 @@ class Results:
         if not task.finds:
             raise DataError(
                 f"The edge of this cascade finds nothing in a picture, it answers {task}; leave out --coco, or take a "
-                "detection model for its edge."
+                "detection model for its edge or a VLM of recipes/vlm_ground."
             )
         if ids is None:
             return cls(path, {name: number for number, name in enumerate(task.classes, 1)})
@@ -54,7 +56,7 @@ class Results:
         checked(document)
         named = {one.get("name"): whole(one.get("id")) for one in document.categories if isinstance(one, dict)}
         if lacking := [name for name in task.classes if named.get(name) is None]:
-            raise DataError(f"{ids} has no category {', '.join(map(shown, lacking))}, which the edge finds.")
+            raise DataError(f"{ids} has no category {', '.join(map(shown, lacking))}, which is looked for.")
         categories = {name: named[name] for name in task.classes}
         listed = {_plain(one["file_name"]): whole(one["id"]) for one in document.images}
         return cls(path, categories, ids, listed)  # type: ignore[arg-type]  # `checked` has seen to ids
@@ -65,11 +67,15 @@ class Results:
         return self.path.with_suffix(".images.json")
 
     def add(self, name: str, row: Mapping[str, Any]) -> None:
-        """Take what a row of `predict` says was found in the picture `name`; DataError for two pictures of one id."""
-        said = row["evidence"].get("edge", {}).get("findings")
-        if said is None:
-            self.left[_UNREAD] += 1
+        """Take what a row of `predict` says was found in the picture `name`; DataError for two pictures of one id.
+
+        What has a label that is no class, as a VLM may say one, is counted.
+        """
+        if row["found_by"] is None:
+            answered = any("severity" in one for one in row["evidence"].values())
+            self.left[_UNSOUGHT if answered else _UNREAD] += 1
             return
+        said = row["evidence"][row["found_by"]]["findings"]
         number = len(self.images) + 1 if self.given is None else self._id_of(name)
         if number is None:
             self.left[_UNLISTED.format(self.given)] += 1
@@ -80,6 +86,9 @@ class Results:
             raise DataError(f"{two} are both the image {number} of {self.given}; inspect one of them.")
         self.images[number] = {"id": number, "file_name": name, **size}
         for one in map(Finding.from_dict, said):
+            if one.name not in self.categories:
+                self.left[_UNNAMED] += 1
+                continue
             self.found.append(json.dumps(self._result(one, number, row["height"], row["width"])))
 
     def write(self) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hf_inspect.vlm.wire import Wire
 
 AT_ONCE = 16  # images a batch: what keeps both models busy and memory small
-_RULES = 4  # of how an image becomes a verdict, `images.load` included: one more with each change that alters verdicts
+_RULES = 5  # of how an image becomes a verdict, `images.load` included: one more with each change that alters a row
 _LABELS = {IS_GOOD: GOOD, IS_DEFECT: DEFECT}
 
 
@@ -51,8 +51,8 @@ class Inspector:
     `no_vlm` says why there is none. `fallback` is what becomes of parts that nobody could decide: `hold` leaves
     them `undecided`, `reject` makes them `defect`, `pass` makes them `good`. Files are read as those that the edge was
     trained on; `max_pixels` lets in larger or fewer images. `heat` are the values of the edge's maps from which on they
-    are drawn (`shown`), and red; `told` the score from which on its findings are. DataError when edge and VLM do not
-    answer one question, or were made of images read in two ways.
+    are drawn (`shown`), and red; `told` the score from which on its findings are (`told_of`). DataError when edge and
+    VLM do not answer one question, or were made of images read in two ways.
 
     Threads may share one, as they may its edge and its VLM; processes load one each, by `spawn` (ForkError).
     """
@@ -153,6 +153,16 @@ class Inspector:
         return self.edge.task
 
     @property
+    def things(self) -> TaskSpec:
+        """What is found in a part, by its edge or by its VLM; the edge's task where neither looks for things."""
+        looking = [one.task for one in (self.edge, self.vlm) if one is not None and one.task.finds]
+        return looking[0] if looking else self.task
+
+    def told_of(self, model: str) -> float:
+        """The score from which on findings of `edge` or `vlm` are told of, and drawn."""
+        return self.told if model == "edge" else float(getattr(self.vlm, "told", self.told))
+
+    @property
     def reading(self) -> Reading:
         """How it reads files: as the edge's training did, with the limit that it was given."""
         own = self.edge.reading or Reading()
@@ -177,14 +187,15 @@ class Inspector:
             yield from self._batch(loaded)
 
     def shown(self, source: Source, verdict: Verdict, side: int | None = None) -> images.Rgb | None:
-        """The image with its edge's map or findings over it, uint8 (h, w, 3), no longer than `side`; None without.
+        """The image with its findings or its edge's map over it, uint8 (h, w, 3), no longer than `side`; None without.
 
-        `source` is what the verdict is of.
+        `source` is what the verdict is of; the findings are those of whoever looked last (`Verdict.finder`).
         """
-        found = verdict.evidence.get("edge")
-        if found is not None and found.findings is not None:
-            picture = drawn(images.load(source, self.reading).rgb, found.findings, self.task, self.told)
+        if (by := verdict.finder) is not None:
+            findings = verdict.evidence[by].findings or ()
+            picture = drawn(images.load(source, self.reading).rgb, findings, self.things, self.told_of(by))
             return picture if side is None else smaller(picture, side)
+        found = verdict.evidence.get("edge")
         if found is None or found.map is None or self.heat is None:
             return None
         rgb = images.load(source, self.reading).rgb
@@ -317,11 +328,11 @@ def _load_vlm(folder: Path, stated: dict[str, Any], remote: _Remote, edge: Engin
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
     if missing:
         return None, f"no VLM here ({', '.join(missing)} not installed: pip install 'hf-inspect[train]')"
-    from hf_inspect.vlm import VLM
+    from hf_inspect.vlm import load
     from hf_inspect.vlm.base import base_folder
 
     adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
-    return VLM.from_pretrained(hub.part_of(folder, stated, "base", base_folder), adapter), ""
+    return load(hub.part_of(folder, stated, "base", base_folder), adapter), ""
 
 
 def _connected(folder: Path, stated: dict[str, Any], remote: _Remote, url: str, edge: Engine) -> Predictor:
@@ -344,5 +355,6 @@ def _connected(folder: Path, stated: dict[str, Any], remote: _Remote, url: str, 
             f"{folder} was not calibrated with the model of such a server; give that of 'hf-inspect serve'."
         )
     task = TaskSpec.from_dict(stated.get("vlm_task", stated["task"]), folder)
-    wanted = Wanted(stated["files"], task, edge.reading, states.get("fingerprint"))
+    own = (states.get(key) for key in ("fingerprint", "guide", "told"))
+    wanted = Wanted(stated["files"], task, edge.reading, *own)
     return RemoteVLM.connect(url, wanted, deadline=deadline, jpeg=remote.jpeg, wait=True)

@@ -1,4 +1,4 @@
-"""Verdicts -> pictures of where: each image with its edge's map or findings over it, a PNG of its own."""
+"""Verdicts -> pictures of where: each image with its edge's map, or what was found, over it; a PNG of its own."""
 
 import hashlib
 import os
@@ -31,15 +31,16 @@ class Maps:
     def of(cls, folder: Path, inspector: Inspector, paths: Sequence[Path] = ()) -> "Maps":
         """The pictures of a cascade's verdicts in `folder`, which is made when it is missing.
 
-        DataError where the edge has no maps, and where `folder` is no folder or lies in one of `paths`, the folders
-        that are inspected: a later run would take the pictures for parts.
+        DataError where the edge has no maps and nobody looks for things, and where `folder` is no folder or lies in one
+        of `paths`, the folders that are inspected: a later run would take the pictures for parts.
         """
-        if not inspector.task.says_where:
+        if not inspector.things.says_where:
             raise DataError(
                 f"The edge of this cascade says whether, and not where: it answers {inspector.task}, without maps. "
-                "Leave out --maps, or calibrate a cascade with an anomaly or a detection model for its edge."
+                "Leave out --maps, or calibrate a cascade with an anomaly or a detection model for its edge, or with a "
+                "VLM of recipes/vlm_ground."
             )
-        if inspector.heat is None and not inspector.task.finds:
+        if inspector.heat is None and inspector.task.says_where and not inspector.task.finds:
             raise DataError("This cascade does not say how its maps are drawn; run 'hf-inspect calibrate' again.")
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; give --maps a folder.")
@@ -56,7 +57,9 @@ class Maps:
         return self.folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', Path(name).stem)[:_NAME]}-{own}.png"
 
     def has(self, name: str, row: Mapping[str, Any]) -> bool:
-        """Whether a row names the picture of its image, and it is there."""
+        """Whether a row names the picture of its image, and it is there; or says that nobody could tell where."""
+        if row["found_by"] is None and not any("map_highest" in one for one in row["evidence"].values()):
+            return True
         at = self.place(name, str(row["sha256"]))
         return bool(row.get(MAP) == str(at) and at.is_file())
 

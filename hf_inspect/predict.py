@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _REASONS = 10  # that the summary lists; further ones are counted
+_SAID = 100  # letters of what a VLM says of a thing that a line shows
 _ROW_START = b'{"path": "'
 
 
@@ -44,11 +45,12 @@ def run(
 ) -> dict[str, dict[str, int]]:
     """Inspect files, folders, patterns, videos and cameras with a cascade (folder, or org/name); returns the summary.
 
-    `maps` is a folder for a picture of each image with its edge's map over it; `coco` a file for what the edge finds,
-    whose ids are those of the COCO file `coco_ids` where one is given (see `cocos.Results`): DataError where the edge
-    has none. `every` says which frames of videos and cameras are inspected. A camera is inspected until it is
-    interrupted (Ctrl-C), which ends the run as the end of the images does. The
-    summary holds, of a VLM at a server, under `wire` what became of the parts: those `changed` were due to another VLM.
+    `maps` is a folder for a picture of each image with its edge's map, or what was found, over it; `coco` a file for
+    what was found, whose ids are those of the COCO file `coco_ids` where one is given (see `cocos.Results`): DataError
+    where neither edge nor VLM says where. What was found is the VLM's where it was asked and looks for things. `every`
+    says which frames of videos and cameras are inspected. A camera is inspected until it is interrupted (Ctrl-C), which
+    ends the run as the end of the images does. The summary holds, of a VLM at a server, under `wire` what became of the
+    parts: those `changed` were due to another VLM.
     `show` gets a line a file, and those of the summary. `settings` go to `Inspector.from_pretrained` (policy, fallback,
     revision, max_pixels, vlm, deadline, jpeg).
     """
@@ -56,14 +58,14 @@ def run(
     found, other = find_images(given)
     inspector = Inspector.from_pretrained(cascade, **settings)
     pictures = None if maps is None else Maps.of(maps, inspector, given)
-    results = None if coco is None else Results.of(coco, inspector.task, coco_ids)
+    results = None if coco is None else Results.of(coco, inspector.things, coco_ids)
     endless = any(map(is_camera, found))
 
     def shown() -> Iterator[dict[str, Any]]:
         with suppress(KeyboardInterrupt) if endless else nullcontext():
             for done, (name, row) in enumerate(predict(inspector, items(found, every), out, pictures), 1):
                 progress("inspected", done, max(done, len(found)))
-                show(_line(name, row, inspector.told))
+                show(_line(name, row, inspector))
                 if results is not None:
                     results.add(name, row)
                 yield row
@@ -93,8 +95,9 @@ def predict(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Inspect the paths in order, yielding (path, row).
 
-    A row is a Verdict as plain values, its file's `sha256`, and `width` and `height` of the upright image in pixels; of
-    a frame the SHA-256 is of its pixels, and `source`, `frame` (from 0) and `seconds` or `time` say whence it is.
+    A row is a Verdict as plain values (`found_by`: whose findings tell of it), its file's `sha256`, and `width` and
+    `height` of the upright image in pixels; of a frame the SHA-256 is of its pixels, and `source`, `frame` (from 0) and
+    `seconds` or `time` say whence it is.
     Each file is read once, and the verdict is of the bytes that were hashed. With `out`, rows are appended to it as
     JSON lines, of which the last one of a path counts, and a file that has a row there under this path with this
     content is not inspected again, unless it, or a model's answer for it, was unreadable. DataError when `out` is of
@@ -298,16 +301,23 @@ def _last_rows(out: Path, identity: str) -> dict[int, int]:
     return last
 
 
-def _line(name: str, row: dict[str, Any], told: float) -> str:
-    """A row as a person reads it, with what was found from the score `told` on."""
+def _line(name: str, row: dict[str, Any], inspector: Inspector) -> str:
+    """A row as a person reads it, with what was found from the score on that is told of, and what the surest is."""
     named = row["class"] if row["class"] not in (None, row["label"]) else None
     p = row["severity"] if row["p_class"] is None else row["p_class"]
     said = row["label"] + (f": {named}" if named else "") + ("" if p is None else f", {p:.3f}")
     notes = f" ({'; '.join(row['notes'])})" if row["notes"] else ""
-    findings = row["evidence"].get("edge", {}).get("findings")
-    counts = Counter(one["class"] for one in findings or () if one["score"] >= told)
-    found = "" if findings is None else f"; found {_counted(counts)}"
-    return plain(f"{said:17} {row['decided_by']:4}  {name}: {row['reason']}{found}{notes}")
+    return plain(f"{said:17} {row['decided_by']:4}  {name}: {row['reason']}{_found(row, inspector)}{notes}")
+
+
+def _found(row: dict[str, Any], inspector: Inspector) -> str:
+    """What was found in a part, in words; nothing where nobody looked."""
+    if (by := row["found_by"]) is None:
+        return ""
+    told = [one for one in row["evidence"][by]["findings"] if one["score"] >= inspector.told_of(by)]
+    said = next((one["description"] for one in told[:1] if one.get("description")), "")
+    short = said if len(said) <= _SAID else f"{said[: _SAID - 1]}…"
+    return f"; found {_counted(Counter(one['class'] for one in told))}" + (f' ("{short}")' if short else "")
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -119,7 +119,7 @@ def test_pictures_are_known_by_the_end_of_their_path(tmp_path):
     ids = tmp_path / "ids.json"
     ids.write_text(json.dumps({"images": listed, "categories": named, "annotations": []}))
     found = Finding("blue", 0.5, (1.0, 2.0, 4.0, 8.0)).to_dict()
-    row = {"label": DEFECT, "width": 20, "height": 10, "evidence": {"edge": {"findings": [found]}}}
+    row = {"label": DEFECT, "found_by": "edge", "width": 20, "height": 10, "evidence": {"edge": {"findings": [found]}}}
     results = Results.of(tmp_path / "out.json", task, ids)
     for name in ("/line/a/x.png", "/line/c/x.png", "b/y z.png", "other.png"):
         results.add(name, row)

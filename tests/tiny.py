@@ -9,6 +9,8 @@ from hf_inspect import prompts
 from hf_inspect.data import write_history
 from hf_inspect.schema import History, Source, TaskSpec
 from hf_inspect.vlm import parity, tiny, training
+from hf_inspect.vlm.families import family_of
+from hf_inspect.vlm.grounded import LEARNED, Learned
 
 _PROJECTS = re.compile(r"projector\.linear_2|modality_projection|merger\.mlp\.2|merger.*\.linear_fc2")
 LORA = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
@@ -53,6 +55,18 @@ def pictures(n: int, seed: int = 0) -> list[np.ndarray]:
     return [rng.integers(0, rng.integers(40, 255), (h, w, 3)).astype(np.uint8) for h, w in sizes]
 
 
+def grounded_adapter(base: Path, out: Path, task: TaskSpec, learned: Learned, **prompt) -> prompts.Grounding:
+    """A random adapter whose prompt.json asks where the things of a task are; returns its question."""
+    from transformers import AutoConfig
+
+    _, processor = _random(base, out, LORA, FULL)
+    question = prompts.Grounding.about(task, family_of(AutoConfig.from_pretrained(base)).frame, **prompt)
+    ids = parity.grounded_ids(processor, question)
+    parity.write_prompt(out, processor, question, ids, more={LEARNED: learned.to_dict()})
+    write_history(out, SEEN)
+    return question
+
+
 def random_adapter(
     base_folder: Path,
     out: Path,
@@ -62,9 +76,20 @@ def random_adapter(
     history: History = SEEN,
 ):
     """An adapter with random weights and batch norm statistics, its folder complete; returns the unmerged model."""
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    wrapped, processor = _random(base_folder, out, targets, whole)
+    collator = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
+    ids = collator([parity.canonical_row(question)])["input_ids"][0].tolist()
+    parity.write_prompt(out, processor, question, ids)
+    write_history(out, history)
+    return wrapped.eval(), processor
+
+
+def _random(base_folder: Path, out: Path, targets: str, whole):
+    """An adapter with random weights, saved; the unmerged model and the processor."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
     model, processor = parts(base_folder)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, modules_to_save=whole, init_lora_weights=False)
@@ -78,8 +103,4 @@ def random_adapter(
                 buffer.add_(torch.rand(buffer.shape) * 0.1)
     training.save_adapter(wrapped, out, "tiny-base")
     processor.image_processor.save_pretrained(out)
-    collator = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
-    ids = collator([parity.canonical_row(question)])["input_ids"][0].tolist()
-    parity.write_prompt(out, processor, question, ids)
-    write_history(out, history)
-    return wrapped.eval(), processor
+    return wrapped, processor

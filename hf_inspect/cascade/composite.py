@@ -51,6 +51,10 @@ class Platt:
         """Log-odds (n,) of severities (n,); NaN stays NaN."""
         return self.slope * _plain(severity, self.scale) + self.intercept
 
+    def probability(self, severity: Floats) -> Floats:
+        """P(defect) (n,) of severities (n,), as validation has it."""
+        return _sigmoid(self(severity))
+
     def inverse(self, odds: Floats) -> Floats:
         """The severities (n,) that have these log-odds (n,)."""
         x = (odds - self.intercept) / self.slope
@@ -123,7 +127,7 @@ class Composite:
         x = np.asarray(edge, np.float64)
         if self.edge is None:
             return x
-        alone = _sigmoid(self.edge(x))
+        alone = self.edge.probability(x)
         if self.vlm is None or self.fused is None:
             return alone
         cloud = np.full(len(x), np.nan) if vlm is None else np.asarray(vlm, np.float64)

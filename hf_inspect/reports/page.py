@@ -14,6 +14,8 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hf_inspect import hub, images
 from hf_inspect.cascade import (
     ASK,
@@ -29,7 +31,7 @@ from hf_inspect.errors import DataError, InspectError
 from hf_inspect.inspector import Inspector
 from hf_inspect.metrics import Rate
 from hf_inspect.reports.plots import MODELS, what_if_plot
-from hf_inspect.schema import TaskSpec, Verdict
+from hf_inspect.schema import Finding, TaskSpec, Verdict
 from hf_inspect.scoring import read_rows
 from hf_inspect.tasks.heat import png_of
 
@@ -122,16 +124,28 @@ def verdict_html(verdict: Verdict, policy: Certified) -> str:
 
 
 def heat_html(inspector: Inspector, content: bytes, verdict: Verdict) -> str:
-    """The image with the edge's map or findings over it; empty where the edge gives none."""
+    """The image with what was found, or the edge's map, over it, and what the VLM says of each thing.
+
+    Empty where nobody says where.
+    """
     shown = None if verdict.label == "unreadable" else inspector.shown(content, verdict, SIDE)
     if shown is None:
         return ""
-    said = "Where the edge model finds it unlike the good parts: the redder, the more"
-    if inspector.task.finds:
-        said = f"What the edge model finds, from a score of {inspector.told:.2f} on"
+    said, by = "Where the edge model finds it unlike the good parts: the redder, the more", verdict.finder
+    if by is not None:
+        whose = {"edge": "edge model", "vlm": "VLM"}[by]
+        said = f"What the {whose} finds, from a score of {inspector.told_of(by):.2f} on"
     url = f"data:image/png;base64,{_base64(png_of(shown))}"
     picture = f'<img alt="{said}" src="{url}">'
-    return f'<figure class="heat">{picture}<figcaption>{said}.</figcaption></figure>'
+    told = _told_html(verdict.evidence[by].findings or (), inspector.told_of(by)) if by is not None else ""
+    return f'<figure class="heat">{picture}<figcaption>{said}.{told}</figcaption></figure>'
+
+
+def _told_html(findings: Sequence[Finding], told: float) -> str:
+    """What a model says of the things that it describes, as a list; empty where it describes none."""
+    own = [one for one in findings if one.score >= told and one.description]
+    listed = "".join(f"<li>{escape(one.name)} {one.score:.2f}: {escape(one.description)}</li>" for one in own)
+    return f"<ul>{listed}</ul>" if listed else ""
 
 
 def columns_of(task: TaskSpec) -> list[str]:
@@ -248,9 +262,18 @@ def _steps(verdict: Verdict, policy: Certified) -> dict[str, str]:
         return steps | {"VLM": f"no answer: {because}"}
     said = str(policy.second([edge], [vlm]).reasons[0])
     return steps | {
-        "VLM": f"P(defect) {vlm:.3f}, {verdict.ms['vlm']:.1f} ms",
+        "VLM": f"{_of_vlm(verdict, policy.composite, vlm)}, {verdict.ms['vlm']:.1f} ms",
         "Both together": _against(policy, answers, said, verdict.label),
     }
+
+
+def _of_vlm(verdict: Verdict, composite: Composite, severity: float) -> str:
+    """What the VLM said in numbers: P(defect), which of one that finds things its severity comes to on validation."""
+    if verdict.evidence["vlm"].findings is None or composite.vlm is None:
+        return f"{P_DEFECT} {severity:.3f}"
+    p = float(composite.vlm.probability(np.array([severity]))[0])
+    notes = "".join(f"; {note}" for note in verdict.evidence["vlm"].notes)
+    return f"{P_DEFECT} {p:.3f} (of its surest defect's score, {severity:.3f}){notes}"
 
 
 def _against(policy: Certified, answers: tuple[float, float], why: str, label: str) -> str:

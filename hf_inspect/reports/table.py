@@ -76,12 +76,13 @@ def classes_table(report: Mapping[str, Any]) -> str:
 def model_summary(report: Mapping[str, Any]) -> str:
     """A model's section of results.json for the terminal: its classes, what was not scored, what nobody knows of.
 
-    Of an anomaly model, which knows no classes, what its severity means.
+    Of one that knows no classes of whole images, what its severity means.
     """
     if "classes" in report:
         lines = [classes_table(report), "", f"macro F1 {_percent(report['macro_f1'])}"]
     else:
-        lines = [f"Its severity is {report['score']['means']}."]
+        means = report["score"]["means"] if "score" in report else "the highest score of a defect that it finds"
+        lines = [f"Its severity is {means}."]
     if report["unreadable"]["k"]:
         lines.append(f"{report['unreadable']['k']} of {report['n']} answers could not be read and count as wrong.")
     if report["not_scored"]:

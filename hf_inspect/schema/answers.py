@@ -16,6 +16,7 @@ from hf_inspect.schema.task import DEFECT, GOOD, TaskSpec
 
 Decision = Literal["good", "defect", "undecided", "unreadable"]
 DecidedBy = Literal["edge", "vlm", "both", "rule"]  # rule: what becomes of parts that nobody may decide
+_LAST_FIRST = ("vlm", "edge")  # models of a cascade, the one that is asked last first
 _SUM = 1e-3  # by which rounded class probabilities may miss 1
 
 
@@ -50,10 +51,12 @@ class Prediction:
     def likeliest(self, task: TaskSpec, disposition: str) -> tuple[str, float] | None:
         """The likeliest of the task's good or of its defect classes, and its probability; None without any.
 
-        Of things found, the class and the score of the surest on that side.
+        Of things found, the class and the score of the surest on that side; a label that is no class of the task, as a
+        VLM may say one, names none.
         """
         if self.findings is not None:
-            own = [one for one in self.findings if task.disposition(one.name) == disposition]
+            known = [one for one in self.findings if one.name in task.classes]
+            own = [one for one in known if task.disposition(one.name) == disposition]
             return (own[0].name, own[0].score) if own else None
         if self.probabilities is None:
             return None
@@ -132,6 +135,14 @@ class Verdict:
         found = self.evidence.get(model)
         return None if found is None else found.severity
 
+    @property
+    def finder(self) -> str | None:
+        """The model whose findings tell of the part: the last that looked for things; None where none did.
+
+        An answer that could not be read, and found nothing before it broke off, tells of nothing.
+        """
+        return next((name for name in _LAST_FIRST if _looked(self.evidence.get(name))), None)
+
     def __str__(self) -> str:
         named = self.class_name if self.class_name not in (None, self.label) else None
         said = self.label + (f": {named}" if named else "")
@@ -147,7 +158,12 @@ class Verdict:
             "severity": self.severity,
             "decided_by": self.decided_by,
             "reason": self.reason,
+            "found_by": self.finder,
             "evidence": {name: one.to_dict() for name, one in self.evidence.items()},
             "notes": list(self.notes),
             "ms": {name: round(value, 3) for name, value in self.ms.items()},
         }
+
+
+def _looked(found: Prediction | None) -> bool:
+    return found is not None and (bool(found.findings) or (found.findings is not None and found.severity is not None))

@@ -146,9 +146,12 @@ class TaskSpec:
     def refuse_partner(self, other: "TaskSpec", own: str, others: str) -> None:
         """DataError, with both printed, unless two models may judge one part: one of them answers what the other does.
 
-        `own` and `others` say whose they are.
+        A model of anomalies and one that finds things do, as both tell good parts from all others; two that find things
+        where they are the same things, with masks or without. `own` and `others` say whose they are.
         """
-        if not (self.answered_by(other) or other.answered_by(self)):
+        judges = self.finds != other.finds and ANOMALY in (self.kind, other.kind)
+        things = self.finds and other.finds and dict(self._pairs()) == dict(other._pairs())
+        if not (judges or things or self.answered_by(other) or other.answered_by(self)):
             self.refuse_other(other, own, others)
 
     def refuse_model(self, model: "TaskSpec", own: str, its: str) -> None:

@@ -17,13 +17,13 @@ from hf_inspect.data.pool import Exemplar, Pool, read_pool
 from hf_inspect.errors import DataError
 from hf_inspect.images import Reading, Rgb
 from hf_inspect.metrics.findings import Thing
+from hf_inspect.prompts.sizing import Sizing
 from hf_inspect.schema import TaskSpec
 from hf_inspect.vlm.conversation import ANSWER, ASKED, EXEMPLAR, IGNORED, Conversation, conversation, padded
 from hf_inspect.vlm.guiding import NUM, RATIO, for_training, row_rng
 from hf_inspect.vlm.head_loss import BOXES, CAPTIONS, KINDS, HeadWeights, captions_of, head_terms, said_loss
 from hf_inspect.vlm.packing import packed
 from hf_inspect.vlm.seeing import COUNTS, PLACES, PRESENT, gathered, places, rows_of, watched
-from hf_inspect.vlm.sizing import Sizing
 
 if TYPE_CHECKING:
     import datasets

@@ -10,7 +10,7 @@ from hf_inspect.errors import DataError, ParityError
 from hf_inspect.reading import Reading
 from hf_inspect.schema import History, TaskSpec
 
-FORMAT = 2  # of what a server states; a client refuses another
+FORMAT = 3  # of what a server states; a client refuses another
 SERVER = "hf_inspect"  # what a server of this package calls itself
 _OF_THE_VLM = ("base/", "adapter/")
 _NAMED = 3  # files an error names
@@ -30,24 +30,32 @@ def history_sha256(history: History) -> str:
 class Wanted:
     """What a server's VLM must be: `files` of base and adapter as a cascade.json states them, its task and reading.
 
-    `fingerprint` is that of its prompt, where one was stated.
+    `fingerprint` is that of its prompt, where one was stated; `guide` the identity of the exemplars that it is shown
+    first, if any; `told` the score from which on what it finds is told of.
     """
 
     files: Mapping[str, str]
     task: TaskSpec
     reading: Reading | None = None
     fingerprint: str | None = None
+    guide: str | None = None
+    told: float | None = None
 
     @property
     def identity(self) -> str:
-        """SHA-256 (hex) over the files: known while no server answers, and the same on whichever machine."""
-        return identity_of({"files": _of_vlm(self.files)})
+        """SHA-256 (hex) over files and exemplars: known while no server answers, and the same on whichever machine."""
+        return identity_of({"files": _of_vlm(self.files)} | ({} if self.guide is None else {"guide": self.guide}))
 
     def refuse_other(self, about: "About", where: str) -> None:
         """ParityError unless the server at `where` has these files, DataError for another task or reading."""
         about.refuse_other_files(self.files, where)
         if self.fingerprint is not None and about.fingerprint != self.fingerprint:
             raise ParityError(f"{where} asks by another prompt than the cascade was calibrated with; calibrate again.")
+        if about.guide != self.guide:
+            raise ParityError(
+                f"{where} shows {_guided(about.guide)} first, and the cascade was calibrated with "
+                f"{_guided(self.guide)}; start 'hf-inspect serve' there as it was then, or calibrate again."
+            )
         self.task.refuse_other(about.task, "The cascade", f"the VLM of {where}")
         if self.reading is not None:
             self.reading.refuse_other(about.reading, "The cascade's edge", f"the VLM of {where}")
@@ -59,7 +67,7 @@ class About:
 
     `fingerprint` is that of its prompt.json, `image_rule` how images are sized, `decides` what its answers rest on,
     whose SHA-256 is `identity`; None for a stand-in that has no files. `history` is the SHA-256 of what it was trained
-    on (`history_sha256`).
+    on (`history_sha256`); `told` the score from which on what it finds is told of, None where it finds nothing.
     """
 
     version: str
@@ -70,6 +78,13 @@ class About:
     reading: Reading | None
     decides: Mapping[str, Any] | None
     history: str
+    told: float | None = None
+
+    @property
+    def guide(self) -> str | None:
+        """SHA-256 of the exemplars that it is shown first, and of how they are chosen; None where there are none."""
+        found = (self.decides or {}).get("guide")
+        return None if found is None else str(found)
 
     @property
     def files(self) -> dict[str, str]:
@@ -89,6 +104,7 @@ class About:
             "reading": self.reading.to_dict() if self.reading else None,
             "decides": self.decides,
             "history": self.history,
+            "told": self.told,
         }
 
     @classmethod
@@ -112,6 +128,7 @@ class About:
                 reading=reading,
                 decides=value["decides"],
                 history=str(value["history"]),
+                told=None if value["told"] is None else float(value["told"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{where} does not say what its VLM is ({error!r}); start it again.") from None
@@ -143,3 +160,7 @@ def _other(names: list[str]) -> str:
     if ends == {"prompt.json"}:
         return "another prompt"
     return " and ".join(f"another {role}" for role in roles)
+
+
+def _guided(guide: str | None) -> str:
+    return "no exemplars" if guide is None else f"the exemplars {guide[:12]}"

@@ -17,6 +17,7 @@ from hf_inspect.errors import DataError, ParseError
 from hf_inspect.images import Reading, Rgb, check_rgb
 from hf_inspect.metrics import softmax
 from hf_inspect.prefetch import prefetched
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.runtime import LoadedHere
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.tasks import TASKS
@@ -26,7 +27,6 @@ from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.families import FAMILIES, set_side
 from hf_inspect.vlm.identity import identity_of
 from hf_inspect.vlm.ranking import crops_of, option_scores, scored_ids, views_of
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tower import channels_last, see_in_openvino
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def products_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
 
     if dtype == torch.float32:
         return
-    head, forward = model.get_output_embeddings(), model.forward
+    head = model.get_output_embeddings()
     connect_in_embedding_dtype(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.BatchNorm2d) and module is not head:
@@ -288,11 +288,20 @@ def products_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
             module.register_forward_hook(functools.partial(_cast_output, dtype=dtype))
     outside_autocast(head)
 
-    def under_autocast(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(model.device.type, dtype):
-            return forward(*args, **kwargs)
+    model.forward = _under_autocast(model, model.forward, dtype)
+    if hasattr(model, "get_image_features"):  # asked for by itself where a head or exemplars rest on it
+        model.get_image_features = _under_autocast(model, model.get_image_features, dtype)
 
-    model.forward = functools.wraps(forward)(under_autocast)
+
+def _under_autocast(model: "PreTrainedModel", ask: Callable[..., Any], dtype: "torch.dtype") -> Callable[..., Any]:
+    import torch
+
+    @functools.wraps(ask)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(model.device.type, dtype):
+            return ask(*args, **kwargs)
+
+    return asked
 
 
 def connect_in_embedding_dtype(model: "PreTrainedModel") -> None:

@@ -17,10 +17,12 @@ from PIL import Image
 
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.images import Rgb
+from hf_inspect.prompts.sizing import Size, sizing_of
 from hf_inspect.reading import Reading
 from hf_inspect.schema import History, Prediction, TaskSpec
+from hf_inspect.tasks.detection import Decoding
+from hf_inspect.vlm.answered import prediction_of
 from hf_inspect.vlm.identity import SERVER, About, Wanted, history_sha256
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.wire import DEADLINE, PATIENCE, REST, Reply, Trust, Unanswered, Wire, refusal
 
 ABOUT, PREDICT, HISTORY = "/vlm", "/predict", "/history"  # what a server of ours answers
@@ -97,12 +99,20 @@ class RemoteVLM:
     @property
     def states(self) -> dict[str, Any]:
         """What a cascade.json keeps of it beside the SHA-256 of its files, as plain JSON values."""
-        return {"kind": SERVER, "identity": self.about.identity, "fingerprint": self.about.fingerprint}
+        about = self.about
+        stated = {"kind": SERVER, "identity": about.identity, "fingerprint": about.fingerprint}
+        return stated | ({"guide": about.guide, "told": about.told} if about.task.finds else {})
 
     @property
     def task(self) -> TaskSpec:
         """What is answered here: the cascade's task, in its order, or else the served VLM's."""
         return self._wanted.task if self._wanted else self.about.task
+
+    @property
+    def told(self) -> float:
+        """The score from which on what is found is told of."""
+        stated = self._wanted.told if self._wanted else self.about.told
+        return Decoding().told if stated is None else stated
 
     @property
     def reading(self) -> Reading | None:
@@ -144,13 +154,14 @@ class RemoteVLM:
 
     async def _answer(self, image: Rgb, until: float) -> Prediction:
         assert self._about is not None
-        sizing = sizing_of(self._about.image_rule)
         try:
-            content = await asyncio.to_thread(lambda: encode(sizing.fit(image), self._jpeg))
+            fitted = await asyncio.to_thread(sizing_of(self._about.image_rule).fit, image)
+            content = await asyncio.to_thread(encode, fitted, self._jpeg)
         except DataError as error:
             raise Unanswered("refused", str(error)) from None
         left = f"{max(0.0, until - time.monotonic()):.3f}"
-        return self._read(await self.wire.send("POST", PREDICT, content=content, headers={LEFT: left}))
+        reply = await self.wire.send("POST", PREDICT, content=content, headers={LEFT: left})
+        return self._read(reply, fitted.shape[:2], image.shape[:2])
 
     async def _check(self) -> None:
         """Ask the server what it is; an InspectError where it is not what is wanted, or another than before."""
@@ -168,19 +179,14 @@ class RemoteVLM:
             raise ParityError("it has another VLM now than the one that was checked")
         self._about = about
 
-    def _read(self, reply: Reply) -> Prediction:
+    def _read(self, reply: Reply, sent: Size, size: Size) -> Prediction:
+        """What a reply says of an image, which was sent at another size, in the order of the task here."""
         assert self._about is not None
         stated, served = _json(reply), self._about.task
-        try:
-            of, severity, p = stated["identity"], stated.get("severity"), stated.get("probabilities")
-            if isinstance(severity, bool):
-                raise TypeError("severity")
-            found = Prediction(severity, None if p is None else tuple(p), stated.get("unreadable"))
-        except (KeyError, TypeError, AttributeError, DataError):
-            raise Unanswered("garbage", "its server answered what is no prediction") from None
-        if p is not None and len(p) != len(served.classes):
-            raise Unanswered("garbage", f"its server answered {len(p)} probabilities, not {len(served.classes)}")
-        if of != self._about.identity:
+        found = prediction_of(stated, served, sent, size)
+        if "identity" not in stated:
+            raise Unanswered("garbage", "its server answered what is no prediction")
+        if stated["identity"] != self._about.identity:
             raise Unanswered("changed", "its server has another VLM now than the one that was checked")
         order = self._wanted.task.order_in(served) if self._wanted else range(len(served.classes))
         p = found.probabilities

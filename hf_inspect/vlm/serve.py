@@ -21,6 +21,7 @@ from hf_inspect.hub import kinds
 from hf_inspect.images import Rgb
 from hf_inspect.reading import Reading
 from hf_inspect.schema import Predictor
+from hf_inspect.vlm.answered import answer_of
 from hf_inspect.vlm.batching import WAITING, WINDOW, Batcher, Full
 from hf_inspect.vlm.identity import SERVER, About, history_sha256
 from hf_inspect.vlm.parity import PROMPT, image_rule
@@ -30,6 +31,8 @@ from hf_inspect.vlm.wire import TOKEN, token_of_environment
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
+    from hf_inspect.vlm.grounded import GroundedVLM
+    from hf_inspect.vlm.guiding import Guide
     from hf_inspect.vlm.model import VLM
 
 PORT = 8100
@@ -68,6 +71,7 @@ def serve(
     served: str | Path,
     base: str | Path | None = None,
     *,
+    guide: "Guide | None" = None,
     host: str = "127.0.0.1",
     port: int = PORT,
     limits: Limits = Limits(),
@@ -75,8 +79,9 @@ def serve(
 ) -> None:
     """Serve the VLM of a cascade, an adapter, or a base fine-tuned whole, until the process is ended.
 
-    `base` is an adapter's, where adapter_config.json does not name one that can be had anywhere. DataError for a folder
-    that is none of these, MissingExtraError without FastAPI.
+    `base` is an adapter's, where adapter_config.json does not name one that can be had anywhere. `guide` shows a VLM
+    that says where things are exemplars first. DataError for a folder that is none of these, MissingExtraError without
+    FastAPI.
     """
     try:
         import fastapi  # noqa: F401
@@ -84,9 +89,9 @@ def serve(
     except ImportError as error:
         raise MissingExtraError("Serving a VLM needs FastAPI: pip install 'hf-inspect[serve]'") from error
     token = token_of_environment()
-    vlm = load_served(served, base)
+    vlm = load_served(served, base, guide)
     about = about_of(vlm)
-    show(f"{about.task}; identity {about.identity[:16]}")
+    show(f"{about.task}; identity {about.identity[:16]}" + (f"; exemplars {about.guide[:16]}" if about.guide else ""))
     show(f"http://{host}:{port}, {'a token' if token else 'no token'} asked for")
     app = application(vlm, about, token, limits)
     uvicorn.run(
@@ -95,31 +100,32 @@ def serve(
     )  # fmt: skip
 
 
-def load_served(served: str | Path, base: str | Path | None = None) -> "VLM":
-    """The VLM of a cascade, of an adapter, or of a base fine-tuned whole: a folder or a repository."""
+def load_served(
+    served: str | Path, base: str | Path | None = None, guide: "Guide | None" = None
+) -> "VLM | GroundedVLM":
+    """The VLM of a cascade, of an adapter, or of a base fine-tuned whole: a folder or a repository.
+
+    DataError for a `guide` of one that is shown no exemplars: a closed question's, or a cascade's own.
+    """
+    from hf_inspect.vlm import load
     from hf_inspect.vlm.base import PACKAGED, base_folder
-    from hf_inspect.vlm.model import VLM
 
     folder = base_folder(served) if str(served) in PACKAGED else _folder(served)
     kind = hub.kind_of(folder)
     if base is not None and kind is not kinds.ADAPTER:
         raise DataError(f"{served} is a {kind}, which brings its own base; leave --base out.")
     if kind is kinds.CASCADE:
-        stated = hub.read_cascade(folder)
-        if stated["vlm"] is None or "server" in stated["vlm"]:
-            why = "has no VLM to serve" if stated["vlm"] is None else "has its VLM at a server already"
-            raise DataError(f"{served} {why}; give a cascade that was calibrated with one of its own.")
-        hub.refuse_changed(folder, stated)
-        adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
-        return VLM.from_pretrained(hub.part_of(folder, stated, "base", base_folder), adapter)
+        if guide is not None:
+            raise DataError(f"{served} was calibrated without exemplars; serve its adapter, and calibrate with that.")
+        return _of_cascade(folder, served)
     if kind is kinds.ADAPTER:
-        return VLM.from_pretrained(base or _named_base(folder, served), folder)
+        return load(base or _named_base(folder, served), folder, guide)
     if kind is not kinds.VLM:
         raise DataError(f"{served} is a {kind}; give a cascade, an adapter, or a VLM that was fine-tuned whole.")
-    return VLM.from_pretrained(folder)
+    return load(folder, guide=guide)
 
 
-def about_of(vlm: "VLM") -> About:
+def about_of(vlm: "VLM | GroundedVLM") -> About:
     """What a VLM's server says of it."""
     from importlib.metadata import version
 
@@ -134,6 +140,7 @@ def about_of(vlm: "VLM") -> About:
         reading=vlm.reading,
         decides=vlm.decides,
         history=history_sha256(vlm.history),
+        told=getattr(vlm, "told", None),
     )
 
 
@@ -184,9 +191,23 @@ def application(
             raise _Refused(429, f"{limits.waiting} images wait already; ask again", {"retry-after": "1"}) from None
         except TimeoutError:
             raise _Refused(504, "the image's turn did not come within the time that its client waits") from None
-        return JSONResponse(found.to_dict() | {"identity": about.identity})
+        return JSONResponse(answer_of(found) | {"identity": about.identity})
 
     return app
+
+
+def _of_cascade(folder: Path, served: str | Path) -> "VLM | GroundedVLM":
+    """The VLM that lies in a cascade's folder, or that its cascade.json names."""
+    from hf_inspect.vlm import load
+    from hf_inspect.vlm.base import base_folder
+
+    stated = hub.read_cascade(folder)
+    if stated["vlm"] is None or "server" in stated["vlm"]:
+        why = "has no VLM to serve" if stated["vlm"] is None else "has its VLM at a server already"
+        raise DataError(f"{served} {why}; give a cascade that was calibrated with one of its own.")
+    hub.refuse_changed(folder, stated)
+    adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
+    return load(hub.part_of(folder, stated, "base", base_folder), adapter)
 
 
 def _folder(served: str | Path) -> Path:

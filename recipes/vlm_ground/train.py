@@ -18,6 +18,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from hf_inspect import data as sets
 from hf_inspect import files, prompts, training
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.reports import write_card
 from hf_inspect.schema import DETECTION
 from hf_inspect.vlm import ground_scores, parity
@@ -30,7 +31,6 @@ from hf_inspect.vlm.head import new_head, save_head
 from hf_inspect.vlm.head_loss import HeadWeights
 from hf_inspect.vlm.learned import LEARNED, Learned
 from hf_inspect.vlm.model import fast_dtype
-from hf_inspect.vlm.sizing import sizing_of
 
 
 @dataclass
