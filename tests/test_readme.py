@@ -147,7 +147,7 @@ ELSEWHERE = {
         "tests/test_recipe_ground.py", '"recipes/vlm_ground/parts.py", tmp_path / "raw", "--images"',
     ),
     "hf-inspect data build coco --src outputs/raw/parts --license cc0-1.0 --out outputs/data/parts": (
-        "tests/test_coco_inspect.py", '"--src"',
+        "tests/test_detectors.py", '"coco", "--src"',
     ),
     "hf-inspect data pool outputs/data/parts --out outputs/pool/parts --size 10 --seed 42": (
         "tests/test_pool.py", '["data", "pool", ',

@@ -17,6 +17,7 @@ from hf_inspect import prompts
 from hf_inspect.data.pool import read_pool, write_pool
 from hf_inspect.errors import DataError
 from hf_inspect.metrics.findings import Shown, Thing
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import Finding, Prediction, TaskSpec
 from hf_inspect.vlm import GroundedVLM, ground_scores, parity, seeing
 from hf_inspect.vlm import ground_training as grounding
@@ -25,7 +26,6 @@ from hf_inspect.vlm.families import family_of
 from hf_inspect.vlm.head import find, load_head, new_head
 from hf_inspect.vlm.head_loss import HeadWeights
 from hf_inspect.vlm.learned import Learned
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tiny import tiny_base
 from tests import finders, launch, tiny
 
@@ -191,6 +191,24 @@ def test_a_packed_batch_teaches_what_a_padded_one_does(data, cache, base):
     assert found[0] == pytest.approx(found[1], abs=1e-4)
     wanted = grounding.collated(samples, model, processor, in_one_row=True, head=False, exemplars=True)["labels"]
     assert (wanted != IGNORED).sum() == ((labels != IGNORED) | (before != IGNORED)).sum()
+
+
+@pytest.mark.parametrize("in_one_row", [True, False])
+@pytest.mark.parametrize("base", ["tiny-qwen3_vl", "tiny-smolvlm", "tiny-base"])
+def test_the_head_looks_at_the_image_that_is_asked_about_and_at_no_exemplar(data, cache, base, in_one_row):
+    model, processor, rows = rows_of(data, base=base, pool=read_pool(data.parent / "pool"), ratio=1.0)
+    samples = [rows[i] for i in range(2)]
+    rows.pool = None
+    samples += [rows[i] for i in range(2)]
+    assert [len(one.conversation.turns) for one in samples] == [4, 4, 2, 2]
+    batch = grounding.collated(samples, model, processor, in_one_row=in_one_row, head=True)
+    looked = {name: batch.pop(name) for name in (seeing.PLACES, seeing.PRESENT, seeing.COUNTS)}
+    unseen = ("labels", grounding.SHOWN_BEFORE, grounding.THERE)
+    with torch.inference_mode(), seeing.watched(model) as seen:
+        model(**{name: value for name, value in batch.items() if name not in unseen}, use_cache=False)
+    guided, plain = seeing.rows_of(seen[0], looked).split(2)
+    assert (guided - plain).abs().max() <= 1e-5
+    assert (plain[0] - plain[1]).abs().max() > 1e-3
 
 
 def test_exemplars_come_before_a_share_of_rows_and_are_others_in_each_epoch(data, cache):
