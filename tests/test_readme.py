@@ -143,6 +143,25 @@ ELSEWHERE = {
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")
         for family in ("qwen2_5_vl", "qwen3_vl", "smolvlm", "llava")
     },
+    "python recipes/vlm_ground/parts.py outputs/raw/parts --images 2000": (
+        "tests/test_recipe_ground.py", '"recipes/vlm_ground/parts.py", tmp_path / "raw", "--images"',
+    ),
+    "hf-inspect data build coco --src outputs/raw/parts --license cc0-1.0 --out outputs/data/parts": (
+        "tests/test_detectors.py", '"coco", "--src"',
+    ),
+    "hf-inspect data pool outputs/data/parts --out outputs/pool/parts --size 10 --seed 42": (
+        "tests/test_pool.py", '["data", "pool", ',
+    ),
+    **{
+        launched("vlm_ground", f"tiny_{family}"): ("tests/test_recipe_ground.py", "recipes/vlm_ground/tiny_{name}.yaml")
+        for family in ("qwen2_5_vl", "qwen3_vl", "smolvlm")
+    },
+    launched("vlm_ground", "demo"): ("tests/test_recipe_ground.py", 'RECIPES.glob("*.yaml")'),  # settings read
+    **{
+        f"accelerate launch --config_file recipes/accelerate/{how}.yaml recipes/vlm_ground/train.py --config "
+        "recipes/vlm_ground/qwen2_5_vl_3b.yaml": ("tests/test_recipe_ground.py", "--config_file recipes/accelerate/")
+        for how in ("zero2", "fsdp")
+    },
     launched("vlm_sft", "tiny_qlora"): ("tests/test_recipe_families.py", "tiny_qlora"),
     **{
         launched("vlm_sft", name): TABLED
