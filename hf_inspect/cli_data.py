@@ -63,6 +63,26 @@ def data_chat(
     print(f"{out}: {rows} rows of {len(manifest['images'])} images")
 
 
+@data.command("ground", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def data_ground(
+    context: typer.Context,
+    src: Annotated[Path, typer.Argument(help="Built data set of boxes; or COCO, Pascal VOC, LabelMe, YOLO, CVAT.")],
+    out: Out,
+    family: Annotated[str, typer.Option(help="The VLM's: qwen2_5_vl, qwen3_vl, smolvlm, ...")] = "qwen2_5_vl",
+    side: Annotated[int, typer.Option(help="Pixels of a side that the VLM is given.")] = 768,
+    language: Annotated[str, typer.Option(help="en or zh.")] = "en",
+    describe: Annotated[bool, typer.Option("--describe", help="Answers bring what was written of things.")] = False,
+    source: Annotated[str | None, typer.Option("--from", help="Format of raw labels; found without.")] = None,
+) -> None:
+    """Turn boxes into rows (images, prompt, completion) of where things are; options of a coco build may follow."""
+    from hf_inspect.data import Wording, ground, grounded, options_from
+
+    wording, options = Wording(family, side, language, describe), options_from("coco", context.args)
+    with Bars() as bar:
+        manifest = ground(src, out, wording, source=source, options=options, progress=bar.of_many)
+    print(plain_lines(f"{out}: {grounded(manifest)}"))
+
+
 @data.command("pool")
 def data_pool(
     folder: Annotated[Path, typer.Argument(help="Built data set of boxes.")],
@@ -127,18 +147,22 @@ def data_inspect(coco: Coco, as_json: Json = False) -> None:
 
 @data.command("validate")
 def data_validate(
-    coco: Coco,
+    coco: Annotated[Path, typer.Argument(help="COCO JSON; or the JSON lines of `data ground`.")],
     images: Annotated[Path, typer.Option(help="Folder of its images; no file elsewhere is opened.")],
     repair: Annotated[Path | None, typer.Option(help="COCO JSON to write, with what can be saved.")] = None,
     exif: Exif = None,
     as_json: Json = False,
 ) -> None:
-    """Hold a COCO file against every rule and its images; exits with 1 if anything is wrong and not repaired."""
+    """Hold a COCO file, or rows, against every rule and the images; exits with 1 if anything stays wrong."""
+    from hf_inspect.data import validate_rows
+    from hf_inspect.data.coco import Validation, validate
     from hf_inspect.data.coco import repair as mend
-    from hf_inspect.data.coco import validate
 
-    found = validate(coco, images, exif)
-    mended = mend(found, images, repair, exif) if repair else None
+    rows = coco.suffix.lower() == ".jsonl"
+    if rows and (repair or exif):
+        raise typer.BadParameter("rows are written again, not repaired; leave --repair and --exif out.")
+    found = validate_rows(coco, images) if rows else validate(coco, images, exif)
+    mended = mend(found, images, repair, exif) if repair and isinstance(found, Validation) else None
     if as_json:
         print(json.dumps(found.to_dict() | (mended.to_dict() if mended else {}), indent=2))
     else:

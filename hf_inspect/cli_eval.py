@@ -7,6 +7,7 @@ import typer
 
 from hf_inspect import files
 from hf_inspect.console import Bars
+from hf_inspect.errors import DataError
 
 evaluate = typer.Typer(help="Measure a model on a split it has not seen.", no_args_is_help=True)
 
@@ -126,6 +127,63 @@ def eval_detect(
         TASKS[results["detection"]["kind"]].draw(results["detection"], plot)
     if sheet:
         write_findings(sheet, shown)
+
+
+@evaluate.command("ground")
+def eval_ground(
+    data: Data,
+    out: Results,
+    base: Annotated[str | None, typer.Argument(help="VLM base: folder, repository; none with --answers.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Adapter: folder or repository; zero-shot without one.")] = None,
+    answers: Annotated[Path | None, typer.Option(help='Instead: JSON lines of {"image", "answer"}.')] = None,
+    frame: Annotated[str, typer.Option(help="Of boxes in --answers: pixels, or thousandths of the image.")] = "pixels",
+    split: Split = "test",
+    exemplars: Annotated[Path | None, typer.Option(help="Pool of `data pool` whose images are shown first.")] = None,
+    num: Annotated[int, typer.Option(help="Exemplars before each image.")] = 1,
+    nearest: Annotated[bool, typer.Option("--nearest", help="Those most like the image, not the first.")] = False,
+    by: Annotated[str | None, typer.Option(help="Findings of text, head, both; both where it has a head.")] = None,
+    match: Annotated[str, typer.Option(help="Labels to classes: exact, taxonomy (tops of a/b), semantic.")] = "exact",
+    semantic_threshold: Annotated[float, typer.Option(help="Cosine from which a label means a class.")] = 0.7,
+    embedder: Annotated[str | None, typer.Option(help="Sentence model: folder, repository; a packaged one.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 8,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Of an answer; twice the longest it learned.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Precision, recall, confusion to write.", callback=picture)] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Picture of the worst images.", callback=picture)] = None,
+    responses: Annotated[Path | None, typer.Option(help="COCO results to write, labels as said.")] = None,
+    metrics: Annotated[Path | None, typer.Option(help="JSON of the plain figures to write.")] = None,
+) -> None:
+    """Measure what a VLM finds and says in its own words, by COCO's rules; a killed run goes on at OUT.scores.jsonl."""
+    from hf_inspect.reports import detect_table, ground, told_lines, write_findings
+    from hf_inspect.reports.asked import vlm_asked
+    from hf_inspect.reports.recorded import recorded
+    from hf_inspect.tasks import TASKS
+
+    if (base is None) == (answers is None) or (answers and (adapter or exemplars)):
+        raise DataError("Give the VLM to ask, with --adapter and --exemplars, or --answers that were recorded.")
+    if answers is not None:
+        asked = recorded(answers, data, split, frame)
+    else:
+        asked = vlm_asked(
+            str(base), adapter, data, exemplars=exemplars, num=num, nearest=nearest, by=by, batch_size=batch_size,
+            most=max_new_tokens,
+        )  # fmt: skip
+    scores = out.with_suffix(_SCORES)
+    with Bars() as bar:
+        made = ground.evaluate_ground(
+            asked, data, split, scores, match=match, threshold=semantic_threshold, embedder=embedder,
+            progress=bar.of_many,
+        )  # fmt: skip
+    results = made.results
+    files.write_json(out, results)
+    print(f"{detect_table(results)}\n\n{told_lines(results)}\n{ground.ground_lines(results)}")
+    if plot:
+        TASKS[results[ground.SECTION]["kind"]].draw(results[ground.SECTION], plot)
+    if sheet:
+        write_findings(sheet, made.measured.worst)
+    if responses:
+        print(f"{responses} has what was found, {ground.write_coco(made, responses)} what is there.")
+    if metrics:
+        files.write_json(metrics, ground.plain_report(made, str(responses or scores)))
 
 
 @evaluate.command("formats")

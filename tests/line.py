@@ -18,7 +18,7 @@ from PIL import Image
 
 from hf_inspect import files
 from hf_inspect.images import load
-from hf_inspect.vlm.sizing import sizing_of
+from hf_inspect.prompts.sizing import sizing_of
 from tests.scripted import brightness_cascade
 from tests.serving import PROMPT, Brightness, about, free_port
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from hf_inspect import prompts
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import DETECTION, Finding, History, Prediction, TaskSpec
 from hf_inspect.tasks.detection import severity_of
 from hf_inspect.vlm.identity import About, identity_of
-from hf_inspect.vlm.sizing import sizing_of
 from tests.serving import about, decides
 
 NAMES = ("blue", "red")

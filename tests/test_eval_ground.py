@@ -1,17 +1,26 @@
 """`hf-inspect eval ground`: findings in a model's own words against pycocotools, by label, by group, and its files."""
 
 import json
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 
-from hf_inspect.errors import LeakageError
+from hf_inspect import cli, files
+from hf_inspect.data import write_history
+from hf_inspect.data.pool import write_pool
+from hf_inspect.errors import DataError, LeakageError
+from hf_inspect.hub import check
 from hf_inspect.metrics import findings
 from hf_inspect.metrics.labels import NO_CLASS, SEMANTIC, TAXONOMY
-from hf_inspect.reports import ground
-from hf_inspect.reports.ground import Asked, evaluate_ground, ground_lines, plain_report, write_coco
+from hf_inspect.prompts import PIXELS, Grounding, View, render_answer
+from hf_inspect.reports import ground, write_card
+from hf_inspect.reports.asked import Asked
+from hf_inspect.reports.ground import evaluate_ground, ground_lines, plain_report, write_coco
+from hf_inspect.reports.recorded import Recorded, _Answer, _key, recorded
 from hf_inspect.schema import DETECTION, Finding, History, Prediction, TaskSpec
 from hf_inspect.scoring import read_rows
 from tests import finders
@@ -227,3 +236,159 @@ def test_what_was_trained_on_is_not_measured(data, tmp_path):
 
     with pytest.raises(LeakageError):
         measured(Speaker(history=record_history(data, {"test": None})), data, tmp_path)
+
+
+def answers_of(data, model, frame=PIXELS, shown=(64, 64), mend=str):
+    """What a model would write about every image of the raw data, by its name."""
+    written = []
+    for path in sorted((data.parent / "raw").glob("*.png")):
+        said = model.predict([np.asarray(Image.open(path))])[0]
+        text = mend(render_answer(said.findings, View((64, 64), shown, frame), describe=True))
+        written.append(
+            {"image": f"photos/{path.name}", "answer": text} | ({"shown": list(shown)} if shown[0] != 64 else {})
+        )
+    return written
+
+
+def evaluated(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["hf-inspect", "eval", "ground", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as left:
+        return left.code or 0
+    return 0
+
+
+@pytest.mark.parametrize("frame", ["pixels", "thousandths"])
+def test_recorded_answers_are_measured_by_the_command(frame, data, tmp_path, monkeypatch, capsys):
+    listed = answers_of(data, Speaker(also="shadow"), frame, (128, 128))
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*listed, {"image": "elsewhere.png", "answer": "[]"}])))
+    names = ("r.json", "p.png", "s.png", "responses.json", "m.json")
+    out, plot, sheet, responses, metrics = (tmp_path / name for name in names)
+    given = ("--answers", path, "--frame", frame, "--data", data, "--out", out, "--match", "taxonomy")
+    given += ("--plot", plot, "--sheet", sheet, "--responses", responses, "--metrics", metrics)
+    assert evaluated(monkeypatch, *given) == 0
+    printed, report = capsys.readouterr().out, json.loads(out.read_text())["detection"]
+    assert "findings have a label of no class, by taxonomy match" in printed
+    assert report["recorded"] == {"file": "answers.jsonl", "answers": 61, "of_no_image": 19, "frame": frame}
+    assert report["told"]["iou"]["value"] > 0.99
+    assert "speed" not in report
+    assert report["history"]["unknown"] == ["answers.jsonl"]
+    info = json.loads(metrics.read_text())["evaluation_info"]
+    assert info["total_pred_objects"] == len(json.loads(responses.read_text()))
+    assert info["responses_file"] == str(responses)
+    for picture in (plot, sheet):
+        assert Image.open(picture).size[0] > 300
+
+
+def test_an_answer_that_breaks_off_among_good_things_makes_no_good_parts():
+    task, rgb = TaskSpec(("ok", "bad"), ("good", "defect"), DETECTION), np.zeros((64, 64, 3), np.uint8)
+    told = '[{"bbox_2d": [1, 2, 30, 40], "label": "%s"}'
+    for text, severity in ((told % "ok", None), (told % "bad", 1.0), (told % "?", 1.0), (told % "ok" + "]", 0.0)):
+        model = Recorded(task, PIXELS, "0", HISTORY, {_key(rgb): _Answer(text, None)})
+        [said] = model.predict([rgb])
+        assert said.severity == severity
+        assert (said.findings[0].box, said.findings[0].score) == ((1, 2, 30, 40), 1.0)
+        assert ("breaks off" in (said.unreadable or "")) == (severity is None)
+
+
+def test_recorded_answers_that_break_off_are_no_good_parts(data, tmp_path):
+    """Cut after half of the text: what came before counts, and an image that seems empty is unreadable."""
+    listed = answers_of(data, Speaker(), mend=lambda text: text[: len(text) // 2])
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps(listed[:-20]))
+    asked = recorded(path, data, "test")
+    report = evaluate_ground(asked, data, "test", tmp_path / "s.jsonl").results["detection"]
+    rows = [row["detection"] for row in read_rows(tmp_path / "s.jsonl")[1:]]
+    assert all(row.get("severity") != 0 for row in rows)
+    assert report["answers"]["cut_off"]["k"] > 3
+    assert any("no answer about this image was recorded" in row.get("unreadable", "") for row in rows)
+    assert {one["score"] for row in rows for one in row["findings"]} == {1.0}
+
+
+def test_an_answer_is_of_one_image_and_of_two_images_never(data, tmp_path, monkeypatch):
+    path = tmp_path / "answers.json"
+    sources = [("a/0.png", "first"), ("b/0.png", "second"), ("1.png", "third"), ("a/2.png", "fourth")]
+    monkeypatch.setattr("hf_inspect.reports.recorded._pixels", lambda data, place: iter(sources))
+    names = {"a/0.png": "first", "somewhere\\b\\0.png": "second", "c/1.png": "third", "b/2.png": None}
+    path.write_text(json.dumps([{"image": name, "answer": str(i)} for i, name in enumerate(names)]))
+    given = recorded(path, data, "test").model.answers
+    assert {key: one.text for key, one in given.items()} == {"first": "0", "second": "1", "third": "2"}
+    path.write_text('[{"image": "0.png", "answer": "[]"}]')
+    with pytest.raises(DataError, match=r"says 0\.png, which may be a/0\.png or b/0\.png; say more of its path"):
+        recorded(path, data, "test")
+
+
+def test_files_of_answers_that_make_no_sense_are_refused(data, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "answers.jsonl"
+    for content, message in (
+        ("{", "neither a JSON list nor JSON lines"),
+        ('{"image": "001.png"}', "answer 1 is {'image': '001.png'}; wanted is"),
+        ('{"image": "001.png", "answer": "[]", "shown": [0, 2]}', "wanted is"),
+        ("[1]", "answer 1 is 1; wanted is"),
+        ('{"image": "a.png", "answer": "[]"}\n' * 2, "the second one about a.png"),
+        ('{"image": "a.png", "answer": "[]"}', "has no answer about an image of data test; it names a.png"),
+    ):
+        path.write_text(content)
+        with pytest.raises(DataError, match=message.replace("[", r"\[").replace("{", r"\{")):
+            recorded(path, data, "test")
+    for given in ((), ("base", "--answers", path), ("--answers", path, "--adapter", "a")):
+        assert evaluated(monkeypatch, *given, "--data", data, "--out", tmp_path / "r.json") == 1
+        assert "Give the VLM to ask" in capsys.readouterr().err
+    assert evaluated(monkeypatch, "--answers", tmp_path / "none", "--data", data, "--out", tmp_path / "r.json") == 1
+    assert "is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_its_card_states_what_was_measured_and_may_be_pushed(whole, data, tmp_path):
+    folder = tmp_path / "adapter"
+    question = Grounding.about(TASK, describe=True)
+    files.write_json(folder / "prompt.json", question.to_dict())
+    if whole:
+        files.write_json(folder / "config.json", {"architectures": ["Qwen2_5_VLForConditionalGeneration"]})
+        files.write_bytes(folder / "model.safetensors", save({"w": np.zeros(2, np.float32)}))
+    else:
+        stated = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "org/base", "modules_to_save": None}
+        files.write_json(folder / "adapter_config.json", stated)
+        files.write_bytes(folder / "adapter_model.safetensors", save({"w": np.zeros(2, np.float32)}))
+    write_history(folder, HISTORY)
+    assert "`hf-inspect eval ground` measures it" in write_card(folder).read_text()
+    guide = {"num": 2, "how": "fixed", "identity": "0"}
+    asked = Asked(Speaker(also="shadow", broken=(1,)), "a", {"guide": guide}, files.weights(folder))
+    made = evaluate_ground(asked, data, "test", tmp_path / "s.jsonl")
+    files.write_json(folder / "results.json", made.results)
+    text, report = write_card(folder).read_text(), made.results["detection"]
+    assert "type: object-detection" in text
+    assert "pipeline_tag: image-text-to-text" in text
+    none = report["labels"]["of_no_class"]
+    assert f"exact match: {none['k']} of {none['n']} findings have a label of no class" in text
+    assert "It was shown 2 exemplars before each image." in text
+    assert f"{report['answers']['cut_off']['k']} of {report['n']} answers broke off." in text
+    assert f"{report['groups']['mark']['map']['value']:.1%} (" in text
+    assert "None" not in text.split("## Trained on")[0]
+    compile(text.split("```python")[1].split("```")[0], "card", "exec")
+    if not whole:
+        check(folder)
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_a_vlm_is_asked_with_its_exemplars_and_may_not_be_measured_on_them(
+    nearest, data, tmp_path, monkeypatch, capsys
+):
+    """A tiny one of random weights: what it says cannot be read, and that is what the figures say."""
+    write_pool(data, tmp_path / "pool", 3, 0, "train")
+    pool, out = tmp_path / "pool" / "pool.jsonl", tmp_path / "r.json"
+    given = ("tiny-smolvlm", "--data", data, "--out", out, "--exemplars", pool, "--num", 2)
+    given += ("--batch-size", 8, "--max-new-tokens", 3, *(["--nearest"] if nearest else []))
+    assert evaluated(monkeypatch, *given, "--split", "calibration") == 0
+    report = json.loads(out.read_text())["detection"]
+    assert report["unreadable"]["k"] == report["n"] == 6
+    assert report["guide"]["num"] == 2
+    assert report["guide"]["how"] == ("nearest" if nearest else "fixed")
+    assert report["question"]["task"]["kind"] == DETECTION
+    assert "mark/blue, mark/red" in report["question"]["question"]["text"]
+    assert report["map"]["value"] == 0
+    assert "6 of 6 answers could not be read" in capsys.readouterr().out
+    assert evaluated(monkeypatch, *given, "--split", "train") == 1
+    assert "trained on" in capsys.readouterr().err

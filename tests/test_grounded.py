@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from hf_inspect import files, prompts
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.metrics.findings import Thing
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import Finding, History, Prediction, TaskSpec
 from hf_inspect.vlm import GroundedVLM, conversation, grounded, parity
 from hf_inspect.vlm.families import family_of
@@ -19,7 +20,6 @@ from hf_inspect.vlm.generating import Generated, generate
 from hf_inspect.vlm.grounded import merged
 from hf_inspect.vlm.head import new_head
 from hf_inspect.vlm.learned import LEARNED, Learned, with_confidence
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tiny import BASES, tiny_base
 
 TASK = TaskSpec(("screw/install", "dent"), ("good", "defect"), "detection")
@@ -229,6 +229,18 @@ def test_it_loads_what_was_trained_and_refuses_another_prompt(tmp_path):
         files.write_json(folder / "prompt.json", stated)
 
 
+def test_another_rendering_of_exemplars_alone_is_refused_too(tmp_path):
+    folder = adapter(tmp_path)
+    processor = AutoProcessor.from_pretrained(folder)
+    plain = prompts.ground(tiny("tiny-base")[2])["prompt"]
+    before = processor.apply_chat_template(plain, tokenize=False)
+    processor.chat_template = "{% if messages | length > 3 %}{{ 'Examples: ' }}{% endif %}" + processor.chat_template
+    assert processor.apply_chat_template(plain, tokenize=False) == before
+    processor.save_pretrained(folder)
+    with pytest.raises(ParityError, match="another prompt"):
+        grounded.load(folder)
+
+
 def test_exemplars_are_part_of_what_it_saw():
     seen = History(unknown=("pool",))
     shown = Fixed(guide().shown, seen)
@@ -280,3 +292,13 @@ def test_the_nearest_exemplars_are_those_it_sees_alike(name):
     assert features.shape[0] == 3
     alone, scale = vlm(name).features(pictures(3)[1:2]), np.abs(features).max()
     assert np.abs(features[1:2] - alone).max() < 1e-3 * scale < np.abs(features[0] - features[1]).max()
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_what_it_sees_in_bfloat16_is_much_the_same(name):
+    question = tiny(name)[2]
+    seen = []
+    for dtype in (torch.float32, torch.bfloat16):
+        seen.append(GroundedVLM.from_pretrained(name, question=question, dtype=dtype).features(pictures(2)))
+    assert seen[0].shape == seen[1].shape
+    np.testing.assert_allclose(seen[1], seen[0], atol=0.05 * np.abs(seen[0]).max())

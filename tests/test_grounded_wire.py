@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from hf_inspect import prompts
 from hf_inspect.errors import DataError, ParityError
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import BINARY, Finding, Prediction
 from hf_inspect.tasks.detection import Decoding
 from hf_inspect.vlm.answered import MOST, answer_of, prediction_of
 from hf_inspect.vlm.identity import About, Wanted
 from hf_inspect.vlm.remote import RemoteVLM
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.wire import Unanswered
 from tests.saying import LONGEST, QWEN, SQUARE, TASK, Sayer
 from tests.serving import Brightness, answering, reply, serving

@@ -6,6 +6,7 @@ import torch
 
 from hf_inspect import hub
 from hf_inspect.errors import DataError
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import TaskSpec
 from hf_inspect.tasks.detection import Decoding, decode
 from hf_inspect.vlm import parity, seeing
@@ -13,7 +14,6 @@ from hf_inspect.vlm import tiny as tiny_bases
 from hf_inspect.vlm.families import set_side
 from hf_inspect.vlm.head import WEIGHTS, find, load_head, new_head, save_head
 from hf_inspect.vlm.head_loss import HeadWeights, captions_of, head_terms, said_loss
-from hf_inspect.vlm.sizing import sizing_of
 from tests import tiny
 
 TASK = TaskSpec(("dent", "crack"), ("defect",) * 2, "detection")

@@ -178,12 +178,35 @@ def test_the_packaged_model_knows_what_is_alike(sentences):
     assert sentences.to_dict()["weights"]["model.safetensors"].startswith("53aa5117")
 
 
-def test_another_model_is_one_of_a_folder_that_pools_alike(tmp_path, sentences):
-    with pytest.raises(DataError):
-        Sentences.from_pretrained(str(tmp_path / "nothing"))
-    tmp_path.joinpath("config.json").write_text("{}")
-    with pytest.raises(DataError, match="no sentence model"):
-        Sentences.from_pretrained(str(tmp_path))
-    files.write_json(tmp_path / "1_Pooling/config.json", {"pooling_mode_cls_token": True})
+def test_another_model_is_that_of_a_folder_that_pools_alike(tmp_path):
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = {"[PAD]": 0, "[UNK]": 1, "crack": 2, "deep": 3, "long": 4}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(vocab_size=5, **sizes)).eval()
+    for part in (fast, model):
+        part.save_pretrained(tmp_path / "own")
+    own = Sentences.from_pretrained(str(tmp_path / "own"))
+    alone, both = own(["deep crack"]), own(["long long long crack", "deep crack"])
+    with torch.inference_mode():
+        wanted = model(torch.tensor([[3, 2]])).last_hidden_state.mean(1).double().numpy()
+    np.testing.assert_allclose(alone, wanted, atol=1e-6)
+    np.testing.assert_allclose(both[1], wanted[0], atol=1e-5)
+    assert set(own.to_dict()["weights"]) == {"model.safetensors"}
+    files.write_json(tmp_path / "own/1_Pooling/config.json", {"pooling_mode_cls_token": True})
     with pytest.raises(DataError, match="something else than their mean"):
-        Sentences.from_pretrained(str(tmp_path))
+        Sentences.from_pretrained(str(tmp_path / "own"))
+
+
+def test_what_is_no_sentence_model_is_refused(tmp_path):
+    for content, message in ((None, ""), ({}, "no model of transformers"), ({"model_type": "bert"}, "can be read")):
+        if content is not None:
+            files.write_json(tmp_path / "config.json", content)
+        with pytest.raises(DataError, match=message):
+            Sentences.from_pretrained(str(tmp_path))

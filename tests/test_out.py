@@ -32,6 +32,8 @@ def given(tmp_path_factory):
     files.write_text(root / "raw" / "config.json", "{}")
     build("folder", root / "parts", src=root / "raw")
     files.write_text(root / "questions" / "questions.yaml", QUESTIONS)
+    raw.coco(root / "boxes" / "annotations.json", {f"{i}.png": ["dent"] * (i % 2) for i in range(24)})
+    raw.pictures(root / "boxes", [f"{i}.png" for i in range(24)])
     shutil.copytree(tiny_edge.student(), root / "student")
     shutil.copytree(tiny_edge.data(), root / "cells")
     brightness_cascade(root / "cascade")
@@ -41,6 +43,7 @@ def given(tmp_path_factory):
 READS = {  # by command, where @ begins the name of a folder or file of `given`: what it reads
     "data build folder --src @raw": ("raw",),
     "data chat @parts --questions @questions/questions.yaml": ("parts", "questions"),
+    "data ground @boxes": ("boxes",),
     "export @student --calibrate @cells": ("student", "cells"),
     "calibrate --edge @cascade/edge --data @parts": ("cascade/edge", "parts"),
     "bundle @cascade": ("cascade",),

@@ -6,12 +6,12 @@ import torch
 
 from hf_inspect import prompts
 from hf_inspect.metrics.findings import Thing
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import TaskSpec
 from hf_inspect.vlm import parity
 from hf_inspect.vlm.conversation import ANSWER, EXEMPLAR, IGNORED, conversation, padded
 from hf_inspect.vlm.families import family_of, set_side
 from hf_inspect.vlm.packing import packed
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.training import answer_loss
 from tests import tiny
 

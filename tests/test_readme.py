@@ -55,6 +55,12 @@ ELSEWHERE = {
         "tests/test_space.py", '["push", str(space), "acme/space", "--public"]',
     ),
     "hf-inspect data build elpv --accept-license --out outputs/data/elpv": ("tests/conftest.py", 'build("elpv"'),
+    "hf-inspect data ground outputs/data/coco --family qwen2_5_vl --side 768 --language en --out outputs/rows": (
+        "tests/test_data_ground.py", '["data", "ground", str(src), "--out"',
+    ),
+    "hf-inspect data validate outputs/rows/train.jsonl --images outputs/rows": (
+        "tests/test_data_ground.py", '["data", "validate", str(rows / "train.jsonl"), "--images", str(rows)]',
+    ),
     "hf-inspect data pool outputs/data/coco --size 10 --seed 42 --sheet outputs/pool.png --out outputs/pool": (
         "tests/test_pool.py", '"data", "pool", built',
     ),
@@ -84,6 +90,15 @@ ELSEWHERE = {
     "hf-inspect eval detect outputs/detector --data outputs/data/own --out outputs/detector/results.json "
     "--plot outputs/detector/plots/found.png --sheet outputs/detector/plots/worst.png": (
         "tests/test_eval_detect.py", '"--plot", plot, "--sheet", sheet',
+    ),
+    "hf-inspect eval ground demo-base --adapter outputs/ground --data outputs/data/own "
+    "--out outputs/ground/results.json --exemplars outputs/pool/pool.jsonl --num 2 --nearest --match taxonomy "
+    "--plot outputs/ground/plots/found.png": (
+        "tests/test_eval_ground.py", '"--exemplars", pool',
+    ),
+    "hf-inspect eval ground --answers answers.jsonl --data outputs/data/own --out outputs/answers.json "
+    "--match semantic --semantic-threshold 0.7 --responses outputs/found.json --metrics outputs/figures.json": (
+        "tests/test_eval_ground.py", '"--answers", path, "--frame", frame',
     ),
     "hf-inspect browse outputs/detector/results.json --port 7861": ("tests/test_browse.py", '["browse", results[0]'),
     "hf-inspect data build coco --src wagon/fixed.json --good '' --group-rule '(.+)\\.rf\\.' --shares 60/20/0/20 "

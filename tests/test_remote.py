@@ -15,12 +15,12 @@ from hf_inspect import files, hub
 from hf_inspect.cli import app
 from hf_inspect.errors import DataError, ParityError, ServerError
 from hf_inspect.inspector import Inspector
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import TaskSpec
 from hf_inspect.vlm import parity
 from hf_inspect.vlm import tiny as tiny_bases
 from hf_inspect.vlm.remote import RemoteVLM
 from hf_inspect.vlm.serve import about_of, load_served
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.wire import FAILURES, TOKEN
 from tests import line, tiny, tiny_edge
 from tests.scripted import brightness_cascade, grey

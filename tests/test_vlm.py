@@ -20,12 +20,12 @@ from hf_inspect import files, prompts
 from hf_inspect.data import imagenet_weights, read_history, sign, write_history
 from hf_inspect.errors import DataError, HubError, ParityError
 from hf_inspect.metrics import softmax
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import BINARY, DEFECT, GOOD, History, Prediction, Source, TaskSpec
 from hf_inspect.vlm import VLM, Asking, ScriptedVLM, base, parity, training
 from hf_inspect.vlm import tiny as tiny_bases
 from hf_inspect.vlm.model import products_in
 from hf_inspect.vlm.ranking import crops_of, option_scores, scored_ids, views_of
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tokenizer import gguf_tokenizer
 from hf_inspect.vlm.tower import see_in_openvino
 from tests import tiny

@@ -1,5 +1,6 @@
 """Raw images -> checked, grouped, split and fingerprinted data sets that cannot leak."""
 
+from hf_inspect.data.answers import validate_rows
 from hf_inspect.data.audit import audit
 from hf_inspect.data.build import build, described, fingerprint, options_from, script_named
 from hf_inspect.data.card import absences
@@ -7,6 +8,7 @@ from hf_inspect.data.chat import Questions, chat, dataset_card, default_question
 from hf_inspect.data.classes import class_column, class_ids
 from hf_inspect.data.examine import Examined, Rejected, examine
 from hf_inspect.data.folds import images_of_fold
+from hf_inspect.data.ground import Wording, ground, grounded
 from hf_inspect.data.hashing import Signature, sign
 from hf_inspect.data.leakage import TRAINED_ON, read_history, record_history, refuse_seen, write_history
 from hf_inspect.data.licence import Licence
@@ -43,6 +45,7 @@ __all__ = [
     "Row",
     "Rules",
     "Signature",
+    "Wording",
     "absences",
     "audit",
     "build",
@@ -57,6 +60,8 @@ __all__ = [
     "duplicates",
     "examine",
     "fingerprint",
+    "ground",
+    "grounded",
     "group",
     "imagenet_weights",
     "images_of_fold",
@@ -83,6 +88,7 @@ __all__ = [
     "stratified_group_split",
     "stream",
     "things_of",
+    "validate_rows",
     "verified",
     "walk",
     "write_history",

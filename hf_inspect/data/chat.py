@@ -6,28 +6,23 @@ made after the split: a row lies where its image lies.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 from hf_inspect import files, prompts
-from hf_inspect.data.build import MANIFEST, script_named, shards
+from hf_inspect.data.build import MANIFEST, script_named
 from hf_inspect.data.card import cell, configs, data_card, head, task_table, usage
 from hf_inspect.data.classes import class_column
-from hf_inspect.data.load import read_head, read_manifest, read_task, shard_rows
-from hf_inspect.data.partition import DEFAULT, SPLITS
+from hf_inspect.data.ground import ground_card
+from hf_inspect.data.load import read_head, read_manifest, read_task
+from hf_inspect.data.rows import Kind, Made, RowWriter, message_features, rows_table
 from hf_inspect.errors import DataError
 from hf_inspect.schema import Progress, TaskSpec, no_progress
 
-if TYPE_CHECKING:
-    import datasets
-
 QUESTIONS = "questions.yaml"
-_CHAT = "-chat"  # what a chat data set's name ends in
-_IMAGES_AT_ONCE = 16  # of one Parquet row group, whose dictionary holds the bytes of each once, whatever is asked of it
-_Image = tuple[dict[str, Any], str, str]  # {"bytes", "path"}, source, class name
-_DICTIONARY_BYTES = 2**30  # room for them: a smaller limit would write the image again with each question
+_CHAT = "chat"  # what a chat data set's name ends in
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +81,10 @@ def dataset_card(manifest: Mapping[str, Any], notes: str = "") -> str:
     name = manifest["builder"]["name"]
     if not {"task", "strata"} <= set(manifest) or "rules" not in manifest["builder"]:
         raise DataError(f"this {name} was built before its manifest held what a card needs; build it again.")
+    if "grounding" in manifest:
+        return ground_card(manifest, notes)
     if "rows" in manifest:
-        return _card(name.removesuffix(_CHAT), manifest, Questions(**manifest["questions"]), notes)
+        return _card(name.removesuffix(f"-{_CHAT}"), manifest, Questions(**manifest["questions"]), notes)
     if not {"absent", "reading", "accounting"} <= set(manifest):
         raise DataError(
             f"this {name} was built before its manifest said what its splits lack, how its images are read and what was"
@@ -126,11 +123,10 @@ def chat(folder: Path, out: Path, questions: Path | None = None, progress: Progr
     as they are, and lie in images/ under their SHA-256 for the JSON lines.
     """
     manifest, task = read_manifest(folder), read_task(folder)
-    name, counts = manifest["builder"]["name"], manifest["counts"]
+    name = manifest["builder"]["name"]
     asked = questions_of(folder, questions)
     with files.staged_folder(out, [folder, *([questions] if questions else [])]) as stage:
-        writer = _Writer(folder, stage, manifest, task, asked, progress)
-        rows = {config: {split: writer.write(config, split) for split in splits} for config, splits in counts.items()}
+        rows = RowWriter(folder, stage, manifest, _kind(task, asked), progress).write_all()
         made = _manifest(manifest, asked, rows)
         files.write_text(stage / "README.md", _card(name, made, asked))
         files.write_table(stage / MANIFEST, {k: v for k, v in made.items() if k != "images"}, "images", made["images"])
@@ -161,97 +157,18 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
-@dataclass
-class _Writer:
-    """Writes the chat rows of one split after the other."""
-
-    folder: Path
-    stage: Path
-    manifest: Mapping[str, Any]
-    task: TaskSpec
-    asked: Questions
-    progress: Progress
-    done: int = 0
-
-    def write(self, config: str, split: str) -> int:
-        """A Parquet file for each of the source's, and one file of JSON lines; returns how many rows there are."""
-        images = [one for one in self.manifest["images"] if _place(one) == (config, split)]
-        lines = f"{split}.jsonl" if config == DEFAULT else f"{config}-{split}.jsonl"
-        pending, n = iter(images), 0
-        with (self.stage / lines).open("w", encoding="utf-8") as file:
-            for path in shards(self.folder, config, split):
-                n += self._shard(path, pending, file)
-        if next(pending, None) is not None:
-            raise DataError(f"{self.folder}: {split} has fewer rows than manifest.json says; build it again.")
-        return n
-
-    def _shard(self, path: Path, pending: Iterator[Mapping[str, Any]], lines: TextIO) -> int:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        schema, about = _features(self.task).arrow_schema, {name: self.asked.about(name) for name in self.task.classes}
-        name = self.manifest["builder"]["name"]
-        target = self.stage / path.relative_to(self.folder).with_name(path.name.replace(name, f"{name}-chat", 1))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        n = 0
-        with pq.ParquetWriter(target, schema, dictionary_pagesize_limit=_DICTIONARY_BYTES) as writer:
-            for batch in shard_rows(path, ["image", class_column(self.task)], _IMAGES_AT_ONCE):
-                images = self._checked(batch, pending, path)
-                rows = [_row(one, messages) for one in images for messages in about[one[2]]]
-                lines.writelines(self._line(row) for row in rows)
-                writer.write_table(pa.Table.from_pylist([self._with_id(row) for row in rows], schema))
-                n += len(rows)
-        return n
-
-    def _checked(
-        self, batch: Sequence[Mapping[str, Any]], pending: Iterator[Mapping[str, Any]], path: Path
-    ) -> Iterator[_Image]:
-        """The batch's images with their sources; DataError where manifest.json says another."""
-        for row in batch:
-            entry = next(pending, None)
-            if entry is None or hashlib.sha256(row["image"]["bytes"]).hexdigest() != entry["sha256"]:
-                raise DataError(f"{path} holds other images than manifest.json says; build the data set again.")
-            self.done += 1
-            self.progress("write chat rows", self.done, len(self.manifest["images"]))
-            yield row["image"], entry["source"], row[class_column(self.task)]
-
-    def _with_id(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row as Parquet has it, whose column `class` holds the class's id."""
-        return {**row, "class": self.task.index(row["class"])}
-
-    def _line(self, row: Mapping[str, Any]) -> str:
-        """The row as a JSON line; its image is written to images/ with the first row that needs it."""
-        image = row["images"][0]
-        name = hashlib.sha256(image["bytes"]).hexdigest() + Path(image["path"]).suffix.lower()
-        path = self.stage / "images" / name
-        if not path.exists():
-            files.write_bytes(path, image["bytes"])
-        return json.dumps({**row, "images": [f"images/{name}"]}, ensure_ascii=False) + "\n"
-
-
-def _place(image: Mapping[str, Any]) -> tuple[str, str]:
-    return image.get("config", DEFAULT), image["split"]
-
-
-def _row(image: _Image, messages: Mapping[str, Any]) -> dict[str, Any]:
-    content, source, class_name = image
-    return {"images": [content], **messages, "source": source, "class": class_name}
-
-
-def _features(task: TaskSpec) -> "datasets.Features":
+def _kind(task: TaskSpec, asked: Questions) -> Kind:
+    """What is asked of an image, and as which class its answers are stored."""
     import datasets
 
-    text = datasets.Value("string")
-    messages = datasets.List({"role": text, "content": datasets.List({"type": text, "text": text})})
-    return datasets.Features(
-        {
-            "images": datasets.List(datasets.Image()),
-            "prompt": messages,
-            "completion": messages,
-            "source": text,
-            "class": datasets.ClassLabel(names=list(task.classes)),
-        }
-    )
+    column, about = class_column(task), {name: asked.about(name) for name in task.classes}
+    features = datasets.Features({**message_features(), "class": datasets.ClassLabel(names=list(task.classes))})
+
+    def rows(row: Mapping[str, Any], source: str) -> list[Made]:
+        name = row[column]
+        return [{"images": [row["image"]], **one, "source": source, "class": name} for one in about[name]]
+
+    return Kind(_CHAT, [column], features, rows, lambda row: {**row, "class": task.index(row["class"])})
 
 
 def _manifest(source: Mapping[str, Any], asked: Questions, rows: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
@@ -259,7 +176,7 @@ def _manifest(source: Mapping[str, Any], asked: Questions, rows: Mapping[str, Ma
     builder = source["builder"]
     content = json.dumps([source["fingerprint"], asdict(asked)])
     made = {
-        "builder": {**builder, "name": f"{builder['name']}{_CHAT}", "source_fingerprint": source["fingerprint"]},
+        "builder": {**builder, "name": f"{builder['name']}-{_CHAT}", "source_fingerprint": source["fingerprint"]},
         "questions": asdict(asked),
         "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
         "rows": {config: dict(splits) for config, splits in rows.items()},
@@ -278,11 +195,6 @@ def _card(name: str, manifest: Mapping[str, Any], asked: Questions, notes: str =
     """The card: YAML that makes `load_dataset` work, counts, the direct question and where it all comes from."""
     loaded = configs(script_named(name), manifest, manifest["rows"])
     stated = {"license": manifest["licence"].lower(), "task_categories": ["visual-question-answering"]}
-    table = ["| config | split | images | rows |", "|---|---|---|---|"]
-    for config, splits in manifest["rows"].items():
-        for split in (split for split in SPLITS if split in splits):
-            images = sum(manifest["counts"][config][split].values())
-            table.append(f"| {config} | {split} | {images} | {splits[split]} |")
     return "\n".join(
         [
             head(stated | {"configs": loaded}), "", f"# Questions and answers on {name}", "",
@@ -290,7 +202,7 @@ def _card(name: str, manifest: Mapping[str, Any], asked: Questions, notes: str =
             f"Rows `images`, `prompt`, `completion` for supervised fine-tuning, made of the data set `{name}` after",
             "its split: all questions on an image lie where the image lies, so none is answered in another split.",
             f"{_described(asked)} the class alone:", "", f"> {cell(asked.direct)}", "", task_table(asked.task()),
-            "", *table, "",
+            "", *rows_table(manifest), "",
             "The JSON lines hold the same rows; their images lie in `images/`, called by their SHA-256.", "",
             *([notes, ""] if notes else []),
             "    hf-inspect data chat DIR --out DIR2", "",

@@ -192,7 +192,7 @@ def _augmented(
     light: Sequence[Callable[[Any], Any]],
     size: tuple[int, int],
 ) -> Sample:
-    before = _opened(sample)
+    before = opened(sample)
     room = _ROOM if crop is None else max(_ROOM, crop.get("scale", (1.0,))[0] ** -0.5)
     before = _shrunk(before, size, room) if moving or crop is not None else before
     after = before
@@ -200,14 +200,17 @@ def _augmented(
         after = move(after)
     if crop is not None:
         after = _cropped(after, crop, size)
-    after = _settled(before, _resized(after, size))
+    after = settled(before, _resized(after, size))
     for change in light:
         after["image"] = change(after["image"])
     return after
 
 
-def _opened(sample: Sample) -> Sample:
-    """The sample with boxes that nothing clips, and `corners` of each (n, 4, 2), by which its growth is known."""
+def opened(sample: Sample) -> Sample:
+    """The sample with boxes that nothing clips, and `corners` of each (n, 4, 2), by which its growth is known.
+
+    DataError for one whose parts do not belong together.
+    """
     import torch
     from torchvision import tv_tensors
 
@@ -263,8 +266,8 @@ def _cropped(sample: Sample, asked: Mapping[str, Any], size: tuple[int, int]) ->
     return _built(_CROP, {**asked, "ratio": own}, size=list(size))(sample)
 
 
-def _settled(before: Sample, after: Sample) -> Sample:
-    """What is left of the things in the image once it was moved, with boxes that lie in it."""
+def settled(before: Sample, after: Sample) -> Sample:
+    """What is left of the things in the image once it was moved, as `opened` had it `before`; boxes lie in it."""
     import torch
     from torchvision.ops import masks_to_boxes
     from torchvision.transforms.v2 import functional as F

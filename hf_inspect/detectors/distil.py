@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_inspect.detectors.families import Parts, family_of
 from hf_inspect.detectors.predictor import Detector
-from hf_inspect.detectors.training import settings_of, task_of
+from hf_inspect.detectors.training import settings_of, task_of, tiles_of
 from hf_inspect.errors import DataError
 from hf_inspect.images import Reading
 from hf_inspect.schema import SEGMENTATION
@@ -75,6 +75,12 @@ def planned(
         raise DataError(
             f"the teacher {teacher.folder.name} sees images of {theirs.height} x {theirs.width} pixels, the student "
             f"{own.height} x {own.width}; give --height {theirs.height} --width {theirs.width}."
+        )
+    if tiles_of(student) != teacher.tiles:
+        raise DataError(
+            f"the teacher {teacher.folder.name} looks at {teacher.tiles or 'whole images'}, the student at "
+            f"{tiles_of(student) or 'whole images'}; give --tile {teacher.tiles.side if teacher.tiles else 0}"
+            f"{f' --overlap {teacher.tiles.overlap}' if teacher.tiles else ''}."
         )
     reading.refuse_model(teacher.reading, "The data set", f"the teacher {teacher.folder.name}")
     answers, parts = _probed(teacher.model, own.height, own.width), _probed(student, own.height, own.width)

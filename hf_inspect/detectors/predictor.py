@@ -21,12 +21,13 @@ from hf_inspect.students.start import READING, TASK, reading_of, task_of
 from hf_inspect.students.timm_wrapper import PYPI
 from hf_inspect.tasks import TASKS
 from hf_inspect.tasks.detection import Decoding
+from hf_inspect.tasks.tiles import Tiles, predicted
 from hf_inspect.training import content_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PREPROCESS, DECODING = "inspection_preprocess", "inspection_decoding"  # of config.json
+PREPROCESS, DECODING, TILES = "inspection_preprocess", "inspection_decoding", "inspection_tiles"  # of config.json
 BATCH = 8
 STRIDE, LEAST_SIDE = 32, 160  # pixels: of the last stage; below two positions of the coarsest level nothing is normed
 _CONFIG = "config.json"
@@ -35,8 +36,8 @@ _CONFIG = "config.json"
 class Detector:
     """A trained detection model on torch, a `Predictor`. Threads may share one: it answers one of them at a time.
 
-    `task` says what it finds, in the order of its outputs, `reading` and `preprocess` how it sees, `decoding` how its
-    boxes become findings.
+    `task` says what it finds, in the order of its outputs, `reading`, `preprocess` and `tiles` (None: it looks at whole
+    images) how it sees, `decoding` how its boxes become findings.
     """
 
     def __init__(self, model: "PreTrainedModel", folder: Path) -> None:
@@ -47,6 +48,7 @@ class Detector:
         self.reading: Reading = reading_of(config, where)
         self.preprocess = Preprocess.from_dict(getattr(config, PREPROCESS, {}))
         self.decoding = Decoding.from_dict(getattr(config, DECODING, None), where)
+        self.tiles = Tiles.from_dict(getattr(config, TILES, None), where)
         self._loaded_here, self._lock = LoadedHere("A Detector"), Lock()
 
     @classmethod
@@ -91,11 +93,10 @@ class Detector:
     def predict(self, images: Sequence[Rgb], batch_size: int = BATCH) -> list[Prediction]:
         """RGB arrays uint8 (h, w, 3) of any sizes -> an answer for each, with its findings, in order.
 
-        `batch_size` changes speed and memory, not results.
+        `batch_size`, of images or of their tiles, changes speed and memory, not results.
         """
         self._loaded_here.check()
-        chunks = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-        return [one for chunk in chunks for one in self._answers(chunk)]
+        return predicted(images, self.tiles, self._answers, self.task, self.decoding.to_dict(), batch_size)
 
     def _answers(self, chunk: Sequence[Rgb]) -> list[Prediction]:
         sizes = [(rgb.shape[0], rgb.shape[1]) for rgb in chunk]
@@ -113,9 +114,9 @@ class Detector:
 def new_detector(
     base: str, task: TaskSpec, height: int, width: int, arguments: dict[str, Any] | None = None,
     reading: Reading = Reading(),  # noqa: B008 - frozen
-    weights: Path | None = None, weights_sha256: str | None = None,
+    weights: Path | None = None, weights_sha256: str | None = None, tiles: Tiles | None = None,
 ) -> "PreTrainedModel":  # fmt: skip
-    """A model that finds the task's classes in images of `height` x `width` pixels.
+    """A model that finds the task's classes in images, or `tiles` of them, that it sees at `height` x `width` pixels.
 
     Its outputs are in the task's order, or in that of the earlier model of ours that it starts from, whose mean and std
     it keeps as well. Of a segmentation's it finds boxes alone where its family gives no masks (RT-DETRv2, D-FINE, a
@@ -155,7 +156,7 @@ def new_detector(
         raise DataError(f"{base} learns masks, and not every thing in the data has one; take a network of boxes.")
     fresh = family.preprocess(base, height, width)
     seen = fresh if earlier is None else replace(Preprocess.from_dict(earlier), height=height, width=width)
-    state(model, own, seen, family.decoding, reading)
+    state(model, own, seen, family.decoding, reading, tiles)
     return model
 
 
@@ -168,12 +169,13 @@ def _in_order_of(config: Any, task: TaskSpec, folder: Path) -> TaskSpec:
 
 
 def state(
-    model: "PreTrainedModel", task: TaskSpec, preprocess: Preprocess, decoding: Decoding, reading: Reading
-) -> None:
+    model: "PreTrainedModel", task: TaskSpec, preprocess: Preprocess, decoding: Decoding, reading: Reading,
+    tiles: Tiles | None = None,
+) -> None:  # fmt: skip
     """Write into a model's config what it answers, how it sees, and how its boxes become findings."""
-    given: dict[str, Any] = {TASK: task, PREPROCESS: preprocess, DECODING: decoding, READING: reading}
+    given: dict[str, Any] = {TASK: task, PREPROCESS: preprocess, DECODING: decoding, READING: reading, TILES: tiles}
     for name, value in given.items():
-        setattr(model.config, name, value.to_dict())
+        setattr(model.config, name, None if value is None else value.to_dict())
 
 
 def ancestors_of(base: str, weights: Path | None = None) -> History:

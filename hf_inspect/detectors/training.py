@@ -1,7 +1,7 @@
 """What a detection model learns from: rows -> pixels and boxes, and what its answers on validation come to."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,16 @@ from hf_inspect import data as sets
 from hf_inspect import images
 from hf_inspect.cascade.composite import meaning_of
 from hf_inspect.detectors.augment import sample_of
-from hf_inspect.detectors.predictor import BATCH, DECODING, PREPROCESS, Detector, state
+from hf_inspect.detectors.cut import Cut, sample_in, shown_in_tiles
+from hf_inspect.detectors.predictor import BATCH, DECODING, PREPROCESS, TILES, Detector, state
 from hf_inspect.errors import DataError
 from hf_inspect.images import Preprocess, Reading
 from hf_inspect.metrics.findings import Compared, Shown, Thing, point_figures
 from hf_inspect.metrics.matches import Matches, best_threshold
-from hf_inspect.schema import DEFECT, TaskSpec
+from hf_inspect.schema import DEFECT, Prediction, TaskSpec
 from hf_inspect.students.start import TASK
 from hf_inspect.tasks.detection import Decoding, decode, severity_of
+from hf_inspect.tasks.tiles import Tiles
 
 if TYPE_CHECKING:
     import datasets
@@ -30,6 +32,7 @@ _STRIDE = 32
 
 Sample = dict[str, Any]  # image uint8 (3, h, w), boxes xyxy in its pixels, labels: torchvision's tv_tensors
 SEEN = "seen"  # of a batch: pixels before they are normalised
+PLACE = "place"  # of a tile's labels: the number of its image, and x0, y0, x1, y1 in that
 Augment = Callable[[Sample], Sample]
 
 
@@ -58,6 +61,11 @@ def settings_of(model: "PreTrainedModel") -> tuple[Preprocess, Decoding]:
     """How a model sees, and how its boxes become findings, as its config states both."""
     stated = Preprocess.from_dict(getattr(model.config, PREPROCESS))
     return stated, Decoding.from_dict(getattr(model.config, DECODING), "config.json")
+
+
+def tiles_of(model: "PreTrainedModel") -> Tiles | None:
+    """How a model's images are cut, as its config states it; None where it looks at whole ones."""
+    return Tiles.from_dict(getattr(model.config, TILES, None), "config.json")
 
 
 def part_of(preprocess: Preprocess, share: float) -> Preprocess:
@@ -109,15 +117,17 @@ def to_inputs(
     `ids` turns the rows' own class ids into positions in the task. Boxes are centre x, centre y, width and height as
     shares of the image; masks are uint8 (m, height, width). Without `augment` images are resized by the one rule of
     training and runtime. Things that are a crowd are left out. `taught` has the objects of images, by the SHA-256 of
-    their files, that a teacher labelled.
+    their files, that a teacher labelled. Rows of a `Cut` are of their tiles alone, and labels state the `PLACE`.
     """
     import torch
     from torchvision.transforms.v2.functional import InterpolationMode, resize
 
     found: dict[str, list[Any]] = {"pixel_values": [], "labels": []}
-    for image, objects in zip(rows["image"], rows["objects"], strict=True):
+    tiles = rows.get("tile") or [None] * len(rows["image"])
+    for number, (image, objects, tile) in enumerate(zip(rows["image"], rows["objects"], tiles, strict=True)):
         own = taught.get(hashlib.sha256(image["bytes"]).hexdigest(), objects)
-        sample = sample_of(images.load(image["bytes"], reading).rgb, own, ids)
+        rgb = images.load(image["bytes"], reading).rgb
+        sample = sample_of(rgb, own, ids) if tile is None else sample_in(rgb, own, ids, tile)
         sample = augment(sample) if augment else sample
         height, width = sample["image"].shape[-2:]
         rgb = sample["image"].permute(1, 2, 0).contiguous().numpy()
@@ -125,6 +135,7 @@ def to_inputs(
         centred = torch.cat([(shares[:, :2] + shares[:, 2:]) / 2, shares[:, 2:] - shares[:, :2]], 1)
         found["pixel_values"].append(torch.from_numpy(images.resize(rgb, preprocess)).permute(2, 0, 1))
         label = {"class_labels": sample["labels"], "boxes": centred}
+        label |= {} if tile is None else {PLACE: torch.tensor([rows["number"][number], *tile])}
         if masks:
             whole = sample["masks"].as_subclass(torch.Tensor).to(torch.uint8)
             label["masks"] = resize(whole, [preprocess.height, preprocess.width], InterpolationMode.NEAREST)
@@ -146,17 +157,23 @@ def collate(rows: Sequence[Mapping[str, Any]], preprocess: Preprocess, seen: boo
 
 
 def validation_scores(
-    prediction: "EvalPrediction", task: TaskSpec, decoding: Decoding, size: tuple[int, int]
+    prediction: "EvalPrediction", task: TaskSpec, decoding: Decoding, size: tuple[int, int], cut: Cut | None = None
 ) -> dict[str, float]:
-    """mAP and its kin of a Trainer's raw batches; boxes lie in the frame of the model, `size` (height, width)."""
-    shown = []
-    for outputs, labels in zip(prediction.predictions, prediction.label_ids, strict=True):
-        arrays = [np.asarray(one, np.float64) for one in outputs]
-        answers = decode(arrays, task, [size] * len(labels), decoding.to_dict())
-        shown += [
-            Shown(*size, _things(label, task, size), said.findings or ())
-            for label, said in zip(labels, answers, strict=True)
-        ]
+    """mAP and its kin of a Trainer's raw batches; boxes lie in the frame of the model, `size` (height, width).
+
+    Of tiles, `cut`, what is found is joined, and held against whole images in their own pixels.
+    """
+    if cut is not None:
+        tiles = (
+            ([label[PLACE].tolist() for label in labels], [said.findings or () for said in answers])
+            for labels, answers in _answers(prediction, task, decoding)
+        )
+        return point_figures(Compared.of(shown_in_tiles(tiles, cut, task, decoding), task))
+    shown = [
+        Shown(*size, _things(label, task, size), said.findings or ())
+        for labels, answers in _answers(prediction, task, decoding, size)
+        for label, said in zip(labels, answers, strict=True)
+    ]
     return point_figures(Compared.of(shown, task))
 
 
@@ -184,8 +201,24 @@ def set_thresholds(model: "PreTrainedModel", data: Path, reading: Reading, task:
         decoding = replace(decoding, told=told)
     if 0 < sum(labels) < len(labels):
         task = replace(task, score=meaning_of(np.array(strongest), np.array(labels), "validation"))
-    state(model, task, preprocess, decoding, reading)
+    state(model, task, preprocess, decoding, reading, detector.tiles)
     return {"told": decoding.told, "severity": str(task.score or "the highest score of a defect")}
+
+
+def _answers(
+    prediction: "EvalPrediction", task: TaskSpec, decoding: Decoding, size: tuple[int, int] | None = None
+) -> Iterator[tuple[Sequence[Mapping[str, Any]], list[Prediction]]]:
+    """Labels and answers of each batch, in the frame of `size`, or of each label's tile."""
+    for outputs, labels in zip(prediction.predictions, prediction.label_ids, strict=True):
+        arrays = [np.asarray(one, np.float64) for one in outputs]
+        sizes = [_extent(label[PLACE].tolist()) if size is None else size for label in labels]
+        yield labels, decode(arrays, task, sizes, decoding.to_dict())
+
+
+def _extent(place: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the tile at a `PLACE`."""
+    _, x0, y0, x1, y1 = place
+    return y1 - y0, x1 - x0
 
 
 def _things(label: Mapping[str, Any], task: TaskSpec, size: tuple[int, int]) -> tuple[Thing, ...]:

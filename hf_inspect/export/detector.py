@@ -68,7 +68,9 @@ def _write(detector: Detector, folder: Path, form: Format, data: Path | None) ->
     network = form.convert(_answers(detector), detector.preprocess.height, detector.preprocess.width)
     if data is not None:
         rows = calibration_rows(sets.load_split(data, "train"), detector.task)
-        network = quantized(form, network, rows, detector.preprocess, sets.read_reading(data), detector.task)
+        network = quantized(
+            form, network, rows, detector.preprocess, sets.read_reading(data), detector.task, detector.tiles
+        )
     form.save(network, folder)
 
 
@@ -99,6 +101,7 @@ def _describe(detector: Detector, folder: Path, form: Format, weights: str) -> d
         "architecture": detector.architecture,
         "reading": detector.reading.to_dict(),
         "preprocess": detector.preprocess.to_dict(),
+        "tiles": None if detector.tiles is None else detector.tiles.to_dict(),
         "weights": weights,
         "precision": PRECISION,
         "licence": " AND ".join(detector.licences),

@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 
 from hf_inspect import images
 from hf_inspect.data import class_ids
+from hf_inspect.detectors.cut import Cut
 from hf_inspect.export.formats import Format
 from hf_inspect.export.layers import kept_in_float, last_of
 from hf_inspect.images import Preprocess, Reading
 from hf_inspect.others import left_alone
 from hf_inspect.schema import TaskSpec
+from hf_inspect.tasks.tiles import Tiles, shown_in
 
 if TYPE_CHECKING:
     import datasets
@@ -22,25 +24,30 @@ _SEED = 0
 
 
 def quantized(
-    form: Format, network: Any, rows: "datasets.Dataset", preprocess: Preprocess, reading: Reading, task: TaskSpec
-) -> Any:
-    """A network of a format in 8 bits, with ranges that span all values seen on the rows.
+    form: Format, network: Any, rows: "datasets.Dataset", preprocess: Preprocess, reading: Reading, task: TaskSpec,
+    tiles: Tiles | None = None,
+) -> Any:  # fmt: skip
+    """A network of a format in 8 bits, with ranges that span all values seen on the rows, or on `tiles` of them.
 
     NNCF's default, the mean of the images' largest values, clips what only defects raise: the tests' network, which
     tells bright squares from noise, then lets 7 of 60 more defects pass.
     """
     nncf = _nncf()
 
+    seen = rows if tiles is None else _most_telling(Cut(rows, tiles))
+
     def inputs(row: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
-        return {"pixel_values": images.prepare(images.load(row["image"]["bytes"], reading).rgb, preprocess)[None]}
+        rgb = images.load(row["image"]["bytes"], reading).rgb
+        rgb = shown_in(rgb, row["tile"]) if "tile" in row else rgb
+        return {"pixel_values": images.prepare(rgb, preprocess)[None]}
 
     layers = form.layers(network)
     kept = {*kept_in_float(layers), *(last_of(layers) if task.finds else ())}
     return nncf.quantize(
         network,
-        nncf.Dataset(rows, inputs),
+        nncf.Dataset(seen, inputs),
         preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(rows),
+        subset_size=len(seen),
         ignored_scope=nncf.IgnoredScope(names=sorted(kept), validate=False),  # NNCF does not list shapes' arithmetic
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
@@ -53,6 +60,15 @@ def calibration_rows(train: "datasets.Dataset", task: TaskSpec) -> "datasets.Dat
     if task.finds:
         return train.shuffle(seed=_SEED).select(range(min(len(train), CALIBRATION_IMAGES)))
     return train.select(stratified(ranks(train, task), CALIBRATION_IMAGES))
+
+
+def _most_telling(cut: Cut) -> Cut:
+    """Up to CALIBRATION_IMAGES tiles, those that show something before all others: they raise what others do not."""
+    showing = set(cut.showing())
+    order = np.random.default_rng(_SEED).permutation(len(cut)).tolist()
+    kept = sorted(order, key=lambda i: i not in showing)[:CALIBRATION_IMAGES]
+    cut.places = [cut.places[i] for i in kept]
+    return cut
 
 
 def stratified(classes: NDArray[np.int64], n: int) -> NDArray[np.int64]:

@@ -97,7 +97,7 @@ def _check_data(folder: Path) -> None:
     chat = "rows" in manifest
     stated: dict[tuple[str, str], Counter] = {}
     for image in manifest["images"]:
-        hashes = (image["sha256"], image.get("mask_sha256"))
+        hashes = (image.get("shown_sha256", image["sha256"]), image.get("mask_sha256"))
         stated.setdefault((image.get("config", DEFAULT), image["split"]), Counter())[hashes] += 1
     for place, paths in shards_of(folder, manifest).items():
         held = Counter(hashes for path in paths for hashes in _hashes(path))

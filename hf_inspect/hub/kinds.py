@@ -309,7 +309,7 @@ def _beyond_manifest(folder: Path, paths: list[str]) -> Iterator[str]:
     """Those that are neither a shard nor an image that manifest.json names."""
     manifest = read_manifest(folder)
     known = {path for every in shards_of(folder, manifest).values() for path in every}
-    images = {image["sha256"] for image in manifest["images"]}
+    images = {image.get("shown_sha256", image["sha256"]) for image in manifest["images"]}
     for path in paths:
         is_image = _matches(path, _IMAGES) and files.sha256(folder / path) in images
         if not is_image and folder / path not in known:

@@ -9,6 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from hf_inspect import data as sets
 from hf_inspect import files, images
 from hf_inspect.errors import DataError
@@ -27,6 +30,7 @@ RIGHT, WRONG, NOTHING, MISSED = "right", "wrong class", "of nothing there", "mis
 CROWD = "in a crowd"  # counts as neither
 BROKEN = "answer not whole"  # of an image: unreadable, broken off, or something of it left out
 KINDS = (MISSED, WRONG, NOTHING, RIGHT, BROKEN)  # that images are filtered by
+SIDE = 1600  # pixels of a picture's longer side at most
 _COLUMNS = ["objects", "width", "height"]
 
 
@@ -84,10 +88,11 @@ class Browsed:
 
     def marks(self, threshold: float) -> list[list[Mark]]:
         """What became of the findings from a score on, and what was missed, by case."""
-        if threshold not in self._marks:
+        if (found := self._marks.get(threshold)) is None:
+            found = self._marked(threshold)
             self._marks.clear()
-            self._marks[threshold] = self._marked(threshold)
-        return self._marks[threshold]
+            self._marks[threshold] = found
+        return found
 
     def chosen(self, name: str | None, kinds: Collection[str], threshold: float, text: str = "") -> list[int]:
         """Cases with a mark of one of the kinds (none: of any) and of the class `name` (None: of any), whose source
@@ -107,14 +112,18 @@ class Browsed:
         return {kind: counted[kind] for kind in KINDS[:-1]} | {BROKEN: sum(bool(self.cases[i].said) for i in chosen)}
 
     def pictures(self, i: int, threshold: float) -> tuple[Rgb, Rgb]:
-        """A case's image with what is there, and with what was found; DataError where it is unreadable."""
+        """A case's image with what is there, and with what was found, each of `SIDE` pixels at most.
+
+        DataError where it cannot be read.
+        """
         case = self.cases[i]
         [content] = timing.contents(self.data, self.place, [case.number])
         rgb = images.load(content, self.reading).rgb
         if case.shown is None:
-            return rgb, rgb
+            return _fit(rgb), _fit(rgb)
         there = [as_finding(thing, case.shown) for thing in case.shown.things]
-        return drawn(rgb, there, self.task, 0.0), drawn(rgb, case.shown.findings, self.task, threshold)
+        made = drawn(rgb, case.shown.findings, self.task, threshold)
+        return _fit(drawn(rgb, there, self.task, 0.0)), _fit(made)
 
     def _marked(self, threshold: float) -> list[list[Mark]]:
         marked: list[list[Mark]] = [[] for _ in self.cases]
@@ -248,6 +257,12 @@ def _kept(said: Shown, taken: Shown) -> list[Finding]:
     """The findings of an image that are compared, as they were said."""
     kept = {id(one) for one in surest(taken.findings)}
     return [own for own, one in zip(said.findings, taken.findings, strict=True) if id(one) in kept]
+
+
+def _fit(rgb: Rgb) -> Rgb:
+    picture = Image.fromarray(rgb)  # pixels of ours, no file
+    picture.thumbnail((SIDE, SIDE))
+    return np.array(picture)
 
 
 def _meets(case: Case, marks: Sequence[Mark], name: str | None, kinds: Collection[str]) -> bool:

@@ -50,7 +50,7 @@ def build(browsed: Browsed, title: str) -> "gr.Blocks":
         at = gr.State(0)
         with gr.Row():
             name = gr.Dropdown([EVERY, *browsed.classes], value=EVERY, label="Class")
-            kinds = gr.CheckboxGroup(list(KINDS), label="With at least one that is (none: all images)")
+            kinds = gr.CheckboxGroup(list(KINDS), label="With at least one that is (none: all images)", scale=3)
             told = gr.Slider(0, 1, browsed.threshold, step=0.001, label="Score from which on findings are told of")
             text = gr.Textbox(label="Source holds")
         counts = gr.HTML()
@@ -58,14 +58,16 @@ def build(browsed: Browsed, title: str) -> "gr.Blocks":
             back, on = gr.Button("Previous"), gr.Button("Next")
         headline = gr.Markdown()
         with gr.Row():
-            pictures = [gr.Image(label=said, interactive=False, format="png") for said in ("There", "Found")]
+            how: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["fullscreen", "download"]}
+            pictures = [gr.Image(label=said, **how) for said in ("There", "Found")]
         marks = gr.HTML(elem_classes="marks")
         filters, outputs = [name, kinds, told, text], [headline, *pictures, marks, counts, at]
         shown = _Page(browsed)
-        changes = [page.load, name.change, kinds.change, told.release, text.submit]
-        gr.on(changes, shown.first, filters, outputs, api_name="first", show_progress="hidden")
-        back.click(shown.previous, [*filters, at], outputs, api_name="previous", show_progress="hidden")
-        on.click(shown.next, [*filters, at], outputs, api_name="next", show_progress="hidden")
+        changes = [page.load, name.change, kinds.change, told.change, text.submit]
+        live: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        gr.on(changes, shown.first, filters, outputs, api_name="first", **live)
+        back.click(shown.previous, [*filters, at], outputs, api_name="previous", **live)
+        on.click(shown.next, [*filters, at], outputs, api_name="next", **live)
     return page
 
 

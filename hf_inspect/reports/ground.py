@@ -5,7 +5,7 @@ by group of classes, which labels were taken for what, and which answers broke o
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from hf_inspect.metrics import rate_of
 from hf_inspect.metrics.findings import TITLES, Compared, finding_report
 from hf_inspect.metrics.labels import EXACT, SEMANTIC, SIMILAR, Labels, Naming, top, without_unmatched
 from hf_inspect.metrics.matches import Matches, told_report
+from hf_inspect.reports.asked import Asked
 from hf_inspect.reports.detect import Measured, finder_report, images_of, said_figure
 from hf_inspect.reports.evaluate import results_of
 from hf_inspect.reports.sentences import PACKAGED, Sentences
-from hf_inspect.schema import Predictor, Progress, no_progress
+from hf_inspect.schema import Progress, no_progress
 from hf_inspect.scoring import Row, Scores
 
 SECTION = "detection"  # of results.json: the same as of any model that finds things
@@ -29,19 +30,6 @@ _BREAKS_OFF = "breaks off"  # what notes and reasons say of an answer that ended
 _LISTED = 10  # labels that the terminal names
 _IOUS = [round(0.5 + 0.05 * i, 2) for i in range(10)]
 _PLAIN = {"map": "mAP", "ap50": "AP@0.5", "ap75": "AP@0.75", "mar": "mAR"}
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Who is measured: a model whose labels are its own words, what it is called, and what results.json says of it.
-
-    `weights` are the SHA-256 of its files of weights, by their names.
-    """
-
-    model: Predictor
-    name: str
-    stated: Mapping[str, Any] = field(default_factory=dict)
-    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +87,8 @@ def evaluate_ground(
     made = finder_report(asked.model, data, split, scores, progress, naming)
     place = "/".join(sets.place_of(sets.read_head(data), split))
     report = {**asked.stated, **made.report, "labels": how | _labels(made), "answers": _answers(made.answered)}
+    if not asked.timed:
+        del report["speed"]
     if groups := _groups(made, data, place):
         report["groups"] = groups
     figures = {SECTION: report, "inputs": {"models": dict(asked.weights)}}

@@ -40,7 +40,7 @@ class Sentences:
         except ImportError as error:
             raise MissingExtraError("Meanings need transformers: pip install 'hf-inspect[train]'") from error
         folder = sets.sentence_model() if name == PACKAGED else hub.resolve(name)
-        _refuse_pooling(folder)
+        _refuse_other(folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
@@ -66,8 +66,9 @@ class Sentences:
         return np.asarray((tokens * mask).sum(1) / mask.sum(1))
 
 
-def _refuse_pooling(folder: Path) -> None:
-    if (folder / _POOLING).is_file():
-        stated = files.read_json(folder / _POOLING)
-        if not stated.get("pooling_mode_mean_tokens"):
-            raise DataError(f"{folder} makes of a text's tokens something else than their mean; give another model.")
+def _refuse_other(folder: Path) -> None:
+    """DataError for a folder of no transformers model, or of one whose texts are not the mean of their tokens."""
+    if not files.read_json(folder / "config.json").get("model_type"):
+        raise DataError(f"{folder} holds no model of transformers; give the folder of a sentence model.")
+    if (folder / _POOLING).is_file() and not files.read_json(folder / _POOLING).get("pooling_mode_mean_tokens"):
+        raise DataError(f"{folder} makes of a text's tokens something else than their mean; give another model.")

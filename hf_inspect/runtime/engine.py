@@ -20,6 +20,7 @@ from hf_inspect.runtime.process import LoadedHere
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.tasks import TASKS
 from hf_inspect.tasks.detection import Decoding
+from hf_inspect.tasks.tiles import Tiles, predicted
 
 
 class Engine:
@@ -28,7 +29,8 @@ class Engine:
     Threads may share one: its network answers one of them at a time. Processes may not: load one in each, by `spawn`
     (ForkError).
 
-    `task`, `reading` and `preprocess` say what it answers and how it sees, `info` is the whole inspect.json.
+    `task`, `reading`, `preprocess` and `tiles` (None: it looks at whole images) say what it answers and how it sees,
+    `info` is the whole inspect.json.
     """
 
     def __init__(self, folder: Path, info: Mapping[str, Any], threads: int | None = None) -> None:
@@ -38,6 +40,7 @@ class Engine:
         self.task.refuse_one_sided(f"The student in {folder}")
         self.reading = Reading.from_dict(info.get("reading"), folder / INSPECT)
         self.preprocess = Preprocess.from_dict(info["preprocess"])
+        self.tiles = Tiles.from_dict(info.get("tiles"), folder / INSPECT)
         self._loaded_here, self._lock = LoadedHere("An Engine"), Lock()
         runtime, size = runtime_of(info), (self.preprocess.height, self.preprocess.width)
         self._network = BACKENDS[runtime](folder / NETWORKS[runtime], size, threads)
@@ -74,16 +77,19 @@ class Engine:
         """Files (paths or bytes) or RGB arrays uint8 (h, w, 3) of any sizes -> an answer for each, in order.
 
         Other forms go through `images.load(..., engine.reading).rgb` first, as in an Inspector. DataError for a file
-        that cannot be read. `batch_size` changes speed and memory, not results.
+        that cannot be read. `batch_size`, of images and of their tiles, changes speed and memory, not results.
         """
         self._loaded_here.check()
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; give 1 or more.")
         chunks = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-        return [one for chunk in chunks for one in self._predict_batch(chunk)]
+        return [one for chunk in chunks for one in self._predict_chunk(chunk, batch_size)]
 
-    def _predict_batch(self, chunk: Sequence[str | Path | bytes | Rgb]) -> list[Prediction]:
+    def _predict_chunk(self, chunk: Sequence[str | Path | bytes | Rgb], at_once: int) -> list[Prediction]:
         rgbs = [_rgb(image, self.reading) for image in chunk]
+        return predicted(rgbs, self.tiles, self._predict_batch, self.task, self.info.get("decoding"), at_once)
+
+    def _predict_batch(self, rgbs: Sequence[Rgb]) -> list[Prediction]:
         batch = np.stack([prepare(rgb, self.preprocess) for rgb in rgbs])
         sizes = [rgb.shape[:2] for rgb in rgbs]
         return TASKS[self.task.kind].decode(self._infer(batch), self.task, sizes, self.info.get("decoding"))

@@ -92,6 +92,17 @@ def severity_of(findings: Sequence[Finding], task: TaskSpec, least: float) -> fl
     return raw if task.score is None else float(task.score.severity(np.array([max(raw, least)]))[0])
 
 
+def apart(boxes: Floats, scores: Floats, classes: NDArray[np.int64], how: Decoding) -> list[int]:
+    """Numbers of boxes (n, 4), the surest of which comes first, that overlap no surer one of their class too far."""
+    if how.overlap is None or not len(boxes):
+        return list(range(len(boxes)))
+    import cv2
+
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    kept = cv2.dnn.NMSBoxesBatched(sides.tolist(), scores.tolist(), classes.tolist(), how.least, how.overlap)
+    return sorted(np.array(kept, np.int64).ravel().tolist())  # they came in the order of their scores
+
+
 def compare(
     task: TaskSpec,
     classes: NDArray[np.int64],
@@ -204,7 +215,7 @@ def _found(
     pixels = (boxes[query] * (width, height, width, height)).clip(0.0, (width, height, width, height))
     solid = (pixels[:, 2] > pixels[:, 0]) & (pixels[:, 3] > pixels[:, 1])
     query, kind, sure, pixels = query[solid], kind[solid], sure[solid], pixels[solid]
-    kept = _apart(pixels, sure, kind, how)[: how.most]
+    kept = apart(pixels, sure, kind, how)[: how.most]
     found = []
     for i in kept:
         box: Box = tuple(pixels[i].tolist())
@@ -213,17 +224,6 @@ def _found(
             one = Finding(one.name, one.score, box, _mask(one, masks[0][query[i]], masks[1], size))
         found.append(one)
     return found
-
-
-def _apart(boxes: Floats, scores: Floats, classes: NDArray[np.int64], how: Decoding) -> list[int]:
-    """Numbers of the boxes (n, 4) that overlap no surer one of their class too far, the surest first."""
-    if how.overlap is None or not len(boxes):
-        return list(range(len(boxes)))
-    import cv2
-
-    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    kept = cv2.dnn.NMSBoxesBatched(sides.tolist(), scores.tolist(), classes.tolist(), how.least, how.overlap)
-    return sorted(np.array(kept, np.int64).ravel().tolist())  # they came in the order of their scores
 
 
 def _mask(found: Finding, coefficients: Floats, prototypes: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:

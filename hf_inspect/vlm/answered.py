@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from hf_inspect.errors import DataError
+from hf_inspect.prompts.sizing import Size
 from hf_inspect.schema import Box, Finding, Prediction, TaskSpec
-from hf_inspect.vlm.sizing import Size
 from hf_inspect.vlm.wire import Unanswered
 
 MOST = 100  # findings of an answer, the surest, as those of a detection model

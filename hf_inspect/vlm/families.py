@@ -1,14 +1,16 @@
-"""What differs between the families of vision-language models: where their parts are, and how an image is sized.
+"""What differs between the families of vision-language models: where their parts are.
 
-One table, by transformers' `model_type`; a new family is one more row.
+One table, by transformers' `model_type`; a new family is one more row, here and in `prompts.families`, which says how
+an image is sized and a box said.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect.errors import DataError
-from hf_inspect.prompts import PIXELS, THOUSANDTHS
+from hf_inspect.prompts.families import SHOWINGS, Showing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, ProcessorMixin
@@ -20,18 +22,27 @@ _ATTENTION = r"self_attn\.(q|k|v|o)_proj"
 class Family:
     """The parts of one family's model, by the names of its modules.
 
-    `sizes` gives the image processor's settings for a side in pixels, `lora` the layers that get LoRA unless a recipe
-    names others: the language model's attention and the projector.
+    `showing` says how it is shown an image, `lora` the layers that get LoRA unless a recipe names others: the language
+    model's attention and the projector.
     """
 
     tower: str
     projector: str
-    sizes: Callable[[int], dict[str, Any]]
+    showing: Showing
     lora: str
     one_side: bool = False  # the vision tower's positions fit the side it was built for, and no other
     timm_tower: bool = False  # the tower is timm's network: a student's may take its place, and OpenVINO run it
-    frame: str = THOUSANDTHS  # of the numbers that its boxes are said in
     uncast: bool = False  # transformers puts what the projector makes among the embeddings as it is, in its own dtype
+
+    @property
+    def sizes(self) -> Callable[[int], dict[str, Any]]:
+        """The image processor's settings for a side in pixels."""
+        return self.showing.sizes
+
+    @property
+    def frame(self) -> str:
+        """The numbers that its boxes are said in."""
+        return self.showing.frame
 
     @property
     def kept_whole(self) -> list[str]:
@@ -39,26 +50,11 @@ class Family:
         return [self.tower, self.projector, "lm_head"]
 
 
-def _squashed(side: int) -> dict[str, Any]:
-    """side x side whatever the shape; nothing is cut off, since a defect may lie at the edge."""
-    return {"size": {"height": side, "width": side}}
-
-
-def _tiled(side: int) -> dict[str, Any]:
-    """The longer edge is `side`, shown in tiles of the vision tower's own size and once as a whole."""
-    return {"size": {"longest_edge": side}}
-
-
-def _bounded(side: int) -> dict[str, Any]:
-    """In shape, with at most side x side pixels, and at least a sixteenth of that."""
-    return {"size": {"shortest_edge": side * side // 16, "longest_edge": side * side}}
-
-
 _LLAVA_LORA = rf".*(language_model.*{_ATTENTION}|multi_modal_projector\.linear_[12])$"
-_TILED = Family(
+_TILED = partial(
+    Family,
     tower="model.vision_model",
     projector="model.connector",
-    sizes=_tiled,
     lora=rf".*(text_model.*{_ATTENTION}|connector\.modality_projection\.proj)$",
     uncast=True,
 )
@@ -66,29 +62,28 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": Family(
         tower="model.visual",
         projector="model.visual.merger",
-        sizes=_bounded,
+        showing=SHOWINGS["qwen2_5_vl"],
         lora=rf".*(language_model.*{_ATTENTION}|visual\.merger\.mlp\.[02])$",
-        frame=PIXELS,
     ),
     "qwen3_vl": Family(
         tower="model.visual",
         projector="model.visual.merger",
-        sizes=_bounded,
+        showing=SHOWINGS["qwen3_vl"],
         lora=rf".*(language_model.*{_ATTENTION}|visual\.merger\.linear_fc[12])$",
     ),
-    "smolvlm": _TILED,
-    "idefics3": _TILED,
+    "smolvlm": _TILED(showing=SHOWINGS["smolvlm"]),
+    "idefics3": _TILED(showing=SHOWINGS["idefics3"]),
     "llava": Family(
         tower="model.vision_tower",
         projector="model.multi_modal_projector",
-        sizes=lambda side: _squashed(side) | {"do_center_crop": False},
+        showing=SHOWINGS["llava"],
         lora=_LLAVA_LORA,
         one_side=True,
     ),
     "fast_vlm": Family(
         tower="model.vision_tower",
         projector="model.multi_modal_projector",
-        sizes=_squashed,
+        showing=SHOWINGS["fast_vlm"],
         lora=_LLAVA_LORA,
         timm_tower=True,
     ),

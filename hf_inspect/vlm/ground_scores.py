@@ -38,13 +38,20 @@ class Answered:
 
 
 def figures(
-    model: "PreTrainedModel", rows: GroundedRows, learned: Learned, pool: Pool | None, num: int, most: int, batch: int
+    model: "PreTrainedModel",
+    rows: GroundedRows,
+    learned: Learned,
+    pool: Pool | None,
+    num: int,
+    most: int,
+    batch: int,
+    text: bool = True,
 ) -> dict[str, float]:
     """`figures_of` of answers in the standard way, of those guided by `num` exemplars (`_guided`), and of the model's
-    detection head (`_head`), where there are any; of `most` images.
+    detection head (`_head`), where there are any; of `most` images. Without `text`, of the head alone.
     """
     ask = _asking(model, rows, learned, batch)
-    found = figures_of(answered(rows, ask().predict, most), rows.question)
+    found = figures_of(answered(rows, ask().predict, most), rows.question) if text else {}
     if pool is not None:
         guided = figures_of(answered(rows, ask(guide=Guide(pool, num)).predict, most), rows.question)
         found |= {f"{name}_guided": value for name, value in guided.items()}
@@ -64,20 +71,22 @@ def figures_of(answers: Sequence[Answered], question: Grounding) -> dict[str, fl
 
 
 def fitted(
-    model: "PreTrainedModel", rows: GroundedRows, learned: Learned, most: int, batch: int
+    model: "PreTrainedModel", rows: GroundedRows, learned: Learned, most: int, batch: int, text: bool = True
 ) -> tuple[Learned, Grounding]:
     """What scores mean, by answers to `most` validation images: that of a finding, and that of a whole image.
 
     A said finding's becomes the chance that it is right. From which score on findings are told of is that of the best
     F1, of text and head together where there is a head; so is severity, which becomes P(defect) where validation has
-    good parts and defects. What cannot be fitted stays as it is.
+    good parts and defects. What cannot be fitted stays as it is. Without `text`, of the head alone.
     """
     question, least, ask = rows.question, Decoding().least, _asking(model, rows, learned, batch)
-    answers = answered(rows, ask().predict, most)
+    head = own_head(model)
+    answers = answered(rows, ask().predict if text else ask(head=head, by="head").predict, most)
     matches = Matches.of(Compared.of([one.shown for one in answers], question.task))
-    learned = with_confidence(learned, matches.scores.tolist(), (matches.partners >= 0).tolist(), None)
-    answers = [_said(one, _scored(one.said, learned), question) for one in answers]
-    if (head := own_head(model)) is not None:
+    if text:
+        learned = with_confidence(learned, matches.scores.tolist(), (matches.partners >= 0).tolist(), None)
+        answers = [_said(one, _scored(one.said, learned), question) for one in answers]
+    if text and head is not None:
         seen = answered(rows, ask(head=head, by="head").predict, most)
         answers = [
             _said(one, merged(one.said, other.said, question.task), question)

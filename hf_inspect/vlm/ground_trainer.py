@@ -36,7 +36,12 @@ class GroundTrainer(GroupRates, WholeEvaluation, Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The answers' cross-entropy over the tokens of a whole step, and the mean of the head's loss."""
+        """The answers' cross-entropy over the tokens of a whole step, and the head's mean loss; or that alone."""
+        if "labels" not in inputs:
+            out = model(**inputs)
+            if model.training:
+                self._count(**{name: (out[name], 1) for name in _TERMS})
+            return out[HEAD_LOSS] / (1 if num_items_in_batch is None else self.current_gradient_accumulation_steps)
         labels, before = inputs["labels"], inputs[SHOWN_BEFORE]
         at = ((labels != IGNORED) | (before != IGNORED)).any(0).nonzero()[:, 0]
         given = {name: value for name, value in inputs.items() if name not in ("labels", SHOWN_BEFORE)}

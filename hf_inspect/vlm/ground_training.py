@@ -17,13 +17,14 @@ from hf_inspect.data.pool import Exemplar, Pool, read_pool
 from hf_inspect.errors import DataError
 from hf_inspect.images import Reading, Rgb
 from hf_inspect.metrics.findings import Thing
+from hf_inspect.prompts.sizing import Sizing
 from hf_inspect.schema import TaskSpec
+from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.conversation import ANSWER, ASKED, EXEMPLAR, IGNORED, Conversation, conversation, padded
 from hf_inspect.vlm.guiding import NUM, RATIO, for_training, row_rng
 from hf_inspect.vlm.head_loss import BOXES, CAPTIONS, KINDS, HeadWeights, captions_of, head_terms, said_loss
 from hf_inspect.vlm.packing import packed
 from hf_inspect.vlm.seeing import COUNTS, PLACES, PRESENT, gathered, places, rows_of, watched
-from hf_inspect.vlm.sizing import Sizing
 
 if TYPE_CHECKING:
     import datasets
@@ -174,16 +175,21 @@ def collated(
     *,
     in_one_row: bool,
     head: bool,
+    text: bool = True,
     exemplars: bool = False,
 ) -> dict[str, Any]:
     """A batch: packed `in_one_row`, or padded; labels of the answers, and with `exemplars` of theirs as well.
 
     `exemplar_labels` are those of the exemplars' answers alone, whose loss is told of. With a `head`, what it looks at
-    and is to find.
+    and is to find; without `text`, that alone.
     """
     import torch
 
     turns = [one.conversation for one in samples]
+    if not text:
+        seen = padded(turns, processor)
+        own = {name: seen[name] for name in turns[0].vision}
+        return own | gathered([one.places for one in samples]) | {THERE: [one.there for one in samples]}
     kinds = (EXEMPLAR, ANSWER)
     given: dict[str, Any] = (
         packed(turns, model, processor, kinds) if in_one_row else padded(turns, processor, "right", kinds)
@@ -198,8 +204,31 @@ def collated(
     return given
 
 
+def head_for(model: "PreTrainedModel", base: str | Path, task: TaskSpec, sizes: Mapping[str, int]) -> "Head":
+    """The head of a base that was trained with one; else a random one, of these sizes.
+
+    DataError where the base's is of other classes, or of other sizes than are asked for.
+    """
+    from hf_inspect.vlm.head import has_head, load_head, new_head
+
+    folder = base_folder(base)
+    if not has_head(folder):
+        return new_head(model, task.classes, **sizes)
+    head = load_head(folder, model).train()
+    stated = head.config.to_dict()
+    if other := [name for name, size in sizes.items() if stated.get(name) != size]:
+        raise DataError(f"the base's detection head has {other[0]} {stated.get(other[0])}; leave head out, to go on.")
+    if head.config.classes != task.classes:
+        raise DataError(
+            f"the base's detection head finds {', '.join(head.config.classes)}, the data show "
+            f"{', '.join(task.classes)}; start from a base without one."
+        )
+    return head
+
+
 def with_head(model: "PreTrainedModel", head: "Head", weights: HeadWeights) -> None:
-    """Put a detection head into a model: given what is there, its forward gives logits, the head's loss and its terms.
+    """Put a detection head into a model: given what is there, its forward gives the head's loss and its terms, and
+    logits where there are words to read.
 
     All in one forward, so that several processes, a checkpoint's adapter and gradient checkpointing take it as part of
     the model.
@@ -213,11 +242,11 @@ def with_head(model: "PreTrainedModel", head: "Head", weights: HeadWeights) -> N
             return plain(*args, **kwargs)
         looked = {name: kwargs.pop(name) for name in _HEAD_INPUTS}
         with watched(model) as seen:
-            out = plain(*args, **kwargs)
+            out = plain(*args, **kwargs) if "input_ids" in kwargs else model.get_image_features(**kwargs)
         own: Any = own_head(model)
         guess = own(rows_of(seen[0], looked), looked[PLACES], looked[PRESENT])
         total, terms = head_terms(own, guess, there, weights, functools.partial(said_loss, model, plain))
-        return {"logits": out.logits, HEAD_LOSS: total, **terms}
+        return {HEAD_LOSS: total, **terms} | ({"logits": out.logits} if "input_ids" in kwargs else {})
 
     model.forward = forward
     model.whole_forward = plain

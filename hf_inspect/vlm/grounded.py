@@ -14,6 +14,7 @@ from hf_inspect import files, hub, prompts
 from hf_inspect.errors import DataError, ParseError
 from hf_inspect.images import Reading, Rgb, check_rgb
 from hf_inspect.prompts.reading import Said
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.runtime import LoadedHere
 from hf_inspect.schema import Finding, History, Prediction, TaskSpec
 from hf_inspect.tasks.detection import Decoding, box_overlap, decode, severity_of
@@ -24,7 +25,6 @@ from hf_inspect.vlm.generating import Generated, Prefix, generate, read_prefix
 from hf_inspect.vlm.identity import identity_of
 from hf_inspect.vlm.learned import LEARNED, Learned
 from hf_inspect.vlm.model import VLM, load_parts
-from hf_inspect.vlm.sizing import sizing_of
 
 if TYPE_CHECKING:
     import torch

@@ -17,6 +17,7 @@ from hf_inspect.errors import DataError, ParseError
 from hf_inspect.images import Reading, Rgb, check_rgb
 from hf_inspect.metrics import softmax
 from hf_inspect.prefetch import prefetched
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.runtime import LoadedHere
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.tasks import TASKS
@@ -26,7 +27,6 @@ from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.families import FAMILIES, set_side
 from hf_inspect.vlm.identity import identity_of
 from hf_inspect.vlm.ranking import crops_of, option_scores, scored_ids, views_of
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.tower import channels_last, see_in_openvino
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from PIL import Image
 
 from hf_inspect.errors import DataError, ParityError
 from hf_inspect.images import Rgb
+from hf_inspect.prompts.sizing import Size, sizing_of
 from hf_inspect.reading import Reading
 from hf_inspect.schema import History, Prediction, TaskSpec
 from hf_inspect.tasks.detection import Decoding
 from hf_inspect.vlm.answered import prediction_of
 from hf_inspect.vlm.identity import SERVER, About, Wanted, history_sha256
-from hf_inspect.vlm.sizing import Size, sizing_of
 from hf_inspect.vlm.wire import DEADLINE, PATIENCE, REST, Reply, Trust, Unanswered, Wire, refusal
 
 ABOUT, PREDICT, HISTORY = "/vlm", "/predict", "/history"  # what a server of ours answers

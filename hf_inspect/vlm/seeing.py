@@ -91,14 +91,20 @@ def watched(model: "PreTrainedModel") -> Iterator[list["torch.Tensor"]]:
 
 
 def vectors_of(model: "PreTrainedModel", inputs: Mapping[str, "torch.Tensor"]) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """The vectors (n, t, d), float32, of the images that `look` prepared, and which are there (n, t); no gradient."""
+    """The vectors float32 (n, t, d) of the images that `look` prepared, and which are there (n, t); without gradients.
+
+    A model laid out in bfloat16 sees them by its own autocast, which is of its whole forward alone.
+    """
     import torch
+
+    low = any(weight.dtype == torch.bfloat16 for weight in model.parameters())
 
     given = {name: value.to(model.device) for name, value in inputs.items()}
     pixels = {name: value for name, value in given.items() if name not in (PLACES, PRESENT, COUNTS)}
-    with torch.inference_mode(), watched(model) as seen:
+    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=low)
+    with torch.inference_mode(), autocast, watched(model) as seen:
         model.get_image_features(**pixels)
-        return rows_of(seen[0], given).float(), given[PRESENT]
+        return rows_of(seen[0].float(), given), given[PRESENT]
 
 
 def rows_of(vectors: "torch.Tensor", given: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":

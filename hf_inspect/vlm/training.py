@@ -17,12 +17,12 @@ from hf_inspect.data import class_ids, load_split, read_history
 from hf_inspect.errors import DataError, MissingExtraError
 from hf_inspect.images import Reading
 from hf_inspect.prefetch import prefetched
+from hf_inspect.prompts.sizing import Sizing
 from hf_inspect.schema import DEFECT, GOOD, History, TaskSpec
 from hf_inspect.vlm import parity
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.families import family_of, set_side
 from hf_inspect.vlm.model import VLM, connect_in_embedding_dtype, merge_adapter, outside_autocast
-from hf_inspect.vlm.sizing import Sizing
 
 if TYPE_CHECKING:
     import datasets

@@ -26,11 +26,13 @@ from hf_inspect.detectors import Detector, ancestors_of, distil, new_detector, p
 from hf_inspect.detectors import training as detector
 from hf_inspect.detectors.answers import Answers
 from hf_inspect.detectors.augment import augmentation, fixed_views
+from hf_inspect.detectors.cut import Cut
 from hf_inspect.detectors.families import family_of
 from hf_inspect.detectors.labels import relabelled, task_taught
 from hf_inspect.errors import DataError
 from hf_inspect.schema import DETECTION, SEGMENTATION
 from hf_inspect.students import LITE0
+from hf_inspect.tasks.tiles import Tiles
 
 
 @dataclass
@@ -43,6 +45,12 @@ class DetectorArguments:
     )
     height: int = field(default=416, metadata={"help": "pixels; more shows smaller things, and costs as much in time"})
     width: int = field(default=416, metadata={"help": "pixels"})
+    tile: int = field(
+        default=0, metadata={"help": "pixels a side of an image's tiles, which are seen one by one; 0: none"}
+    )
+    overlap: float = field(
+        default=0.2, metadata={"help": "share of a side that tiles beside each other have in common"}
+    )
     crop: float = field(default=1.0, metadata={"help": "share of an image's sides to train on, at the model's scale"})
     network: dict = field(default_factory=dict, metadata={"help": "of the model's config: channels, convolutions, ..."})
     masks: bool = field(default=True, metadata={"help": "learn masks where every thing in the data has one"})
@@ -127,10 +135,11 @@ def main():
         detector.check_rows(rows, task, name)
     task = task if arguments.masks else replace(task, kind=DETECTION)
     task = task_taught(task, arguments.labels, arguments.data) if arguments.labels else task
+    tiles = Tiles(arguments.tile, arguments.overlap) if arguments.tile else None
     parents = ancestors_of(arguments.base, arguments.weights)
     model = new_detector(
         arguments.base, task, arguments.height, arguments.width, arguments.network, reading,
-        arguments.weights, arguments.weights_sha256,
+        arguments.weights, arguments.weights_sha256, tiles,
     )  # fmt: skip
     if arguments.prune:
         print(pruning.described(pruning.prune(model, arguments.prune)))
@@ -170,19 +179,27 @@ def main():
     training.remove_unused_columns, training.eval_do_concat_batches = False, False
     training.label_names = ["labels"]
     made = runs.made_from(sets.read_head(arguments.data)["fingerprint"], arguments, training)
+    seen = {
+        "train": functools.partial(prepare, augment=varied, taught=taught, preprocess=part),
+        "validation": prepare,
+    }
+    cut = {name: Cut(splits[name], tiles, transform) for name, transform in seen.items()} if tiles else {}
+    whole = {name: splits[name].with_transform(transform) for name, transform in seen.items()}
     trainer = DetectorTrainer(
         model=model,
         args=training,
-        train_dataset=splits["train"].with_transform(
-            functools.partial(prepare, augment=varied, taught=taught, preprocess=part)
-        ),
-        eval_dataset=splits["validation"].with_transform(prepare),
+        train_dataset=cut.get("train", whole["train"]),
+        eval_dataset=cut.get("validation", whole["validation"]),
         data_collator=functools.partial(detector.collate, preprocess=preprocess, seen=plan is not None),
-        compute_metrics=functools.partial(detector.validation_scores, task=task, decoding=decoding, size=size),
+        compute_metrics=functools.partial(
+            detector.validation_scores, task=task, decoding=decoding, size=size, cut=cut.get("validation")
+        ),
         callbacks=[EarlyStoppingCallback(arguments.patience), runs.bound_checkpoints(made)],
     )
     trainer.body_rate, trainer.plan, trainer.answers, trainer.learned = arguments.body_rate, plan, answers, []
     trainer.accelerator.print(detector.described(splits["train"], task))
+    if tiles:
+        trainer.accelerator.print(cut["train"])
     if plan:
         trainer.accelerator.print(f"from {arguments.teacher}: {plan}")
     runs.train(trainer, made)

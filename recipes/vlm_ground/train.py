@@ -18,6 +18,8 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from hf_inspect import data as sets
 from hf_inspect import files, prompts, training
+from hf_inspect.errors import DataError
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.reports import write_card
 from hf_inspect.schema import DETECTION
 from hf_inspect.vlm import ground_scores, parity
@@ -26,11 +28,10 @@ from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.families import family_of
 from hf_inspect.vlm.ground_trainer import Epochs, GroundTrainer
 from hf_inspect.vlm.guiding import Guide
-from hf_inspect.vlm.head import new_head, save_head
+from hf_inspect.vlm.head import save_head
 from hf_inspect.vlm.head_loss import HeadWeights
 from hf_inspect.vlm.learned import LEARNED, Learned
 from hf_inspect.vlm.model import fast_dtype
-from hf_inspect.vlm.sizing import sizing_of
 
 
 @dataclass
@@ -51,6 +52,7 @@ class GroundArguments:
     max_length: int | None = field(default=None, metadata={"help": "tokens; a longer sample is refused, never cut"})
     mirrored: bool = field(default=False, metadata={"help": "show half of the images as in a mirror"})
     detection: bool = field(default=False, metadata={"help": "train a detection head over the image features too"})
+    text: bool = field(default=True, metadata={"help": "false: the head learns alone, and not a word is learned"})
     head: dict = field(
         default_factory=dict, metadata={"help": "its size: queries 100, width 256, decoder_layers 3, ..."}
     )
@@ -61,6 +63,7 @@ class GroundArguments:
     lora_targets: str = field(default="", metadata={"help": "pattern of the layers that get LoRA; default: family's"})
     full_modules: list[str] = field(default_factory=list, metadata={"help": "modules trained whole, beside LoRA"})
     learning_rates: dict[str, float] = field(default_factory=dict, metadata={"help": "pattern: rate; all that trains"})
+    float32_tower: str | None = field(default=None, metadata={"help": "convolutional module, kept out of autocast"})
     attention: str | None = field(default=None, metadata={"help": "transformers' attn_implementation"})
     bfloat16: bool = field(default=True, metadata={"help": "autocast, where the machine multiplies bfloat16 fast"})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better score"})
@@ -74,19 +77,30 @@ def load(arguments, dtype, task):
     whole = list(arguments.full_modules)
     if arguments.detection:
         weights = HeadWeights(**arguments.head_weights)
-        grounding.with_head(base, new_head(base, task.classes, **arguments.head), weights)
+        grounding.with_head(base, grounding.head_for(base, arguments.base, task, arguments.head), weights)
         whole.append(grounding.HEAD)
     if not arguments.lora_r:
         sft.train_only(base, arguments.learning_rates)
+        keep_in_float32(base, arguments.float32_tower)
         return base, base, processor
     adapted = sft.lora(
         base.config, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, arguments.lora_targets, whole
     )
-    return base, get_peft_model(base, adapted), processor
+    model = get_peft_model(base, adapted)
+    keep_in_float32(model, arguments.float32_tower)
+    return base, model, processor
+
+
+def keep_in_float32(model, tower):
+    """Run the module of this name, where there is one, in float32 inside autocast."""
+    if tower:
+        sft.convolutions_in_float32(model.get_submodule(tower))
 
 
 def main():
     arguments, config = training.parsed(GroundArguments, TrainingArguments)
+    if not (arguments.text or arguments.detection):
+        raise DataError("nothing is left to learn; leave text true, or set detection true.")
     training.check_processes(config.world_size)
     set_seed(config.seed)
     task = replace(sets.read_objects(arguments.data), kind=DETECTION)  # masks are not said
@@ -123,7 +137,7 @@ def main():
         model=model, args=config, processing_class=processor, train_dataset=train, eval_dataset=validation,
         data_collator=functools.partial(
             grounding.collated, model=base, processor=processor, in_one_row=arguments.packed, head=arguments.detection,
-            exemplars=arguments.train_exemplars,
+            text=arguments.text, exemplars=arguments.train_exemplars,
         ),
         callbacks=[Epochs([train]), training.bound_checkpoints(made)],
     )  # fmt: skip
@@ -131,7 +145,7 @@ def main():
     trainer.learning_rates = arguments.learning_rates
     trainer.scored = functools.partial(
         ground_scores.figures, base, validation, learned, pool, arguments.num_teacher_samples, arguments.max_validation,
-        config.eval_batch_size,
+        config.eval_batch_size, arguments.text,
     )  # fmt: skip
     trainer.accelerator.print(sft.describe_training(model, arguments.learning_rates))
     trainer.accelerator.print(f"longest sample: {longest} tokens, {answer} of them the longest answer's")
@@ -144,7 +158,7 @@ def main():
     if trainer.is_world_process_zero():
         out = Path(config.output_dir)
         learned, question = ground_scores.fitted(
-            base.eval(), validation, learned, arguments.max_validation, config.eval_batch_size
+            base.eval(), validation, learned, arguments.max_validation, config.eval_batch_size, arguments.text
         )
         if arguments.detection:
             save_head(grounding.take_head(base), out)

@@ -18,11 +18,11 @@ from trl import SFTConfig
 from hf_inspect import files, training
 from hf_inspect.data import questions_of, read_head, read_reading, record_history, write_history
 from hf_inspect.errors import DataError
+from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.reports import write_card
 from hf_inspect.vlm import VLM, Asking, parity
 from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.model import fast_dtype
-from hf_inspect.vlm.sizing import sizing_of
 from hf_inspect.vlm.trainer import AdapterTrainer
 
 

@@ -34,7 +34,7 @@ BOXES_DRAWN = "boxes became polygons of four corners, as YOLO has no file of bot
 JOINED = "things of several polygons became one outline each, as YOLO has no other"
 LEFT_OUT = "{} left out"
 NO_NEGATIVE = "images left out, as all they show was left out and they would pass for good parts"
-_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels")
+YOLO_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels")
 _POINTS = 7  # values of a line of YOLO from which on it is a polygon: the class and three points
 
 T = TypeVar("T")
@@ -217,9 +217,9 @@ def _yolo_names(src: Path, there: Iterable[Path]) -> list[str]:
     """The names of YOLO's classes, of the one file that says them."""
     import yaml
 
-    found = [path for path in there if path.name in _NAMES]
+    found = [path for path in there if path.name in YOLO_NAMES]
     if not found:
-        raise DataError(f"{src} has no file with the names of YOLO's classes ({', '.join(_NAMES)}); add one.")
+        raise DataError(f"{src} has no file with the names of YOLO's classes ({', '.join(YOLO_NAMES)}); add one.")
     text = files.read_text(found[0])
     if found[0].suffix not in (".yaml", ".yml"):
         return [line.strip() for line in text.splitlines() if line.strip()]

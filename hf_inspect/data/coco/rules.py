@@ -1,11 +1,13 @@
 """Every rule that a COCO file is held against: what it finds, the remedy, and what a repair does about it."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hf_inspect.console import plain, shown
 
+_FIRST = 3  # findings of a rule that are shown
 EDGE = 1.0  # pixels that a box or a polygon may reach beyond its image: exporters round
 OFF = 2.0  # pixels by which a side of a box may miss its mask, or a twentieth of the box where that is more
 DROPPED = "the annotation is dropped"
@@ -36,9 +38,9 @@ class Finding:
         of = f" of {plain(self.file)}" if self.file else ""
         return f"{self.where}{of}: {self.what}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """The finding as JSON has it, with its rule's remedy and repair."""
-        rule = RULES[self.rule]
+    def to_dict(self, rules: Mapping[str, Rule] | None = None) -> dict[str, Any]:
+        """The finding as JSON has it, with the remedy and repair of its rule, one of `rules` (`RULES`)."""
+        rule = (RULES if rules is None else rules)[self.rule]
         stated = {"rule": self.rule, "where": self.where, "file": self.file, "what": self.what}
         return stated | {"wrong": rule.wrong, "remedy": rule.remedy, "repair": rule.repair}
 
@@ -199,3 +201,18 @@ RULES: Mapping[str, Rule] = {
 def seen(value: Any) -> str:
     """A value of the file as findings show it."""
     return shown(value)
+
+
+def by_rule(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> list[str]:
+    """Two lines and more for each rule: how often it finds what, the first of them, and the remedy."""
+    by_rule = defaultdict[str, list[Finding]](list)
+    for one in findings:
+        by_rule[one.rule].append(one)
+    lines = list[str]()
+    for name, found in sorted(by_rule.items(), key=lambda pair: (not rules[pair[0]].wrong, -len(pair[1]))):
+        rule = rules[name]
+        lines.append(f"{len(found):>7,} {name}{'' if rule.wrong else ' (no fault)'}: {rule.finds}")
+        lines += [f"{'':>9}{plain(one.line())}" for one in found[:_FIRST]]
+        lines += [f"{'':>9}and {len(found) - _FIRST:,} others"] if len(found) > _FIRST else []
+        lines.append(f"{'':>8}-> {rule.remedy}")
+    return lines

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_inspect import files
-from hf_inspect.console import plain
 from hf_inspect.data.coco.annotations import judge, turned
 from hf_inspect.data.coco.categories import Categories, judge_categories
 from hf_inspect.data.coco.entries import Entries, judge_images
-from hf_inspect.data.coco.rules import RULES, Finding, seen
+from hf_inspect.data.coco.rules import RULES, Finding, by_rule, seen
 from hf_inspect.data.raw.document import Document, parsed, read_document, shallow, text_of, whole
 from hf_inspect.data.raw.exports import COCO_LISTS
 from hf_inspect.errors import DataError
 
-_FIRST = 3  # findings of a rule that are shown
 _ROUNDS = 3  # a repair may show what it hid: a clipped box, one that misses its mask
 
 
@@ -38,7 +36,7 @@ class Validation:
 
     def table(self) -> str:
         """The findings by rule, with the first of each, and what to do."""
-        return "\n".join([self._head(), *_by_rule(self.findings), self._verdict()])
+        return "\n".join([self._head(), *by_rule(self.findings, RULES), self._verdict()])
 
     def to_dict(self) -> dict[str, Any]:
         """All findings, as JSON has them, with counts by rule."""
@@ -236,18 +234,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _by_rule(findings: Sequence[Finding]) -> list[str]:
-    """Two lines and more for each rule: how often it finds what, the first of them, and the remedy."""
-    by_rule = defaultdict[str, list[Finding]](list)
-    for one in findings:
-        by_rule[one.rule].append(one)
-    lines = list[str]()
-    for name, found in sorted(by_rule.items(), key=lambda pair: (not RULES[pair[0]].wrong, -len(pair[1]))):
-        rule = RULES[name]
-        lines.append(f"{len(found):>7,} {name}{'' if rule.wrong else ' (no fault)'}: {rule.finds}")
-        lines += [f"{'':>9}{plain(one.line())}" for one in found[:_FIRST]]
-        lines += [f"{'':>9}and {len(found) - _FIRST:,} others"] if len(found) > _FIRST else []
-        lines.append(f"{'':>8}-> {rule.remedy}")
-    return lines

@@ -25,7 +25,7 @@ BAD_ENTRY = f"images that the JSON lists {NO_ENTRY}"
 UNLISTED = "images that the JSON does not list"
 
 Key = tuple[int, int]  # number of the JSON, number of the entry in its list, both from 0
-_OF_OBJECTS = re.compile(r"^instances_.*\.json$|_annotations\.coco\.json$", re.IGNORECASE)
+OF_OBJECTS = re.compile(r"^instances_.*\.json$|_annotations\.coco\.json$", re.IGNORECASE)
 _SHOWN = 40  # characters of an id
 
 
@@ -139,7 +139,7 @@ def _jsons_of(src: Path | None) -> tuple[Path, list[Path], Inventory]:
         return root, [src], walk(root)
     inventory = walk(src)
     found = [p for p in inventory.files if p.suffix.lower() == ".json" and not inventory.is_hidden(p)]
-    named = [path for path in found if _OF_OBJECTS.search(path.name)]
+    named = [path for path in found if OF_OBJECTS.search(path.name)]
     chosen = named or [path for path in found if path.parent == src] or found
     if len(chosen) != 1 and not (chosen and all(_split_of(path, src) for path in chosen)):
         if export := tool_of(inventory, coco=False):
