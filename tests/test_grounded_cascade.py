@@ -279,6 +279,14 @@ def test_it_is_measured_described_and_fit_to_be_pushed(cascades, data):
     assert "cascade.json" in check(cascade)
 
 
+def test_what_jpeg_costs_is_counted_by_its_severity(data, served, tmp_path):
+    lines = said("eval", "wire", served, "--data", data, "--out", tmp_path / "wire.json", "--jpeg", 30)
+    cost = files.read_json(tmp_path / "wire.json")["wire"]
+    assert re.search(r"JPEG 30: \d+ of 35 validation images are answered otherwise", lines)
+    assert (cost["flips"]["n"], cost["unanswered"], 0 < cost["max_change"] < 1) == (35, 0, True)
+    assert cost["bytes"]["jpeg"] < cost["bytes"]["lossless"]
+
+
 def test_an_image_of_another_size_has_boxes_in_its_own_pixels(cascades):
     inspector = Inspector.from_pretrained(cascades("classifier"), deadline=30)
     big = np.full((192, 320, 3), 20, np.uint8)

@@ -1,5 +1,6 @@
 """A VLM's server + the validation split -> what sending images as JPEG saves in bytes, and costs in answers."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from hf_inspect.errors import DataError
 from hf_inspect.reports.evaluate import data_section, environment
-from hf_inspect.schema import Prediction, Progress, no_progress
+from hf_inspect.schema import BINARY, Prediction, Progress, no_progress
 from hf_inspect.scoring import Answers, run
 from hf_inspect.tasks import TASKS
 from hf_inspect.vlm.remote import RemoteVLM
@@ -19,8 +20,9 @@ _DEADLINE = 120.0  # seconds an image: what is late here would be a gap in the c
 def wire_cost(url: str, data: Path, jpeg: int, scores: Path, progress: Progress = no_progress) -> dict[str, Any]:
     """Ask the server at `url` about every validation image twice, as it is and at a JPEG quality.
 
-    `wire` has `flips` (another class, or another side of severity 0.5), what `tasks.compare` says besides, bytes a part
-    of both, and how many images had no answer in one of them. `scores` is the file of answers to go on from.
+    `wire` has `flips` (another class, or another side of severity 0.5, which is all of a VLM that finds things), what
+    `tasks.compare` says besides, bytes a part of both, and how many images had no answer in one of them. `scores` is
+    the file of answers to go on from.
     """
     sent = {"lossless": RemoteVLM.connect(url, deadline=_DEADLINE)}
     sent["jpeg"] = RemoteVLM.connect(url, deadline=_DEADLINE, jpeg=jpeg)
@@ -29,7 +31,9 @@ def wire_cost(url: str, data: Path, jpeg: int, scores: Path, progress: Progress 
     if not whole.any():
         raise DataError(f"{url} answered none of the {len(whole)} validation images both ways; look after the server.")
     before, after = (_predictions(found.answers[name][whole]) for name in ("lossless", "jpeg"))
-    cost = TASKS[found.task.kind].compare(found.task, found.classes[whole], before, after)
+    named = found.task.same_as(sent["lossless"].task)
+    task, classes = (found.task, found.classes) if named else (BINARY, found.labels)
+    cost = TASKS[task.kind].compare(task, classes[whole], before, after)
     bytes_a_part = {
         name: one.wire.counts["bytes"] / one.wire.counts["asked"]
         for name, one in sent.items()
@@ -52,5 +56,6 @@ def described(results: dict[str, Any]) -> str:
 
 
 def _predictions(answers: Answers) -> list[Prediction]:
+    """The answers; of a model that knows no classes of whole images, good and defect by its severity."""
     rows = zip(answers.severity.tolist(), answers.probabilities.tolist(), strict=True)
-    return [Prediction(severity, tuple(p)) for severity, p in rows]
+    return [Prediction(x, (1 - x, x) if math.isnan(sum(p)) else tuple(p)) for x, p in rows]
