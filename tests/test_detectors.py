@@ -306,8 +306,9 @@ def test_transformers_own_detectors_learn_and_answer(kind, rows, task, data, tmp
     own = tmp_path / "model"
     model.save_pretrained(own)
     sets.write_history(own, sets.record_history(data, {"train": None}))
-    assert export(own, tmp_path / "edge", data=data)
-    assert files.read_json(tmp_path / "edge" / INSPECT)["parity"]["lost"]["n"] > 20
+    for to in ("openvino", "onnx"):
+        assert export(own, tmp_path / to, data=data, to=to)
+        assert files.read_json(tmp_path / to / INSPECT)["parity"]["lost"]["n"] > 20
     rgb = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
     said = Detector.from_pretrained(own).predict([rgb, rgb[:, ::-1].copy()])
     again = Detector.from_pretrained(own).predict([rgb])

@@ -1,8 +1,10 @@
 """Large pictures in tiles: training and runtime cut alike, and a thing that a cut goes through is found once."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from hf_inspect.errors import DataError, ParityError
 from hf_inspect.export import detector as exporting
 from hf_inspect.export import export, int8
 from hf_inspect.reading import Reading
+from hf_inspect.reports import write_card
 from hf_inspect.runtime import FORMAT, INSPECT, MODEL, PRECISION, TRAINED_ON, Engine
 from hf_inspect.schema import DETECTION, SEGMENTATION, Finding, TaskSpec
 from hf_inspect.tasks.detection import Decoding, box_overlap, compare
@@ -354,6 +357,11 @@ def test_training_and_the_edge_see_the_same_tiles_and_find_the_same(folder, expo
     changed = compare(SPOTS, None, detector.predict([rgb]), engine.predict([rgb]), detector.decoding.told)
     assert changed["lost"]["k"] == 0
     assert changed["shift"] < 0.1
+
+
+def test_the_card_states_the_tiles(exported, tmp_path):
+    text = write_card(Path(shutil.copytree(exported, tmp_path / "edge"))).read_text()
+    assert "each a tile of 250 pixels a side of the image that shares 20 % or more with the next" in text
 
 
 def test_an_export_that_cuts_otherwise_is_not_written(folder, data, tmp_path, monkeypatch):
