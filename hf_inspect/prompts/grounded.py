@@ -12,18 +12,14 @@ from hf_inspect.prompts.boxes import FRAMES, THOUSANDTHS, Named, View, render_an
 from hf_inspect.prompts.closed import CANONICAL_SIZE, Message
 from hf_inspect.schema import TaskSpec
 
-_SYSTEM = {
-    "en": "You inspect parts. You find what is asked for, and say where it is.",
-    "zh": "你是零件检验员。请找出所问的物体，并指出其位置。",  # noqa: RUF001 - Chinese
-}
-_TEXT = {
+_TEXT = {  # short: every exemplar repeats it
     "en": (
-        "Find each of these in the image: {classes}. Answer with a JSON list of objects, each "
-        '{{"bbox_2d": [x0, y0, x1, y1], "label": "..."{described}}}; [] if there is none.'
+        "Find: {classes}. Answer with a JSON list, "
+        '[{{"bbox_2d": [x0, y0, x1, y1], "label": "..."{described}}}], or [] if there is none.'
     ),
     "zh": (
-        "请在图像中找出以下各类物体：{classes}。用 JSON 列表回答，每个物体为 "  # noqa: RUF001 - Chinese
-        '{{"bbox_2d": [x0, y0, x1, y1], "label": "..."{described}}}；没有则回答 []。'  # noqa: RUF001 - Chinese
+        "请找出：{classes}。用 JSON 列表回答，"  # noqa: RUF001 - Chinese
+        '[{{"bbox_2d": [x0, y0, x1, y1], "label": "..."{described}}}]，没有则为 []。'  # noqa: RUF001 - Chinese
     ),
 }
 LANGUAGES = tuple(_TEXT)
@@ -62,7 +58,7 @@ class Grounding:
             raise DataError(f"The language is {language!r}; there are {', '.join(LANGUAGES)}.")
         classes = _BETWEEN[language].join(task.classes)
         text = _TEXT[language].format(classes=classes, described=_DESCRIBED if describe else "")
-        return cls(_SYSTEM[language], text, task, frame, describe)
+        return cls("", text, task, frame, describe)
 
     def to_dict(self) -> dict[str, Any]:
         """The question as plain JSON values, its task beside it."""
