@@ -1,7 +1,7 @@
 """A detection head over a VLM's image features: boxes with scores in one forward, from transformers' DETR layers.
 
-Each of its queries starts at a place of its own in the image, looks at the vectors around, and gives a box, whether
-anything is there, and of which class it is.
+Each of its queries starts at a place of its own in the image, with the vectors around it, looks at all others, and
+gives a box, whether anything is there, and of which class it is.
 """
 
 import math
@@ -111,7 +111,7 @@ class Head(nn.Module):
             inputs_embeds=self.see(vectors), attention_mask=present, spatial_position_embeddings=at
         ).last_hidden_state
         found = self.decoder(
-            inputs_embeds=self.queries.weight[None].expand(n, -1, -1),
+            inputs_embeds=self.queries.weight + _around(starts[:, :2], places, present) @ seen,
             encoder_hidden_states=seen,
             encoder_attention_mask=present,
             spatial_position_embeddings=at,
@@ -175,6 +175,15 @@ def find(model: "PreTrainedModel", head: Head, inputs: Mapping[str, torch.Tensor
     centres, sides = guess.boxes[-1, ..., :2], guess.boxes[-1, ..., 2:]
     corners = torch.cat([centres - sides / 2, centres + sides / 2], -1)
     return guess.logits[-1, ..., :-1].exp().double().cpu().numpy(), corners.double().cpu().numpy()
+
+
+def _around(starts: torch.Tensor, places: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """How much of each vector a query starts with (n, q, t): those around its place, as DETR's two stages have it.
+
+    `starts` are centres (q, 2), `places` boxes (n, t, 4); a vector counts by how near it lies, in sides of its own.
+    """
+    apart = (starts[None, :, None] - places[:, None, :, :2]) / places[:, None, :, 2:].clamp(min=1e-6)
+    return apart.square().sum(-1).neg().masked_fill(~present[:, None].bool(), -torch.inf).softmax(-1)
 
 
 def _spread(queries: int) -> torch.Tensor:
