@@ -9,10 +9,11 @@ from hf_inspect.errors import DataError
 from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.schema import TaskSpec
 from hf_inspect.tasks.detection import Decoding, decode
+from hf_inspect.vlm import head as head_module
 from hf_inspect.vlm import parity, seeing
 from hf_inspect.vlm import tiny as tiny_bases
 from hf_inspect.vlm.families import set_side
-from hf_inspect.vlm.head import WEIGHTS, find, load_head, new_head, save_head
+from hf_inspect.vlm.head import WEIGHTS, Head, HeadConfig, find, load_head, new_head, save_head
 from hf_inspect.vlm.head_loss import HeadWeights, captions_of, head_terms, said_loss
 from tests import tiny
 
@@ -220,3 +221,34 @@ def test_a_head_is_saved_and_loaded_whole(qwen, tmp_path):
 def test_a_head_of_no_size_is_a_sentence(qwen, sizes):
     with pytest.raises(DataError, match="detection head"):
         new_head(qwen[0], TASK.classes, **SMALL | sizes)
+
+
+def test_a_query_starts_with_the_vectors_around_it():
+    starts, places = torch.tensor([[0.125, 0.125], [0.9, 0.4]]), seeing._grid(4, 4)[None]
+    near = head_module._around(starts, places, torch.ones(1, 16))
+    assert torch.allclose(near.sum(-1), torch.ones(1, 2))
+    assert near[0].argmax(-1).tolist() == [0, 7]
+    gone = torch.ones(1, 16)
+    gone[0, 7] = 0
+    assert head_module._around(starts, places, gone)[0, 1, 7] == 0
+
+
+def test_what_a_cell_shows_is_learned_in_a_few_steps():
+    """Of 60 steps: a query that starts with nothing of the image is at a loss of 0.68 by then, 0.15 was seen here."""
+    torch.manual_seed(0)
+    made = Head(HeadConfig(16, ("a", "b"), queries=16, width=32, heads=4, encoder_layers=0, decoder_layers=1))
+    optimizer, rng = torch.optim.AdamW(made.parameters(), lr=3e-3), torch.Generator().manual_seed(1)
+    places = seeing._grid(4, 4)[None].expand(8, -1, -1)
+    for _ in range(60):
+        cells, kinds = torch.randint(16, (8,), generator=rng), torch.randint(2, (8,), generator=rng)
+        vectors = torch.randn(8, 16, 16, generator=rng) * 0.1
+        vectors[torch.arange(8), cells, kinds] += 3
+        there = [
+            {"boxes": places[0, cell][None], "class_labels": kind[None], "captions": [[1]]}
+            for cell, kind in zip(cells, kinds, strict=True)
+        ]
+        total, terms = head_terms(made, made(vectors, places, torch.ones(8, 16)), there, HeadWeights(captions=0), None)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    assert terms["objectness"] < 0.4

@@ -143,12 +143,11 @@ ELSEWHERE = {
         launched("vlm_sft", f"tiny_{family}"): ("tests/test_recipe_families.py", "tiny_{request.param}.yaml")
         for family in ("qwen2_5_vl", "qwen3_vl", "smolvlm", "llava")
     },
-    "python recipes/vlm_ground/parts.py outputs/raw/parts --images 2000": (
+    "python recipes/vlm_ground/parts.py outputs/raw/parts --images 4000": (
         "tests/test_recipe_ground.py", '"recipes/vlm_ground/parts.py", tmp_path / "raw", "--images"',
     ),
-    "hf-inspect data build coco --src outputs/raw/parts --license cc0-1.0 --out outputs/data/parts": (
-        "tests/test_detectors.py", '"coco", "--src"',
-    ),
+    "hf-inspect data build coco --src outputs/raw/parts --license cc0-1.0 --near off --shares 70/10/10/10 "
+    "--out outputs/data/parts": ("tests/test_recipe_ground.py", '["data", "build", "coco", "--src", '),
     "hf-inspect data pool outputs/data/parts --out outputs/pool/parts --size 10 --seed 42": (
         "tests/test_pool.py", '["data", "pool", ',
     ),
@@ -156,7 +155,10 @@ ELSEWHERE = {
         launched("vlm_ground", f"tiny_{family}"): ("tests/test_recipe_ground.py", "recipes/vlm_ground/tiny_{name}.yaml")
         for family in ("qwen2_5_vl", "qwen3_vl", "smolvlm")
     },
-    launched("vlm_ground", "demo"): ("tests/test_recipe_ground.py", 'RECIPES.glob("*.yaml")'),  # settings read
+    **{
+        launched("vlm_ground", name): ("tests/test_recipe_ground.py", 'RECIPES.glob("*.yaml")')  # settings read
+        for name in ("demo_eyes", "demo")
+    },
     **{
         f"accelerate launch --config_file recipes/accelerate/{how}.yaml recipes/vlm_ground/train.py --config "
         "recipes/vlm_ground/qwen2_5_vl_3b.yaml": ("tests/test_recipe_ground.py", "--config_file recipes/accelerate/")

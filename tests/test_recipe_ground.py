@@ -12,9 +12,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from hf_inspect import data as sets
 from hf_inspect import prompts
+from hf_inspect.cli import app
 from hf_inspect.data.pool import read_pool, write_pool
 from hf_inspect.errors import DataError
 from hf_inspect.metrics.findings import Shown, Thing
@@ -293,7 +295,7 @@ def test_what_cannot_be_trained_on_is_a_sentence(run, data, tmp_path, recipe):
 def test_every_yaml_says_what_trains_and_stands_in_the_table(recipe):
     table = (ROOT / "recipes/README.md").read_text()
     found = sorted(RECIPES.glob("*.yaml"))
-    assert len(found) == 5
+    assert len(found) == 6
     known = set(recipe.GroundArguments.__dataclass_fields__) | set(recipe.TrainingArguments.__dataclass_fields__)
     for path in found:
         stated = yaml.safe_load(path.read_text())
@@ -311,7 +313,9 @@ def test_the_plates_that_are_drawn_are_a_data_set_of_boxes(tmp_path, monkeypatch
     given = ["recipes/vlm_ground/parts.py", tmp_path / "raw", "--images", 24]
     monkeypatch.setattr(sys, "argv", [str(ROOT / given[0]), *map(str, given[1:])])
     runpy.run_path(sys.argv[0], run_name="__main__")
-    sets.build("coco", tmp_path / "data", src=tmp_path / "raw", options={"license": "cc0-1.0", "good": ""})
+    built = ["data", "build", "coco", "--src", str(tmp_path / "raw"), "--license", "cc0-1.0", "--near", "off"]
+    done = CliRunner().invoke(app, [*built, "--shares", "70/10/10/10", "--out", str(tmp_path / "data")])
+    assert done.exit_code == 0, done.output
     assert len(sets.read_objects(tmp_path / "data").classes) == 3
 
 
