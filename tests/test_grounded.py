@@ -225,7 +225,7 @@ def test_it_loads_what_was_trained_and_refuses_another_prompt(tmp_path):
     assert loaded.question == tiny("tiny-base")[2]
     assert loaded.most == 40
     assert loaded.identity != GroundedVLM.from_pretrained(folder, guide=guide()).identity
-    for key, value in (("text", "Where?"), ("frame", "pixels"), ("system", "")):
+    for key, value in (("text", "Where?"), ("frame", "pixels"), ("system", "Look.")):
         stated = files.read_json(folder / "prompt.json")
         stated["question"][key] = value
         files.write_json(folder / "prompt.json", stated)

@@ -304,7 +304,7 @@ def test_the_table_names_modules_that_are_there(cache):
 def test_what_the_table_does_not_hold_is_a_sentence(cache):
     from transformers import AutoConfig, CLIPConfig
 
-    with pytest.raises(DataError, match=r"type 'clip'; give one of qwen2_5_vl, smolvlm"):
+    with pytest.raises(DataError, match=r"type 'clip'; give one of qwen2_5_vl, qwen3_vl, smolvlm"):
         families.family_of(CLIPConfig())
     folder = tiny_bases.tiny_base(name="tiny-llava")
     with pytest.raises(DataError, match="this base sees 64 pixels"):
