@@ -201,7 +201,8 @@ def test_another_model_is_that_of_a_folder_that_pools_alike(tmp_path):
 
 
 def test_what_is_no_sentence_model_is_refused(tmp_path):
-    for content, message in ((None, r"config\.json"), ({}, "no model of transformers"), ({"model_type": "bert"}, "can be read")):
+    wrong = {"model_type": "bert"}, "can be read"
+    for content, message in ((None, "is missing"), ({}, "no model of transformers"), wrong):
         if content is not None:
             files.write_json(tmp_path / "config.json", content)
         with pytest.raises(DataError, match=message):
