@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from hf_inspect import cli, files
-from hf_inspect.data import write_history
+from hf_inspect.data import read_objects, write_history
 from hf_inspect.data.pool import write_pool
 from hf_inspect.errors import DataError, LeakageError
 from hf_inspect.hub import check
@@ -23,7 +23,7 @@ from hf_inspect.reports.ground import evaluate_ground, ground_lines, plain_repor
 from hf_inspect.reports.recorded import Recorded, _Answer, _key, recorded
 from hf_inspect.schema import DETECTION, Finding, History, Prediction, TaskSpec
 from hf_inspect.scoring import read_rows
-from tests import finders
+from tests import finders, tiny
 from tests.scripted import HISTORY
 from tests.test_labels import embed
 from tests.test_metrics_findings import by_pycocotools, figures, same
@@ -392,3 +392,23 @@ def test_a_vlm_is_asked_with_its_exemplars_and_may_not_be_measured_on_them(
     assert "6 of 6 answers could not be read" in capsys.readouterr().out
     assert evaluated(monkeypatch, *given, "--split", "train") == 1
     assert "trained on" in capsys.readouterr().err
+
+
+def test_a_head_is_measured_without_a_word_and_one_that_is_not_there_is_refused(data, tmp_path, monkeypatch, capsys):
+    from hf_inspect.vlm.head import new_head, save_head
+    from hf_inspect.vlm.learned import Learned
+    from hf_inspect.vlm.tiny import tiny_base
+
+    base, adapter = tiny_base(), tmp_path / "adapter"
+    tiny.grounded_adapter(base, adapter, read_objects(data), Learned(longest=3))
+    given = (base, "--adapter", adapter, "--data", data, "--out", tmp_path / "r.json", "--by", "head")
+    assert evaluated(monkeypatch, *given, "--split", "calibration") == 1
+    assert "it has no head" in capsys.readouterr().err
+    model, _ = tiny.parts(base)
+    save_head(new_head(model, read_objects(data).classes, queries=4, width=32), adapter)
+    given += ("--plot", tmp_path / "found.png", "--sheet", tmp_path / "sheet.png")
+    assert evaluated(monkeypatch, *given, "--split", "calibration") == 0
+    report = json.loads((tmp_path / "r.json").read_text())["detection"]
+    assert report["unreadable"]["k"] == 0
+    assert (tmp_path / "found.png").is_file()
+    assert (tmp_path / "sheet.png").is_file()

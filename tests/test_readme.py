@@ -155,6 +155,8 @@ ELSEWHERE = {
         launched("vlm_ground", f"tiny_{family}"): ("tests/test_recipe_ground.py", "recipes/vlm_ground/tiny_{name}.yaml")
         for family in ("qwen2_5_vl", "qwen3_vl", "smolvlm")
     },
+    "hf-inspect eval ground outputs/ground_eyes --data outputs/data/parts --out outputs/eyes/results.json --by head "
+    "--plot outputs/eyes/found.png --sheet outputs/eyes/sheet.png": ("tests/test_eval_ground.py", '"--by", "head"'),
     **{
         launched("vlm_ground", name): ("tests/test_recipe_ground.py", 'RECIPES.glob("*.yaml")')  # settings read
         for name in ("demo_eyes", "demo")
