@@ -69,7 +69,12 @@ def generate(
         mask = own if prefix is None else torch.cat([own.new_ones(len(own), len(prefix.conversation.ids)), own], 1)
         cache = None if prefix is None else _copies(prefix, len(asked))
         out = model(
-            **given, attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True, logits_to_keep=1
+            **given,
+            attention_mask=_needed(mask),
+            position_ids=at,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         last = at[..., -1].amax(0) if at.ndim == 3 else at[:, -1]
         return _steps(model, out, mask, last, ends, most)
@@ -116,9 +121,18 @@ def _steps(
         mask, last = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), last + 1
         at = last[:, None].expand(3, -1, -1) if three else last[:, None]
         out = model(
-            input_ids=tokens[:, None], attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True
+            input_ids=tokens[:, None],
+            attention_mask=_needed(mask),
+            position_ids=at,
+            past_key_values=cache,
+            use_cache=True,
         )
     return [Generated(tuple(ids[i]), tuple(p[i]), ended[i]) for i in range(n)]
+
+
+def _needed(mask: "torch.Tensor") -> "torch.Tensor | None":
+    """The mask (n, t) where anything is hidden: without one, attention copies no keys for its groups of heads."""
+    return None if bool(mask.all()) else mask
 
 
 def _copies(prefix: Prefix, n: int) -> "Cache":
