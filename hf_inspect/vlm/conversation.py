@@ -62,10 +62,6 @@ class Conversation:
         """All but the last turn: of a guided question the exemplars."""
         return Conversation(self.turns[:-1])
 
-    def last(self) -> "Conversation":
-        """The last turn alone: of a question what is asked about its own image."""
-        return Conversation(self.turns[-1:])
-
 
 def conversation(
     processor: "ProcessorMixin", messages: Mapping[str, Sequence[Message]], images: Sequence[Rgb]
