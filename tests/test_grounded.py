@@ -104,7 +104,7 @@ def test_turns_are_what_the_processor_makes_of_the_whole(name):
 @pytest.mark.parametrize("name", BASES)
 def test_a_batch_answers_as_one_at_a_time_and_as_transformers_do(name):
     model, processor, _ = tiny(name)
-    asked = [vlm(name).prepare(rgb).conversation for rgb in pictures(4)]
+    asked = [vlm(name).prepare(rgb).conversation for rgb in pictures(8)]
     alone = [generate(model, processor, [one], MOST)[0] for one in asked]
     together = generate(model, processor, asked, MOST)
     assert [one.ids for one in together] == [one.ids for one in alone]

@@ -96,6 +96,16 @@ ELSEWHERE = {
     "--plot outputs/ground/plots/found.png": (
         "tests/test_eval_ground.py", '"--exemplars", pool',
     ),
+    **{
+        f"hf-inspect eval ground {base}outputs/tiny/ground_{name} --data outputs/data/parts --max-new-tokens 16 "
+        f"--out outputs/tiny/{name}_{how}.json{more}": (
+            "tests/test_recipe_ground.py", 'startswith(("hf-inspect eval ground tiny-',
+        )
+        for name, base in (
+            ("qwen2_5_vl", "tiny-qwen2_5_vl --adapter "), ("qwen3_vl", ""), ("smolvlm", "tiny-smolvlm --adapter "),
+        )
+        for how, more in (("standard", ""), ("guided", " --exemplars outputs/pool/parts --num 1"))
+    },
     "hf-inspect eval ground --answers answers.jsonl --data outputs/data/own --out outputs/answers.json "
     "--match semantic --semantic-threshold 0.7 --responses outputs/found.json --metrics outputs/figures.json": (
         "tests/test_eval_ground.py", '"--answers", path, "--frame", frame',

@@ -128,6 +128,31 @@ def test_each_family_trains_a_model_that_says_where_things_are(trained, data):
     assert {"head.json", "head.safetensors"} <= {key.partition("/")[2] for key in vlm.decides["files"]}
 
 
+def test_each_family_is_measured_by_the_readme_s_commands(trained, data, tmp_path, monkeypatch):
+    """Plainly and after an exemplar; the same images, the same question, other answers' lengths."""
+    name, out = trained
+    lines = (ROOT / "recipes/README.md").read_text().replace("\\\n", "").splitlines()
+    own = [" ".join(read.split()) for read in lines if f"outputs/tiny/ground_{name} " in read]
+    read_them = [
+        read for read in own if read.startswith(("hf-inspect eval ground tiny-", "hf-inspect eval ground out"))
+    ]
+    assert len(read_them) == 2
+    reports = []
+    for number, command in enumerate(read_them):
+        places = {f"outputs/tiny/ground_{name}": out, "outputs/data/parts": data,
+                  "outputs/pool/parts": data.parent / "pool"}  # fmt: skip
+        words = [str(places.get(word, word)) for word in command.split()[1:]]
+        words[words.index("--out") + 1] = str(tmp_path / f"{number}.json")
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        reports.append(json.loads((tmp_path / f"{number}.json").read_text())["detection"])
+    plain, guided = reports
+    assert plain["n"] == guided["n"] > 0
+    assert plain["guide"] is None
+    assert (guided["guide"]["num"], guided["guide"]["how"]) == (1, "fixed")
+    assert plain["question"] == guided["question"]
+
+
 def test_a_training_that_goes_on_ends_as_one_that_never_stopped(trained, run, data, tmp_path):
     name, whole = trained
     if name != "qwen2_5_vl":

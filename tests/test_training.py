@@ -14,6 +14,7 @@ import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from hf_inspect.training import (
     checkpoints,
     content_of,
     differences,
+    lines,
     made_from,
     newest_whole_checkpoint,
     publication,
@@ -509,3 +511,29 @@ def test_a_damaged_file_of_torch_is_not_whole(method, tmp_path):
         (tmp_path / "x.pt").write_bytes(content[:at] + bytes([content[at] ^ 0x19]) + content[at + 1 :])
         found.append(checkpoints._is_whole(tmp_path / "x.pt"))
     assert found.count(False) > len(content) // 2
+
+
+def test_where_no_bar_is_shown_a_line_a_minute_says_how_far_it_is(monkeypatch, capsys):
+    said = lines._lines(bar=False)
+    args = SimpleNamespace(
+        train_batch_size=8,
+        gradient_accumulation_steps=1,
+        world_size=1,
+        output_dir="out",
+        max_steps=100,
+        num_train_epochs=3,
+    )
+    state = SimpleNamespace(
+        max_steps=100, global_step=0, epoch=0.0, is_world_process_zero=True, num_train_epochs=25, best_metric=None
+    )
+    clock = iter([0.0, 0.0, 0.0, 30.0, 30.0, 61.0, 61.0, 61.0, 100.0, 100.0, 125.0, 125.0])
+    monkeypatch.setattr(lines, "perf_counter", lambda: next(clock))
+    said.on_train_begin(args, state, None)
+    for step, logs in ((10, {"loss": 3.0}), (20, {"loss": 2.0}), (30, {"loss": 1.5}), (40, {"eval_ap50": 0.5})):
+        state.global_step, state.epoch = step, step / 4
+        said.on_log(args, state, None, logs)
+    assert capsys.readouterr().out.splitlines() == [
+        "100 steps of 8 images -> out",
+        "step 20 of 100: loss 2.000 (61 s)",
+        "epoch 10 of 25: loss 1.500; validation ap50 0.500 (125 s)",
+    ]

@@ -1,4 +1,6 @@
-"""What a person reads of a training: its length, a line an evaluation, what was best; a bar on a terminal alone."""
+"""What a person reads of a training: its length, a line an evaluation, what was best; between them a bar on a terminal,
+and elsewhere a line a minute.
+"""
 
 import sys
 from time import perf_counter
@@ -8,6 +10,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
 
 _NAMES = {"auroc": "AUROC", "macro_f1": "macro F1"}
+_EVERY = 60  # seconds after which a line is due, where no bar is shown
 _OF_THE_MACHINE = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
@@ -36,17 +39,20 @@ def _lines(bar: bool) -> "TrainerCallback":
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             super().on_train_begin(args, state, control, **kwargs)
-            self.loss, self.begun = None, perf_counter()
+            self.loss, self.begun, self.said = None, perf_counter(), perf_counter()
             batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             done = f", {state.global_step} of them done" if state.global_step else ""
             self.say(state, f"{state.max_steps} steps of {batch} images{done} -> {args.output_dir}")
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             self.loss = logs.get("loss", self.loss)
+            seconds = perf_counter() - self.begun
+            loss = None if self.loss is None else float(self.loss)
             if any(name.startswith("eval_") for name in logs):
-                seconds = perf_counter() - self.begun
-                loss = None if self.loss is None else float(self.loss)
-                self.say(state, evaluation_line({"epoch": state.epoch, **logs}, args.num_train_epochs, loss, seconds))
+                epochs = state.num_train_epochs if args.max_steps > 0 else args.num_train_epochs
+                self.say(state, evaluation_line({"epoch": state.epoch, **logs}, epochs, loss, seconds))
+            elif "loss" in logs and not bar and perf_counter() - self.said >= _EVERY:
+                self.say(state, f"step {state.global_step} of {state.max_steps}: loss {loss:.3f} ({seconds:.0f} s)")
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             super().on_train_end(args, state, control, **kwargs)
@@ -56,6 +62,7 @@ def _lines(bar: bool) -> "TrainerCallback":
                 self.say(state, f"best: step {state.best_global_step}, {best}")
 
         def say(self, state: Any, line: str) -> None:
+            self.said = perf_counter()
             shown = getattr(self, "training_bar", None)
             if shown is not None:
                 shown.write(line)
