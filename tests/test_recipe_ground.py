@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -26,6 +27,7 @@ from hf_inspect.vlm import GroundedVLM, ground_scores, parity, seeing
 from hf_inspect.vlm import ground_training as grounding
 from hf_inspect.vlm.conversation import IGNORED
 from hf_inspect.vlm.families import family_of
+from hf_inspect.vlm.ground_trainer import GroundTrainer
 from hf_inspect.vlm.head import find, load_head, new_head
 from hf_inspect.vlm.head_loss import HeadWeights
 from hf_inspect.vlm.learned import Learned
@@ -352,6 +354,37 @@ def test_the_configs_for_several_gpus_are_ones_that_accelerate_reads(recipe):
         start = f"accelerate launch --config_file recipes/accelerate/{name}.yaml recipes/vlm_ground/train.py --config "
         assert f"{start}recipes/vlm_ground/qwen2_5_vl_3b.yaml" in table
         path = ROOT / "recipes/accelerate" / f"{name}.yaml"
-        assert "Never run here" in path.read_text()
+        said = " ".join(path.read_text().replace("#", "").split())
+        assert re.search(r"never (run )?on two GPUs", said, re.I)
         config = ClusterConfig.from_yaml_file(str(path))
         assert config.num_processes == 2
+        assert config.mixed_precision in (None, "no")  # else every weight would become bfloat16, the head's too
+    given = json.loads((ROOT / config_file("zero2")).read_text())
+    assert given["zero_optimization"]["stage"] == 2
+    assert given["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+    assert "bf16" not in given
+
+
+def config_file(name):
+    found = yaml.safe_load((ROOT / f"recipes/accelerate/{name}.yaml").read_text())
+    return found["deepspeed_config"]["deepspeed_config_file"]
+
+
+def test_products_are_bfloat16_and_trained_weights_float32(recipe, run, monkeypatch, tmp_path):
+    seen, losses = [], GroundTrainer.compute_loss
+
+    def watched(trainer, model, *args, **kwargs):
+        trained = {str(weight.dtype) for weight in model.parameters() if weight.requires_grad}
+        seen.append((torch.is_autocast_enabled("cpu"), trained))
+        return losses(trainer, model, *args, **kwargs)
+
+    monkeypatch.setattr(GroundTrainer, "compute_loss", watched)
+    monkeypatch.setattr(recipe, "fast_dtype", lambda: torch.bfloat16)
+    scored = []
+    monkeypatch.setattr(ground_scores, "figures", lambda *_: scored.append(torch.is_autocast_enabled("cpu")) or {})
+    for low in (True, False):
+        seen.clear()
+        scored.clear()
+        run("qwen2_5_vl", tmp_path / str(low), "--bfloat16", low, "--num_train_epochs", 1)
+        assert set(map(str, seen)) == {str((low, {"torch.float32"}))}
+        assert scored == [low]

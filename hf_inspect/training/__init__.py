@@ -12,6 +12,7 @@ from hf_inspect.training.checkpoints import (
     train,
 )
 from hf_inspect.training.evaluation import WholeEvaluation
+from hf_inspect.training.precision import Products
 from hf_inspect.training.publish import Publication, publication
 from hf_inspect.training.recipe import (
     LOG,
@@ -24,11 +25,12 @@ from hf_inspect.training.recipe import (
     run,
     write_training_log,
 )
+from hf_inspect.training.sharding import whole_again
 from hf_inspect.training.steps import INSPECT, LAUNCH, Step, do, perform
 
 __all__ = [
-    "INSPECT", "LAUNCH", "LOG", "Publication", "Step", "WholeEvaluation", "augmentation", "bound_checkpoints",
-    "check_classes", "check_processes", "check_splits", "content_of", "differences", "do", "fit_made_from", "made_from",
-    "newest_whole_checkpoint", "parsed", "perform", "publication", "recipe_log", "resume_from", "run", "torn", "train",
-    "write_training_log",
+    "INSPECT", "LAUNCH", "LOG", "Products", "Publication", "Step", "WholeEvaluation", "augmentation",
+    "bound_checkpoints", "check_classes", "check_processes", "check_splits", "content_of", "differences", "do",
+    "fit_made_from", "made_from", "newest_whole_checkpoint", "parsed", "perform", "publication", "recipe_log",
+    "resume_from", "run", "torn", "train", "whole_again", "write_training_log",
 ]  # fmt: skip

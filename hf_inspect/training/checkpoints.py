@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hf_inspect import files
 from hf_inspect.errors import DataError
 from hf_inspect.training.lines import say_in_lines
+from hf_inspect.training.sharding import refuse_shared
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -76,8 +77,9 @@ def bound_checkpoints(made: Mapping[str, Any]) -> "TrainerCallback":
 def train(trainer: "Trainer", made: Mapping[str, Any]) -> None:
     """Train, from the newest whole checkpoint of the run's folder on; a run that has come to its end does no step.
 
-    DataError as of `resume_from`.
+    DataError as of `resume_from` and of `refuse_shared`.
     """
+    refuse_shared(trainer)
     checkpoint = resume_from(Path(trainer.args.output_dir), made)
     trainer.args.restore_callback_states_from_checkpoint = True  # the patience that is left
     state = json.loads((Path(checkpoint) / _STATE).read_text()) if checkpoint else {}

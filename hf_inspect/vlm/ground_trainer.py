@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from hf_inspect.training import WholeEvaluation
+from hf_inspect.training import Products, WholeEvaluation
 from hf_inspect.vlm.conversation import IGNORED
 from hf_inspect.vlm.ground_training import HEAD_LOSS, SHOWN_BEFORE, THERE, GroundedRows, token_losses
 from hf_inspect.vlm.trainer import GroupRates
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 _TERMS = ("objectness", "bbox", "giou", "caption")
 
 
-class GroundTrainer(GroupRates, WholeEvaluation, Trainer):
+class GroundTrainer(GroupRates, Products, WholeEvaluation, Trainer):
     """A trainer of answers and, where the model has one, of its detection head; every loss is told of by itself.
 
     Set before training: `learning_rates`, and `scored`, which gives figures of validation.
     """
 
     scored: Callable[[], dict[str, float]]
+    shares_weights = True  # every process scores the same images, in step
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,7 +71,7 @@ class GroundTrainer(GroupRates, WholeEvaluation, Trainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> "EvalLoopOutput":
         """The loss, and what is found in validation images."""
         found = super().evaluation_loop(*args, **kwargs)
-        with self.accelerator.autocast():
+        with self.autocast_smart_context_manager():
             found.metrics.update({f"eval_{name}": value for name, value in self.scored().items()})
         self._since, self._seen = perf_counter(), 0
         return found

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl import SFTTrainer
 
-from hf_inspect.training import WholeEvaluation
+from hf_inspect.training import Products, WholeEvaluation
 from hf_inspect.vlm import training as sft
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class GroupRates:
         return self.optimizer
 
 
-class AdapterTrainer(GroupRates, WholeEvaluation, SFTTrainer):
+class AdapterTrainer(GroupRates, Products, WholeEvaluation, SFTTrainer):
     """SFTTrainer with learning rates by group, and scores of the validation split by ranking beside its loss.
 
     Set before training: `learning_rates` (pattern of parameters -> rate), `ranker`, which answers for the rows of
@@ -53,7 +53,7 @@ class AdapterTrainer(GroupRates, WholeEvaluation, SFTTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> "EvalLoopOutput":
         """The loss, and how well ranking tells the validation images apart."""
         found = super().evaluation_loop(*args, **kwargs)
-        with self.accelerator.autocast():
+        with self.autocast_smart_context_manager():
             p = sft.rank_together(self.ranker, self.validation, self.accelerator)
         scores = sft.validation_scores(self.ranker.task, self.validation[sft.CLASS_ID], p)
         found.metrics.update({f"eval_{k}": v for k, v in scores.items()})

@@ -91,6 +91,13 @@ def load(arguments, dtype, task):
     return base, model, processor
 
 
+def load_to_train(arguments, dtype, task):
+    """The model that trains, as the trainer has it before the first step."""
+    model = load(arguments, dtype, task)[1]
+    sft.float32_where_trained(model)
+    return model
+
+
 def keep_in_float32(model, tower):
     """Run the module of this name, where there is one, in float32 inside autocast."""
     if tower:
@@ -112,7 +119,7 @@ def main():
     grounding.check_rows(splits["train"], task, arguments.data)
 
     dtype = fast_dtype() if arguments.bfloat16 else torch.float32
-    config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
+    config.mixed_precision = "no"  # training.Products does it
     base, model, processor = load(arguments, dtype, task)
     question = prompts.Grounding.about(
         task, family_of(base.config).frame, arguments.language, describe=arguments.describe
@@ -142,6 +149,7 @@ def main():
         callbacks=[Epochs([train]), training.bound_checkpoints(made)],
     )  # fmt: skip
     sft.float32_where_trained(model)
+    trainer.products = dtype
     trainer.learning_rates = arguments.learning_rates
     trainer.scored = functools.partial(
         ground_scores.figures, base, validation, learned, pool, arguments.num_teacher_samples, arguments.max_validation,
@@ -155,14 +163,15 @@ def main():
         model.enable_input_require_grads()  # frozen embeddings would cut the gradients off
     with disable_input_dtype_casting(model):  # else each LoRA layer casts its input to float32 and back
         training.train(trainer, made)
+    model = training.whole_again(trainer, functools.partial(load_to_train, arguments, dtype, task))
     if trainer.is_world_process_zero():
-        out = Path(config.output_dir)
+        base, out = model.get_base_model() if arguments.lora_r else model, Path(config.output_dir)
         learned, question = ground_scores.fitted(
             base.eval(), validation, learned, arguments.max_validation, config.eval_batch_size, arguments.text
         )
         if arguments.detection:
             save_head(grounding.take_head(base), out)
-        sft.save(trainer.model, processor, out, files.portable_name(arguments.base))
+        sft.save(model, processor, out, files.portable_name(arguments.base))
         ids = parity.grounded_ids(processor, question)
         parity.write_prompt(out, processor, question, ids, reading, more={LEARNED: learned.to_dict()})
         parents = sft.parents_of(arguments.base, arguments.adapter)

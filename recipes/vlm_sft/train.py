@@ -95,7 +95,7 @@ def main():
     training.check_classes(question.task, train[sft.CLASS_ID], validation[sft.CLASS_ID])
 
     dtype = fast_dtype() if arguments.bfloat16 else torch.float32
-    config.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"  # `bf16: true` is refused without a GPU
+    config.mixed_precision = "no"  # training.Products does it
     model, processor = load(arguments, dtype)
     sizing = sizing_of(parity.image_settings(processor))
     as_rows = functools.partial(sft.chat_rows, question=question, reading=reading, sizing=sizing)
@@ -112,6 +112,7 @@ def main():
     trainer.accelerator.print(sft.check_lengths(processor, (train, validation), question, config.max_length))
     if arguments.early_stopping_patience and config.do_eval:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
+    trainer.products = dtype
     trainer.learning_rates, trainer.validation = rates, validation
     asking = Asking(batch_size=config.eval_batch_size)
     trainer.ranker = VLM(trainer.model, processor, question, asking=asking, reading=reading)
