@@ -294,7 +294,7 @@ def test_the_table_names_modules_that_are_there(cache):
         model, _ = tiny.parts(tiny_bases.tiny_base(name=f"tiny-{name}"))
         family = families.family_of(model.config)
         assert model.get_submodule(family.tower) is not model.get_submodule(family.projector)
-        wrapped = get_peft_model(model, training.lora(model.config, 2, 4, 0.0))
+        wrapped = get_peft_model(model, training.Tuning(lora_r=2, lora_alpha=4, lora_dropout=0.0).lora(model.config))
         adapted = {n.split(".lora_")[0] for n, p in wrapped.named_parameters() if p.requires_grad}
         assert all(re.search(r"self_attn|merger|connector|projector", n) for n in adapted)
         assert not any("vision" in n or "visual.blocks" in n for n in adapted)

@@ -310,6 +310,7 @@ def test_what_cannot_be_trained_on_is_a_sentence(run, data, tmp_path, recipe):
         (["--max_rows", 1], "no image to train on in .* shows a"),
         (["--head.width", 30], "detection head"),
         (["--language", "fr"], "language is 'fr'"),
+        (["--adapter", tmp_path], "an adapter on a merged adapter would not fit the base alone"),
         (["--full_modules", "lm_head"], r"learning_rates names .*merger.*, but it is frozen"),
     ):
         with pytest.raises(DataError, match=said):

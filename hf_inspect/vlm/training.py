@@ -6,6 +6,7 @@ import functools
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,44 @@ CLASS_ID = "class_id"  # a row's class, as its place among the question's option
 PROBABILITY = "probability"  # of a defect, where a data set states how sure its experts were
 _AT_ONCE = 64  # images in memory
 _FROZEN_COPY = ".original_module."  # PEFT keeps the untrained twin of each module it trains fully
+
+
+@dataclass
+class Tuning:
+    """What both recipes are told of a base, of what trains of it, and of how that is computed.
+
+    DataError for LoRA on a base that an adapter is merged into: what comes out would be read without that.
+    """
+
+    base: str = field(default="demo-base", metadata={"help": "Hub repository, folder, demo-base or a tiny- one"})
+    side: int = field(default=288, metadata={"help": "pixels; more shows smaller things, and costs its square in time"})
+    adapter: str | None = field(default=None, metadata={"help": "go on from this adapter, merged into the base first"})
+    lora_r: int = field(default=16, metadata={"help": "0: no LoRA, learning_rates names what trains"})
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_targets: str = field(default="", metadata={"help": "pattern of the layers that get LoRA; default: family's"})
+    full_modules: list[str] = field(default_factory=list, metadata={"help": "modules trained whole, beside LoRA"})
+    learning_rates: dict[str, float] = field(default_factory=dict, metadata={"help": "pattern: rate; all that trains"})
+    float32_tower: str | None = field(default=None, metadata={"help": "convolutional module, kept out of autocast"})
+    attention: str | None = field(default=None, metadata={"help": "transformers' attn_implementation"})
+    bfloat16: bool = field(default=True, metadata={"help": "autocast, where the machine multiplies bfloat16 fast"})
+    early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better score"})
+    max_rows: int | None = field(default=None, metadata={"help": "so many rows of each split alone"})
+
+    def __post_init__(self) -> None:
+        if self.adapter and self.lora_r:
+            raise DataError(
+                "an adapter on a merged adapter would not fit the base alone; set lora_r to 0, to train whole."
+            )
+
+    def lora(self, config: "PretrainedConfig", *whole: str) -> "LoraConfig":
+        """PEFT's settings of LoRA on a base, with `whole` modules trained beside `full_modules`."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.lora_r, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout,
+            target_modules=self.lora_targets or family_of(config).lora, modules_to_save=[*self.full_modules, *whole],
+        )  # fmt: skip
 
 
 def rows_with_class_ids(folder: Path, split: str, task: TaskSpec, max_rows: int | None = None) -> "datasets.Dataset":
@@ -122,18 +161,6 @@ def load_base(
         model = merge_adapter(model, hub.resolve(adapter)).to(dtype)
     connect_in_embedding_dtype(model)
     return model, processor
-
-
-def lora(
-    config: "PretrainedConfig", r: int, alpha: int, dropout: float, targets: str = "", whole: Sequence[str] = ()
-) -> "LoraConfig":
-    """PEFT's settings: LoRA on the layers that `targets` matches (default: the family's), `whole` modules beside it."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets or family_of(config).lora,
-        modules_to_save=list(whole),
-    )  # fmt: skip
 
 
 def check_lengths(

@@ -35,13 +35,10 @@ from hf_inspect.vlm.model import fast_dtype
 
 
 @dataclass
-class GroundArguments:
+class GroundArguments(sft.Tuning):
     """What this recipe adds to transformers' TrainingArguments."""
 
     data: Path = field(default=Path("outputs/data/parts"), metadata={"help": "folder of `hf-inspect data build coco`"})
-    base: str = field(default="demo-base", metadata={"help": "Hub repository, folder, demo-base or a tiny- one"})
-    side: int = field(default=288, metadata={"help": "pixels; more shows smaller things, and costs its square in time"})
-    adapter: str | None = field(default=None, metadata={"help": "go on from this adapter, merged into the base first"})
     language: str = field(default="en", metadata={"help": "of the question: en or zh"})
     describe: bool = field(default=False, metadata={"help": "learn people's descriptions of things as well"})
     exemplars: Path | None = field(default=None, metadata={"help": "folder of `hf-inspect data pool`, to be guided by"})
@@ -57,36 +54,20 @@ class GroundArguments:
         default_factory=dict, metadata={"help": "its size: queries 100, width 256, decoder_layers 3, ..."}
     )
     head_weights: dict = field(default_factory=dict, metadata={"help": "of its terms: bbox 10, caption 1, ..."})
-    lora_r: int = field(default=16, metadata={"help": "0: no LoRA, learning_rates names what trains"})
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-    lora_targets: str = field(default="", metadata={"help": "pattern of the layers that get LoRA; default: family's"})
-    full_modules: list[str] = field(default_factory=list, metadata={"help": "modules trained whole, beside LoRA"})
-    learning_rates: dict[str, float] = field(default_factory=dict, metadata={"help": "pattern: rate; all that trains"})
-    float32_tower: str | None = field(default=None, metadata={"help": "convolutional module, kept out of autocast"})
-    attention: str | None = field(default=None, metadata={"help": "transformers' attn_implementation"})
-    bfloat16: bool = field(default=True, metadata={"help": "autocast, where the machine multiplies bfloat16 fast"})
-    early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better score"})
-    max_rows: int | None = field(default=None, metadata={"help": "so many rows of each split alone"})
     max_validation: int = field(default=32, metadata={"help": "validation images that answers are generated for"})
 
 
 def load(arguments, dtype, task):
     """The base, with its head where there is one, the model that trains, and the processor."""
     base, processor = sft.load_base(arguments.base, arguments.side, dtype, arguments.attention, None, arguments.adapter)
-    whole = list(arguments.full_modules)
     if arguments.detection:
         weights = HeadWeights(**arguments.head_weights)
         grounding.with_head(base, grounding.head_for(base, arguments.base, task, arguments.head), weights)
-        whole.append(grounding.HEAD)
     if not arguments.lora_r:
         sft.train_only(base, arguments.learning_rates)
         keep_in_float32(base, arguments.float32_tower)
         return base, base, processor
-    adapted = sft.lora(
-        base.config, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, arguments.lora_targets, whole
-    )
-    model = get_peft_model(base, adapted)
+    model = get_peft_model(base, arguments.lora(base.config, *[grounding.HEAD] * arguments.detection))
     keep_in_float32(model, arguments.float32_tower)
     return base, model, processor
 

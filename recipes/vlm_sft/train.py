@@ -17,7 +17,6 @@ from trl import SFTConfig
 
 from hf_inspect import files, training
 from hf_inspect.data import questions_of, read_head, read_reading, record_history, write_history
-from hf_inspect.errors import DataError
 from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.reports import write_card
 from hf_inspect.vlm import VLM, Asking, parity
@@ -27,52 +26,32 @@ from hf_inspect.vlm.trainer import AdapterTrainer
 
 
 @dataclass
-class AdapterArguments:
+class AdapterArguments(sft.Tuning):
     """What this recipe adds to TRL's SFTConfig."""
 
     data: Path = field(default=Path("outputs/data/elpv"), metadata={"help": "folder of `hf-inspect data build`"})
     train_split: str = field(default="train", metadata={"help": "or config/split: sft/train"})
     validation_split: str = "validation"
     questions: Path | None = field(default=None, metadata={"help": "YAML; default: beside the data set's script"})
-    base: str = field(default="demo-base", metadata={"help": "Hub repository, folder, demo-base or a tiny- one"})
-    side: int = field(default=288, metadata={"help": "pixels; more shows finer cracks, and costs its square in time"})
-    adapter: str | None = field(default=None, metadata={"help": "go on from this adapter, merged into the base first"})
     student: Path | None = field(default=None, metadata={"help": "start the vision tower from this edge student"})
     quantized: str | None = field(default=None, metadata={"help": "nf4: the frozen base in 4 bits (QLoRA)"})
-    lora_r: int = field(default=16, metadata={"help": "0: no LoRA, learning_rates names what trains"})
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-    lora_targets: str = field(default="", metadata={"help": "pattern of the layers that get LoRA; default: family's"})
-    full_modules: list[str] = field(default_factory=list, metadata={"help": "modules trained whole, beside LoRA"})
-    learning_rates: dict[str, float] = field(default_factory=dict, metadata={"help": "pattern: rate; all that trains"})
-    float32_tower: str | None = field(default=None, metadata={"help": "convolutional module, kept out of autocast"})
     compiled: str | None = field(default=None, metadata={"help": "pattern of modules to compile"})
-    attention: str | None = field(default=None, metadata={"help": "transformers' attn_implementation"})
     soft_labels: bool = field(default=True, metadata={"help": "sample each answer by the experts' probability"})
     augment: bool = field(default=True, metadata={"help": "turns, mirrors, crops and light; shown as squares"})
     jitter: float = field(default=0.2, metadata={"help": "brightness and contrast, as a share"})
     min_crop: float = field(default=0.8, metadata={"help": "smallest share of the cell a crop shows"})
     views: int = field(default=1, metadata={"help": "turns that the trained adapter's answers are averaged over"})
-    bfloat16: bool = field(default=True, metadata={"help": "autocast, where the machine multiplies bfloat16 fast"})
-    early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better score"})
-    max_rows: int | None = field(default=None, metadata={"help": "so many rows of each split alone"})
 
 
 def load(arguments, dtype):
     """The model, with what trains of it set to train, and its processor."""
-    if arguments.adapter and arguments.lora_r:
-        raise DataError("an adapter on a merged adapter would not fit the base alone; set lora_r to 0, to train whole.")
     model, processor = sft.load_base(
         arguments.base, arguments.side, dtype, arguments.attention, arguments.quantized, arguments.adapter
     )
     if arguments.student:
         sft.start_tower_from(model, arguments.student)
     if arguments.lora_r:
-        adapted = sft.lora(
-            model.config, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, arguments.lora_targets,
-            arguments.full_modules,
-        )  # fmt: skip
-        model = get_peft_model(model, adapted)
+        model = get_peft_model(model, arguments.lora(model.config))
     else:
         sft.train_only(model, arguments.learning_rates)
     if arguments.float32_tower:
