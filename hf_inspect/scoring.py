@@ -91,11 +91,11 @@ def run(
     """
     task = sets.read_task(data)
     for name, one in predictors.items():
-        task.refuse_model(one.task, f"The data set {data.name}", f"the {name}")
-        sets.read_reading(data).refuse_model(one.reading, f"The data set {data.name}", f"the {name}")
+        task.refuse_model(one.task, f"The data set {data.name}", _called(name))
+        sets.read_reading(data).refuse_model(one.reading, f"The data set {data.name}", _called(name))
     if not fitting:
         for name, one in predictors.items():
-            sets.refuse_seen(one.history, data, split, name)
+            sets.refuse_seen(one.history, data, split, _called(name))
     manifest = sets.read_head(data)
     place = "/".join(sets.place_of(manifest, split))
     stated = {"data": manifest["fingerprint"], "split": place, "task": task.to_dict(), "complexity": complexity}
@@ -170,6 +170,11 @@ def _in_order(answer: Row, order: Sequence[int] | None) -> Row:
     """An answer with its class probabilities in the data set's order; without them where its classes are others."""
     p = answer.pop("probabilities", None)
     return answer if p is None or order is None else answer | {"probabilities": [p[i] for i in order]}
+
+
+def _called(name: str) -> str:
+    """A predictor in a sentence: of a cascade which part, else the model that was asked about."""
+    return f"the {name}" if name in ("edge", "vlm") else "the model"
 
 
 def _resume(out: Path, stated: Mapping[str, Any]) -> tuple[str, int]:

@@ -99,7 +99,7 @@ def guess_of(head, boxes, logits):
     from hf_inspect.vlm.head import Guess
 
     vectors = torch.zeros(len(boxes), len(boxes[0]), head.config.width, requires_grad=True)
-    return Guess(torch.tensor([logits]).log_softmax(-1), torch.tensor([boxes]), vectors)
+    return Guess(torch.tensor([logits]).log_softmax(-1), torch.tensor([boxes]), vectors, vectors.sum() + 0.25)
 
 
 def nothing_said(tokens, captions):
@@ -116,6 +116,9 @@ def test_terms_are_those_of_the_guess_matched_to_what_is_there(qwen):
     assert terms["giou"].item() == pytest.approx((1 - 0.5) / 2)
     assert terms["objectness"].item() == pytest.approx(0, abs=1e-4)
     assert total.item() == pytest.approx(10 * 0.1 + 2 * 0.25, abs=1e-3)
+    assert terms["place"].item() == 0.25
+    placed, _ = head_terms(head, guess_of(head, boxes, sure), targets, HeadWeights(place=4), nothing_said)
+    assert placed.item() == pytest.approx(total.item() + 4 * 0.25, abs=1e-5)
     other = [[[-9.0, 9.0, -9.0], [9.0, -9.0, -9.0]]]
     assert head_terms(head, guess_of(head, boxes, other), targets, HeadWeights(), nothing_said)[1]["objectness"] > 1
 
@@ -252,3 +255,23 @@ def test_what_a_cell_shows_is_learned_in_a_few_steps():
         total.backward()
         optimizer.step()
     assert terms["objectness"] < 0.4
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_vectors_learn_to_tell_where_they_lie_if_anything_of_them_does(told):
+    torch.manual_seed(0)
+    made = Head(HeadConfig(16, ("a",), queries=4, width=32, heads=4, encoder_layers=0, decoder_layers=1))
+    optimizer, rng = torch.optim.AdamW(made.parameters(), lr=1e-2), torch.Generator().manual_seed(1)
+    places = seeing._grid(4, 4)[None].expand(8, -1, -1)
+    present = torch.ones(8, 16)
+    present[:, 15] = 0
+    for _ in range(150):
+        vectors = torch.randn(8, 16, 16, generator=rng)
+        if told:
+            vectors[..., :2] += 6 * places[..., :2]
+        vectors[:, 15] = 1e3  # padding, which counts nowhere
+        apart = made(vectors, places, present).apart
+        optimizer.zero_grad()
+        apart.backward()
+        optimizer.step()
+    assert (apart < 0.15) == told  # 0.25 is what a vector is from the middle, on average

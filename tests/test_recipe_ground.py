@@ -39,7 +39,7 @@ RECIPES = ROOT / "recipes/vlm_ground"
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "smolvlm")
 TASK = TaskSpec(finders.NAMES, ("defect",) * 2, "detection")
 SMALL = ["--max_rows", 8, "--max_validation", 1]
-LOSSES = {f"loss_{name}" for name in ("answer", "exemplar", "objectness", "bbox", "giou", "caption")}
+LOSSES = {f"loss_{name}" for name in ("answer", "exemplar", "objectness", "bbox", "giou", "caption", "place")}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hf_inspect.vlm.trainer import GroupRates
 if TYPE_CHECKING:
     from transformers.trainer_utils import EvalLoopOutput
 
-_TERMS = ("objectness", "bbox", "giou", "caption")
+_TERMS = ("objectness", "bbox", "giou", "caption", "place")
 
 
 class GroundTrainer(GroupRates, Products, WholeEvaluation, Trainer):

@@ -67,12 +67,14 @@ class Guess(NamedTuple):
     """What each of l layers says of n images by q queries; the last layer's is the answer.
 
     `logits` (l, n, q, k + 1) are log-probabilities of the classes and of nothing being there, which sum to one;
-    `boxes` (l, n, q, 4) centre x, centre y, width and height as shares of the image; `vectors` (n, q, width).
+    `boxes` (l, n, q, 4) centre x, centre y, width and height as shares of the image; `vectors` (n, q, width). `apart`
+    is how far the image's vectors lie from where each by itself says that it does, on average, as a share of the image.
     """
 
     logits: torch.Tensor
     boxes: torch.Tensor
     vectors: torch.Tensor
+    apart: torch.Tensor
 
 
 class Head(nn.Module):
@@ -94,6 +96,7 @@ class Head(nn.Module):
         self.queries, self.starts = nn.Embedding(config.queries, width), nn.Parameter(_spread(config.queries))
         self.box = DetrMLPPredictionHead(width, width, 4, 3)
         self.there, self.kind = nn.Linear(width, 1), nn.Linear(width, len(config.classes))
+        self.lies = nn.Sequential(nn.LayerNorm(config.features), nn.Linear(config.features, 2))  # where a vector does
         nn.init.constant_(self.there.bias, _RARE)
         nn.init.zeros_(self.box.layers[-1].weight)
         nn.init.zeros_(self.box.layers[-1].bias)
@@ -121,7 +124,8 @@ class Head(nn.Module):
         boxes = (self.box(each) + inverse_sigmoid(starts)).sigmoid()
         there = self.there(each)
         logits = torch.cat([logsigmoid(there) + log_softmax(self.kind(each), -1), logsigmoid(-there)], -1)
-        return Guess(logits, boxes, each[-1])
+        apart = (self.lies(vectors) - places[..., :2]).abs().mean(-1)[present.bool()].mean()
+        return Guess(logits, boxes, each[-1], apart)
 
     def _position(self, boxes: torch.Tensor) -> torch.Tensor:
         return self.where(gen_sine_position_embeddings(boxes, self.config.width // 2))

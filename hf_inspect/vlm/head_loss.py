@@ -3,7 +3,7 @@ matched query has found.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_inspect.errors import DataError
@@ -24,23 +24,28 @@ There = Mapping[str, Any]  # boxes (m, 4) centre x, centre y, width, height as s
 
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
-    """How much each term counts; a caption is learned of `captions` things a step at most, so that it stays cheap."""
+    """How much each term counts; a caption is learned of `captions` things a step at most, so that it stays cheap.
+
+    `place` has the image's vectors themselves tell where they lie: those of a convolutional tower hardly do, and a
+    language model, which has the order of its tokens alone, then finds no box.
+    """
 
     bbox: float = 10.0
     giou: float = 2.0
     objectness: float = 1.0
     caption: float = 1.0
     captions: int = 8
+    place: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.bbox, self.giou, self.objectness, self.caption, self.captions) < 0:
+        if min(astuple(self)) < 0:
             raise DataError(f"{self} came; weights are 0 or more.")
 
 
 def head_terms(
     head: "Head", guess: "Guess", there: Sequence[There], weights: HeadWeights, say: Callable[..., "torch.Tensor"]
 ) -> tuple["torch.Tensor", dict[str, "torch.Tensor"]]:
-    """The weighted loss of a guess, and its terms: objectness (with the class), bbox (L1), giou, caption.
+    """The weighted loss of a guess, and its terms: objectness (with the class), bbox (L1), giou, caption, place.
 
     All layers count in the loss, the terms are the last one's. `say` takes vectors (m, features) and m captions (token
     ids), and gives the language model's loss of these. DataError where boxes are not finite.
@@ -59,7 +64,8 @@ def head_terms(
     of_layers = {name: sum(value for key, value in losses.items() if key.startswith(_TERMS[name])) for name in _TERMS}
     total = sum(getattr(weights, name) * value for name, value in of_layers.items())
     terms["caption"] = _caption(head, guess, there, matcher(layers[-1], targets), weights, say)
-    return total + weights.caption * terms["caption"], terms
+    terms["place"] = guess.apart
+    return total + weights.caption * terms["caption"] + weights.place * guess.apart, terms
 
 
 def captions_of(processor: "ProcessorMixin", names: Sequence[str], descriptions: Sequence[str]) -> list[list[int]]:
