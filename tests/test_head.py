@@ -130,6 +130,15 @@ def test_an_image_of_nothing_teaches_that_nothing_is_there(qwen):
     assert terms["objectness"] > 5
     assert terms["bbox"] == terms["giou"] == terms["caption"] == 0
     assert torch.isfinite(total)
+    asked = []
+
+    def say(tokens, captions):
+        asked.append((tuple(tokens.shape), captions))
+        return tokens.sum() + 1
+
+    _, terms = head_terms(head, guess, [there([], [])], HeadWeights(), say)
+    assert asked == [((1, head.config.features), [[0]])]  # as where something is: FSDP's processes go in step
+    assert terms["caption"] == 0
 
 
 def test_captions_are_of_the_query_that_found_the_thing_and_of_few(qwen):

@@ -114,8 +114,10 @@ def _caption(
         for row, (queries, things) in enumerate(matched)
         for q, t in zip(queries, things, strict=True)
     ]
-    if not pairs or not weights.captions:
+    if not weights.captions:
         return 0 * head.say(guess.vectors).sum()  # every parameter has a gradient, as several processes need
+    if not pairs:
+        return 0 * say(head.say(guess.vectors[0, :1]), [[0]])  # nor may one process alone run the language model
     drawn = [pairs[i] for i in torch.randperm(len(pairs))[: weights.captions].tolist()]
     vectors = torch.stack([guess.vectors[row, query] for row, query, _ in drawn])
     return say(head.say(vectors), [there[row][CAPTIONS][thing] for row, _, thing in drawn])
