@@ -139,6 +139,9 @@ def test_each_family_is_measured_by_the_readme_s_commands(trained, data, tmp_pat
         read for read in own if read.startswith(("hf-inspect eval ground tiny-", "hf-inspect eval ground out"))
     ]
     assert len(read_them) == 2
+    assert all("--max-new-tokens 16" in read for read in read_them)
+    assert ["--exemplars outputs/pool/parts --num 1" in read for read in read_them] == [False, True]
+    assert all(("--adapter" in read) == (name != "qwen3_vl") for read in read_them)
     reports = []
     for number, command in enumerate(read_them):
         places = {f"outputs/tiny/ground_{name}": out, "outputs/data/parts": data,
