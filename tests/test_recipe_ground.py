@@ -130,8 +130,8 @@ def test_each_family_trains_a_model_that_says_where_things_are(trained, data):
     assert {"head.json", "head.safetensors"} <= {key.partition("/")[2] for key in vlm.decides["files"]}
 
 
-def test_each_family_is_measured_by_the_readme_s_commands(trained, data, tmp_path, monkeypatch):
-    """Plainly and after an exemplar; the same images, the same question, other answers' lengths."""
+def test_each_family_is_measured_by_the_readme_s_commands(trained, data, tmp_path):
+    """Plainly and after an exemplar: the same images, the same question."""
     name, out = trained
     lines = (ROOT / "recipes/README.md").read_text().replace("\\\n", "").splitlines()
     own = [" ".join(read.split()) for read in lines if f"outputs/tiny/ground_{name} " in read]
