@@ -11,7 +11,7 @@ from hf_inspect.schema import TaskSpec
 from hf_inspect.vlm import parity
 from hf_inspect.vlm.conversation import ANSWER, EXEMPLAR, IGNORED, conversation, padded
 from hf_inspect.vlm.families import family_of, set_side
-from hf_inspect.vlm.packing import packed
+from hf_inspect.vlm.packing import attend_apart, packed
 from hf_inspect.vlm.training import answer_loss
 from tests import tiny
 
@@ -38,7 +38,11 @@ def samples(model, processor, n=3):
 
 @pytest.fixture(
     scope="module",
-    params=[*((name, "sdpa") for name in SIDES), ("tiny-qwen2_5_vl", "eager"), ("tiny-base", "eager")],
+    params=[
+        *((name, way) for name in SIDES for way in ("sdpa", "apart")),
+        ("tiny-qwen2_5_vl", "eager"),
+        ("tiny-base", "eager"),
+    ],
     ids="-".join,
 )
 def base(request, tmp_path_factory):
@@ -46,6 +50,8 @@ def base(request, tmp_path_factory):
     model, processor = tiny.parts(tiny.loud_base(tmp_path_factory.mktemp("packed") / "base", name))
     if way == "eager":  # sdpa is the default
         model.set_attn_implementation(way)
+    if way == "apart":
+        attend_apart(model)
     set_side(processor, model.config, SIDES[name])
     return model, processor
 
@@ -88,3 +94,26 @@ def test_gradients_of_a_packed_row_are_those_of_a_padded_batch(base):
         answer_loss(model, given).backward()
         found.append(model.get_input_embeddings().weight.grad.clone())
     assert (found[0] - found[1]).abs().max() <= 1e-5 * max(1, found[1].abs().max())
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_apart_no_attention_is_over_more_than_one_conversation(tmp_path, monkeypatch, name):
+    from transformers.integrations import sdpa_attention
+
+    model, processor = tiny.parts(tiny.loud_base(tmp_path / "base", name))
+    set_side(processor, model.config, SIDES[name])
+    made, theirs, seen = samples(model, processor), sdpa_attention.sdpa_attention_forward, []
+
+    def counted(module, query, key, value, mask, **given):
+        seen.append(((query.shape[2], key.shape[2]), mask))
+        return theirs(module, query, key, value, mask, **given)
+
+    attend_apart(model)
+    row = packed(made, model, processor, (ANSWER,))
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", counted)
+    model(**{name: value for name, value in row.items() if name != "labels"}, use_cache=False)
+    lengths = [len(one.ids) for one in made]
+    words = [shape for shape, mask in seen if shape[0] in lengths and mask is None]
+    layers = model.config.get_text_config().num_hidden_layers
+    assert words == [(length, length) for length in lengths] * layers
+    assert sum(lengths) not in {shape[0] for shape, _ in seen}

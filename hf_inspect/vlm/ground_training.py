@@ -272,15 +272,19 @@ def own_head(model: "PreTrainedModel") -> "Head | None":
 def token_losses(
     logits: "torch.Tensor", labels: "torch.Tensor", *others: "torch.Tensor"
 ) -> list[tuple["torch.Tensor", "torch.Tensor"]]:
-    """Cross-entropy of logits (n, t, v), summed over the tokens that some labels (n, t) each want, and their number."""
+    """Cross-entropy of logits (n, t, v), summed over the tokens that some labels (n, t) each want, and their number.
+
+    Where two of them want a token, it is the same.
+    """
+    import torch
     from torch.nn.functional import cross_entropy
 
-    flat = logits.float().flatten(0, 1)
-    found = []
-    for wanted in (labels, *others):
-        total = cross_entropy(flat, wanted.flatten(), ignore_index=IGNORED, reduction="sum")
-        found.append((total, (wanted != IGNORED).sum()))
-    return found
+    wanted = labels
+    for other in others:
+        wanted = torch.where(wanted == IGNORED, other, wanted)
+    each = cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none")
+    each = each.view(labels.shape)
+    return [(each[one != IGNORED].sum(), (one != IGNORED).sum()) for one in (labels, *others)]
 
 
 def rows_of_split(data: Path, split: str, max_rows: int | None = None) -> "datasets.Dataset":

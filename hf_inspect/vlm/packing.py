@@ -2,17 +2,20 @@
 stand by itself.
 
 transformers keeps conversations apart by positions that begin anew: in eager and sdpa attention by a block-diagonal
-mask, in flash attention by their lengths. So no attention mask is given.
+mask, in flash attention by their lengths. So no attention mask is given. sdpa would work through the whole mask, the
+square of the row's length; `attend_apart` has it go from conversation to conversation.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_inspect.vlm.conversation import IGNORED, Conversation, joined, token_types
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, ProcessorMixin
+
+APART = "sdpa_apart"
 
 
 def packed(
@@ -45,3 +48,41 @@ def positions_of(one: Conversation, model: "PreTrainedModel", processor: "Proces
         input_ids=ids, image_grid_thw=vision.get("image_grid_thw"), **token_types(ids, processor)
     )
     return torch.cat([plain[None], by_axes])
+
+
+def attend_apart(model: "PreTrainedModel") -> None:
+    """Have the language model of a VLM attend by sdpa, in a packed row to one conversation after the other."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(APART, _sdpa_apart)
+    AttentionMaskInterface.register(APART, sdpa_mask)
+    model.set_attn_implementation({"text_config": APART})
+
+
+def _sdpa_apart(
+    module: "torch.nn.Module",
+    query: "torch.Tensor",
+    key: "torch.Tensor",
+    value: "torch.Tensor",
+    attention_mask: "torch.Tensor | None",
+    *,
+    position_ids: "torch.Tensor | None" = None,
+    **given: Any,
+) -> tuple["torch.Tensor", None]:
+    """transformers' sdpa attention of queries, keys and values (n, heads, t, size) -> (n, t, heads, size).
+
+    A row of several conversations is one that has a mask, no cache, and positions that begin anew.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    tokens = query.shape[2]
+    starts = [0]
+    if attention_mask is not None and position_ids is not None and len(query) == 1 and key.shape[2] == tokens:
+        starts = (position_ids[0] == 0).nonzero()[:, 0].tolist()
+    if len(starts) < 2 or starts[0]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **given)
+    lengths = [end - start for start, end in zip(starts, [*starts[1:], tokens], strict=True)]
+    each = zip(*(whole.split(lengths, 2) for whole in (query, key, value)), strict=True)
+    return torch.cat([sdpa_attention_forward(module, *one, None, **given)[0] for one in each], 1), None
