@@ -16,7 +16,6 @@ from hf_inspect.reports.evaluate import promise_report
 from hf_inspect.schema import TaskSpec
 from hf_inspect.scoring import Answers, Scores, read_rows
 from hf_inspect.vlm import ScriptedVLM
-from tests.processor import needs_vnni
 
 ROOT = Path(__file__).parent.parent
 ASSETS = demo.assets()
@@ -144,9 +143,8 @@ def kept_severities(name):
     return {row["source"]: row[name]["severity"] for row in read_rows(ASSETS / demo.TEST_SCORES)}
 
 
-@needs_vnni
 def test_the_shipped_edge_gives_its_scores_again(elpv):
-    """To the last bit where they were made; another processor may round INT8 otherwise, and not by much."""
+    """To the last bit where they were made; another processor may round otherwise, and not by much."""
     inspector = Inspector.from_pretrained(ASSETS, use_vlm=False)
     rows = load_split(elpv, "test")["image"][:100]
     found = np.array([one.severity for one in inspector.edge.predict([row["bytes"] for row in rows])])

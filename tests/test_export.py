@@ -68,6 +68,19 @@ def test_int8_stays_within_its_limits(contents, by_pipeline):
     assert sizes[0] < 0.4 * sizes[1]
 
 
+@pytest.mark.parametrize("folder", [tiny_edge.exported, lambda int8: files.shipped("assets") / "elpv" / "edge_int8"])
+def test_int8_weights_take_half_of_the_range(folder):
+    """A processor without VNNI adds pairs of products up in 16 bits: 2 * 255 * 64 fits in, 2 * 255 * 127 does not."""
+    import openvino
+
+    network = openvino.Core().read_model(folder(int8=True) / MODEL)
+    constants = [one for one in network.get_ops() if one.get_type_name() == "Constant"]
+    weights = [one.data.astype(int) for one in constants if one.get_element_type() == openvino.Type.i8]
+    assert len(weights) >= 10
+    largest = max(np.abs(one).max() for one in weights)
+    assert 32 < largest <= 64
+
+
 @pytest.mark.parametrize("int8", [False, True])
 def test_inspect_json_says_everything(int8):
     folder = tiny_edge.exported(int8)

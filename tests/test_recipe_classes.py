@@ -25,7 +25,6 @@ from hf_inspect.students import Student, load_student, new_student, parents_of, 
 from hf_inspect.tasks import TASKS
 from hf_inspect.training import check_classes, newest_whole_checkpoint
 from tests import launch, six
-from tests.processor import needs_vnni
 
 ROOT = Path(__file__).parent.parent
 SEVERAL = ("--num_train_epochs", "8", "--patience", "8", "--metric_for_best_model", "macro_f1")
@@ -107,7 +106,6 @@ def test_its_export_answers_as_it_does_and_tells_six_colours_apart(sets, second,
     assert report["flips"]["n"] == sum(read_manifest(sets[1])["counts"]["default"]["validation"].values())
 
 
-@needs_vnni
 def test_int8_of_six_classes_passes_its_gate_too(sets, first, tmp_path):
     with pytest.raises(DataError, match=r"validation of .* holds 8 good images, and an INT8 export is judged by at"):
         export_student(first, tmp_path / "int8", data=sets[0], int8=True)

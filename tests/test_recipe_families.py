@@ -236,6 +236,26 @@ def test_four_bits_train_on_the_cpu(main, elpv, tmp_path, capsys):
     assert vlm.rank(tiny.pictures(2)).shape == (2, 2)
 
 
+@pytest.mark.parametrize("family", ["base", *FAMILIES])
+def test_a_base_of_some_layers_is_the_same_when_it_is_loaded_again(cache, tmp_path, family):
+    name, side = f"tiny-{family}", 84 if family == "qwen2_5_vl" else 64
+    whole, cut = (training.load_base(name, side, torch.float32, layers=n)[0] for n in (None, 1))
+    assert [len(one.get_decoder().layers) for one in (whole, cut)] == [2, 1]
+    assert len(cut.state_dict()) < len(whole.state_dict())
+    cut.save_pretrained(tmp_path / "cut")
+    again = type(cut).from_pretrained(tmp_path / "cut")
+    ids = torch.arange(5, 12)[None]
+    says = [one.eval()(input_ids=ids).logits for one in (whole, cut, again)]
+    assert torch.equal(says[1], says[2])
+    assert not torch.allclose(says[0], says[1])
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+def test_layers_that_are_not_there_are_refused(cache, layers):
+    with pytest.raises(DataError, match=f"layers is {layers}, but the base's language model has 2; take 1 to so many"):
+        training.load_base("tiny-base", 64, torch.float32, layers=layers)
+
+
 def test_four_bits_hold_the_language_model_alone(cache):
     model, _ = training.load_base("tiny-smolvlm", 64, torch.float32, quantized="nf4")
     small = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]

@@ -313,6 +313,7 @@ def test_what_cannot_be_trained_on_is_a_sentence(run, data, tmp_path, recipe):
         (["--max_rows", 1], "no image to train on in .* shows a"),
         (["--head.width", 30], "detection head"),
         (["--language", "fr"], "language is 'fr'"),
+        (["--layers", 1], "an adapter on some layers would not fit the base of all; set lora_r to 0"),
         (["--adapter", tmp_path], "an adapter on a merged adapter would not fit the base alone"),
         (["--full_modules", "lm_head"], r"learning_rates names .*merger.*, but it is frozen"),
     ):

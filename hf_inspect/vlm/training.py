@@ -44,12 +44,14 @@ _FROZEN_COPY = ".original_module."  # PEFT keeps the untrained twin of each modu
 class Tuning:
     """What both recipes are told of a base, of what trains of it, and of how that is computed.
 
-    DataError for LoRA on a base that an adapter is merged into: what comes out would be read without that.
+    DataError for LoRA on a base that an adapter is merged into or that lost layers: what comes out would be read by
+    the base as it is.
     """
 
     base: str = field(default="demo-base", metadata={"help": "Hub repository, folder, demo-base or a tiny- one"})
     side: int = field(default=288, metadata={"help": "pixels; more shows smaller things, and costs its square in time"})
     adapter: str | None = field(default=None, metadata={"help": "go on from this adapter, merged into the base first"})
+    layers: int | None = field(default=None, metadata={"help": "the language model's first so many alone; lora_r 0"})
     lora_r: int = field(default=16, metadata={"help": "0: no LoRA, learning_rates names what trains"})
     lora_alpha: int = 32
     lora_dropout: float = 0.05
@@ -67,6 +69,8 @@ class Tuning:
             raise DataError(
                 "an adapter on a merged adapter would not fit the base alone; set lora_r to 0, to train whole."
             )
+        if self.layers is not None and self.lora_r:
+            raise DataError("an adapter on some layers would not fit the base of all; set lora_r to 0, to train whole.")
 
     def lora(self, config: "PretrainedConfig", *whole: str) -> "LoraConfig":
         """PEFT's settings of LoRA on a base, with `whole` modules trained beside `full_modules`."""
@@ -137,9 +141,11 @@ def load_base(
     attention: str | None = None,
     quantized: str | None = None,
     adapter: str | Path | None = None,
+    layers: int | None = None,
 ) -> tuple["PreTrainedModel", "ProcessorMixin"]:
     """The base in `dtype`, an adapter merged into it, and its processor for images of `side` pixels.
 
+    With `layers`, the language model keeps its first so many; DataError where it has fewer.
     With `quantized` nf4, bitsandbytes holds its matrices in 4 bits, their scales quantised again; the family's vision
     tower, projector and head stay as they are. DataError with both: 4 bits would round the adapter away.
     """
@@ -159,8 +165,21 @@ def load_base(
     model = AutoModelForImageTextToText.from_pretrained(source, **given)
     if adapter is not None:
         model = merge_adapter(model, hub.resolve(adapter)).to(dtype)
+    if layers is not None:
+        _keep_first(model, layers)
     connect_in_embedding_dtype(model)
     return model, processor
+
+
+def _keep_first(model: "PreTrainedModel", layers: int) -> None:
+    words, config = model.get_decoder(), model.config.get_text_config()
+    there = len(words.layers)
+    if not 0 < layers <= there:
+        raise DataError(f"layers is {layers}, but the base's language model has {there}; take 1 to so many.")
+    words.layers = words.layers[:layers]
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
 
 
 def check_lengths(

@@ -32,6 +32,7 @@ from hf_inspect.vlm.head import save_head
 from hf_inspect.vlm.head_loss import HeadWeights
 from hf_inspect.vlm.learned import LEARNED, Learned
 from hf_inspect.vlm.model import fast_dtype
+from hf_inspect.vlm.packing import attend_apart
 
 
 @dataclass
@@ -59,7 +60,11 @@ class GroundArguments(sft.Tuning):
 
 def load(arguments, dtype, task):
     """The base, with its head where there is one, the model that trains, and the processor."""
-    base, processor = sft.load_base(arguments.base, arguments.side, dtype, arguments.attention, None, arguments.adapter)
+    base, processor = sft.load_base(
+        arguments.base, arguments.side, dtype, arguments.attention, None, arguments.adapter, arguments.layers
+    )
+    if arguments.packed and arguments.attention is None:
+        attend_apart(base)
     if arguments.detection:
         weights = HeadWeights(**arguments.head_weights)
         grounding.with_head(base, grounding.head_for(base, arguments.base, task, arguments.head), weights)

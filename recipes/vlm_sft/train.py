@@ -46,8 +46,9 @@ class AdapterArguments(sft.Tuning):
 def load(arguments, dtype):
     """The model, with what trains of it set to train, and its processor."""
     model, processor = sft.load_base(
-        arguments.base, arguments.side, dtype, arguments.attention, arguments.quantized, arguments.adapter
-    )
+        arguments.base, arguments.side, dtype, arguments.attention, arguments.quantized, arguments.adapter,
+        arguments.layers,
+    )  # fmt: skip
     if arguments.student:
         sft.start_tower_from(model, arguments.student)
     if arguments.lora_r:
