@@ -168,6 +168,15 @@ ELSEWHERE = {
     "hf-inspect eval ground outputs/ground_eyes --data outputs/data/parts --out outputs/eyes/results.json --by head "
     "--plot outputs/eyes/found.png --sheet outputs/eyes/sheet.png": ("tests/test_eval_ground.py", '"--by", "head"'),
     **{
+        f"hf-inspect eval ground outputs/ground_demo --data outputs/data/parts --out outputs/{more}": (
+            "tests/test_recipe_ground.py", "--by text",
+        )
+        for more in (
+            "words/results.json --by text",
+            "guided/results.json --by text --exemplars outputs/pool/parts --num 1",
+        )
+    },
+    **{
         launched("vlm_ground", name): ("tests/test_recipe_ground.py", 'RECIPES.glob("*.yaml")')  # settings read
         for name in ("demo_eyes", "demo")
     },
