@@ -231,6 +231,18 @@ def test_a_packed_batch_teaches_what_a_padded_one_does(data, cache, base):
     assert (wanted != IGNORED).sum() == ((labels != IGNORED) | (before != IGNORED)).sum()
 
 
+def test_each_loss_is_of_its_own_tokens_alone():
+    logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    first, second = torch.full((2, 5), IGNORED), torch.full((2, 5), IGNORED)
+    first[0, 1:3], second[1, 2:] = torch.tensor([3, 6]), torch.tensor([0, 1, 6])
+    second[0, 1] = first[0, 1]  # both want this one
+    for (total, n), labels in zip(grounding.token_losses(logits, first, second), (first, second), strict=True):
+        wanted = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        assert (float(total), int(n)) == (pytest.approx(float(wanted), abs=1e-5), int((labels != IGNORED).sum()))
+
+
 @pytest.mark.parametrize("in_one_row", [True, False])
 @pytest.mark.parametrize("base", ["tiny-qwen3_vl", "tiny-smolvlm"])
 def test_the_head_looks_at_the_image_that_is_asked_about_and_at_no_exemplar(data, cache, base, in_one_row):
