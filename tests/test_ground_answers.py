@@ -337,7 +337,7 @@ def test_any_text_is_an_answer_or_unreadable(text):
 )  # fmt: skip
 def test_time_is_linear_in_length(piece):
     text = "[" + piece * (60_000 // len(piece)) + "}" * 1000
-    begin = time.perf_counter()
+    begin = time.process_time()
     with contextlib.suppress(ParseError):
         read_answer(text, WHOLE)
-    assert time.perf_counter() - begin < 4  # a quadratic reader takes minutes over 60,000 characters
+    assert time.process_time() - begin < 10  # a quadratic reader takes minutes over 60,000 characters

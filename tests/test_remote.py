@@ -404,7 +404,7 @@ def test_one_answer_that_drips_does_not_outlast_the_deadline():
         remote = RemoteVLM.connect(url, wanted(), deadline=0.5)
         begin = time.monotonic()
         assert remote.predict([grey(51)])[0].unreadable == "its server did not answer within 0.5 s"
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 20  # the answer would take 50 s
         ended.set()
 
 

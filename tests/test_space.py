@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, Jpeg2KImagePlugin, PpmImagePlugin
 from typer.testing import CliRunner
 
 import hf_inspect
@@ -67,12 +67,12 @@ def saved(image, kind):
     return content.getvalue()
 
 
-def test_formats_that_take_seconds_to_read_are_refused_from_their_header(inspector):
-    texts = b"P3\n1290 1290\n255\n" + b"255 " * (3 * 1290 * 1290)  # 20 MB: 2.3 s to read
+def test_formats_that_take_seconds_to_read_are_refused_from_their_header(inspector, monkeypatch):
+    monkeypatch.setattr(PpmImagePlugin.PpmPlainDecoder, "decode", pytest.fail)  # 20 MB of such numbers take 2.3 s
+    monkeypatch.setattr(Jpeg2KImagePlugin.Jpeg2KImageFile, "load", pytest.fail)
+    texts = b"P3\n100 100\n255\n" + b"255 " * (3 * 100 * 100)
     kinds = ("PPM", "JPEG2000", "PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
-    begin = time.process_time()
     found = page.inspect_uploads(inspector, [texts, *(saved(grey(20), kind) for kind in kinds)])
-    assert time.process_time() - begin < 1
     assert [verdict.label for verdict in found] == ["unreadable"] * 3 + ["good"] * 6
     assert found[0].reason == "the file is PPM, which this page does not take; save it as PNG"
     assert found[2].reason == "the file is JPEG2000, which this page does not take; save it as PNG"
