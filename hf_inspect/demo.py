@@ -15,7 +15,8 @@ from hf_inspect.errors import DataError
 from hf_inspect.export import export_student
 from hf_inspect.inspector import Inspector
 from hf_inspect.reports import data_section, environment, model_report, plots, results_table
-from hf_inspect.reports.evaluate import cascade_reports, count_evaluation, model_speed, promise_report
+from hf_inspect.reports.evaluate import cascade_reports, model_speed, promise_report
+from hf_inspect.reports.heading import count_evaluation
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import DEFECT, Progress, no_progress
 from hf_inspect.scoring import Scores, read_rows, write_rows

@@ -30,7 +30,8 @@ from hf_inspect.cascade.replay import threshold_at_overkill
 from hf_inspect.data import load_split, read_manifest, record_history, write_history
 from hf_inspect.errors import LeakageError
 from hf_inspect.reports import cascade_report, evaluate_cascade, evaluate_edge, model_report, results_table, timing
-from hf_inspect.reports.evaluate import LEDGER, edge_report, named_classes
+from hf_inspect.reports.evaluate import edge_report, named_classes
+from hf_inspect.reports.heading import LEDGER
 from hf_inspect.reports.undecided import undecided_report
 from hf_inspect.runtime import INSPECT, TRAINED_ON, Engine
 from hf_inspect.schema import BINARY, TaskSpec

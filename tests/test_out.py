@@ -12,7 +12,7 @@ from hf_inspect import files
 from hf_inspect.cli import app
 from hf_inspect.data import build
 from hf_inspect.errors import DataError
-from hf_inspect.reports.evaluate import count_evaluation
+from hf_inspect.reports.heading import count_evaluation
 from tests import raw, tiny_edge
 from tests.scripted import brightness_cascade
 

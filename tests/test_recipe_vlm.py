@@ -24,7 +24,7 @@ from hf_inspect.data import load_split, read_history, sign, write_history
 from hf_inspect.errors import DataError
 from hf_inspect.hub import check
 from hf_inspect.schema import History, Source, TaskSpec
-from hf_inspect.vlm import VLM, Asking, training
+from hf_inspect.vlm import VLM, Asking, rates, training
 from hf_inspect.vlm import tiny as tiny_bases
 from tests import launch, tiny
 from tests.conftest import png
@@ -267,22 +267,22 @@ def test_answer_loss_is_the_model_s_own(tiny_base):
 
 
 def test_what_trains_is_what_is_named(wrapped):
-    groups = training.what_trains(wrapped, RATES)
+    groups = rates.what_trains(wrapped, RATES)
     trainable = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
     assert {name for names in groups.values() for name in names} == trainable
     decayed = [name for name in trainable if name.endswith("weight")]
-    optimizer = training.optimizer_groups(wrapped, RATES, decayed, 0.01)
+    optimizer = rates.optimizer_groups(wrapped, RATES, decayed, 0.01)
     assert {group["name"]: group["lr"] for group in optimizer} == RATES
     assert sum(len(group["params"]) for group in optimizer) == len(trainable)
 
 
 def test_anything_else_trainable_or_anything_named_but_frozen_stops(wrapped):
     with pytest.raises(DataError, match=r"trains, but no pattern"):
-        training.what_trains(wrapped, {"vision_tower": 1, "lora_": 1})
+        rates.what_trains(wrapped, {"vision_tower": 1, "lora_": 1})
     with pytest.raises(DataError, match="'nothing'"):
-        training.what_trains(wrapped, RATES | {"nothing": 1})
+        rates.what_trains(wrapped, RATES | {"nothing": 1})
     with pytest.raises(DataError, match="but it is frozen"):
-        training.what_trains(wrapped, RATES | {"embed_tokens": 1})
+        rates.what_trains(wrapped, RATES | {"embed_tokens": 1})
 
 
 @pytest.mark.parametrize("names", [("good", "defect"), ("defect", "good"), ("broken", "ok")])

@@ -5,13 +5,12 @@ from hf_inspect.reports.card import card_of, write_card
 from hf_inspect.reports.detect import detect_table, evaluate_detect, told_lines, write_findings
 from hf_inspect.reports.evaluate import (
     cascade_report,
-    data_section,
-    environment,
     evaluate_cascade,
     evaluate_edge,
     evaluate_vlm,
     model_report,
 )
+from hf_inspect.reports.heading import data_section, environment
 from hf_inspect.reports.own import write_report
 from hf_inspect.reports.plots import write_comparison
 from hf_inspect.reports.table import model_summary, results_table, vlm_table

@@ -17,14 +17,8 @@ from hf_inspect.errors import DataError
 from hf_inspect.images import Reading, Rgb
 from hf_inspect.metrics.intervals import Figure
 from hf_inspect.metrics.pixels import PixelCounts
-from hf_inspect.reports.evaluate import (
-    count_evaluation,
-    data_section,
-    environment,
-    model_report,
-    model_speed,
-    results_of,
-)
+from hf_inspect.reports.evaluate import model_report, model_speed
+from hf_inspect.reports.heading import count_evaluation, data_section, environment, results_of
 from hf_inspect.schema import ANOMALY, DEFECT, GOOD, Prediction, Progress, no_progress
 from hf_inspect.scoring import Scores, run
 from hf_inspect.tasks import TASKS

@@ -18,7 +18,8 @@ from hf_inspect.metrics.intervals import undefined
 from hf_inspect.metrics.labels import Labels, Naming, without_unmatched
 from hf_inspect.metrics.matches import Matches, best_threshold, errors, told_report
 from hf_inspect.reports import timing
-from hf_inspect.reports.evaluate import VALIDATION, model_report, model_speed, results_of, threshold_of
+from hf_inspect.reports.evaluate import VALIDATION, model_report, model_speed, threshold_of
+from hf_inspect.reports.heading import results_of
 from hf_inspect.runtime import INSPECT, Engine
 from hf_inspect.schema import SEGMENTATION, Finding, Predictor, Progress, TaskSpec, no_progress
 from hf_inspect.scoring import Scores, run

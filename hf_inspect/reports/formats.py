@@ -14,7 +14,8 @@ from hf_inspect import files
 from hf_inspect.data import load_split, read_head
 from hf_inspect.data.card import cell
 from hf_inspect.errors import DataError
-from hf_inspect.reports.evaluate import VALIDATION, data_section, environment
+from hf_inspect.reports.evaluate import VALIDATION
+from hf_inspect.reports.heading import data_section, environment
 from hf_inspect.runtime import INSPECT, TITLES, TRAINED_ON, runtime_of
 from hf_inspect.runtime.folder import read_folder
 from hf_inspect.runtime.measure import BATCHES

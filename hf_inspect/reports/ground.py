@@ -20,7 +20,7 @@ from hf_inspect.metrics.labels import EXACT, SEMANTIC, SIMILAR, Labels, Naming, 
 from hf_inspect.metrics.matches import Matches, told_report
 from hf_inspect.reports.asked import Asked
 from hf_inspect.reports.detect import Measured, finder_report, images_of, said_figure
-from hf_inspect.reports.evaluate import results_of
+from hf_inspect.reports.heading import results_of
 from hf_inspect.reports.sentences import PACKAGED, Sentences
 from hf_inspect.schema import Progress, no_progress
 from hf_inspect.scoring import Row, Scores

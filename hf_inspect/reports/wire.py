@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hf_inspect.errors import DataError
-from hf_inspect.reports.evaluate import data_section, environment
+from hf_inspect.reports.heading import data_section, environment
 from hf_inspect.schema import BINARY, Prediction, Progress, no_progress
 from hf_inspect.scoring import Answers, run
 from hf_inspect.tasks import TASKS

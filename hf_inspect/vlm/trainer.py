@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from trl import SFTTrainer
 
 from hf_inspect.training import Products, WholeEvaluation
+from hf_inspect.vlm import rates
 from hf_inspect.vlm import training as sft
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class GroupRates:
         own: Any = self
         if self.optimizer is None:
             decayed = own.get_decay_parameter_names(own.model)
-            groups = sft.optimizer_groups(own.model, self.learning_rates, decayed, own.args.weight_decay)
+            groups = rates.optimizer_groups(own.model, self.learning_rates, decayed, own.args.weight_decay)
             optimizer, options = own.get_optimizer_cls_and_kwargs(own.args, own.model)
             self.optimizer = optimizer(groups, **options)
         return self.optimizer

@@ -22,7 +22,7 @@ from hf_inspect.errors import DataError
 from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.reports import write_card
 from hf_inspect.schema import DETECTION
-from hf_inspect.vlm import ground_scores, parity
+from hf_inspect.vlm import ground_scores, parity, rates
 from hf_inspect.vlm import ground_training as grounding
 from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.families import family_of
@@ -69,7 +69,7 @@ def load(arguments, dtype, task):
         weights = HeadWeights(**arguments.head_weights)
         grounding.with_head(base, grounding.head_for(base, arguments.base, task, arguments.head), weights)
     if not arguments.lora_r:
-        sft.train_only(base, arguments.learning_rates)
+        rates.train_only(base, arguments.learning_rates)
         keep_in_float32(base, arguments.float32_tower)
         return base, base, processor
     model = get_peft_model(base, arguments.lora(base.config, *[grounding.HEAD] * arguments.detection))
@@ -141,7 +141,7 @@ def main():
         ground_scores.figures, base, validation, learned, pool, arguments.num_teacher_samples, arguments.max_validation,
         config.eval_batch_size, arguments.text,
     )  # fmt: skip
-    trainer.accelerator.print(sft.describe_training(model, arguments.learning_rates))
+    trainer.accelerator.print(rates.describe_training(model, arguments.learning_rates))
     trainer.accelerator.print(f"longest sample: {longest} tokens, {answer} of them the longest answer's")
     if arguments.early_stopping_patience and config.do_eval:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))

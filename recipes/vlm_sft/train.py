@@ -19,7 +19,7 @@ from hf_inspect import files, training
 from hf_inspect.data import questions_of, read_head, read_reading, record_history, write_history
 from hf_inspect.prompts.sizing import sizing_of
 from hf_inspect.reports import write_card
-from hf_inspect.vlm import VLM, Asking, parity
+from hf_inspect.vlm import VLM, Asking, parity, rates
 from hf_inspect.vlm import training as sft
 from hf_inspect.vlm.model import fast_dtype
 from hf_inspect.vlm.trainer import AdapterTrainer
@@ -54,7 +54,7 @@ def load(arguments, dtype):
     if arguments.lora_r:
         model = get_peft_model(model, arguments.lora(model.config))
     else:
-        sft.train_only(model, arguments.learning_rates)
+        rates.train_only(model, arguments.learning_rates)
     if arguments.float32_tower:
         sft.convolutions_in_float32(model.get_submodule(arguments.float32_tower))
     if arguments.compiled:
@@ -68,7 +68,6 @@ def main():
     set_seed(config.seed)
     question, reading = questions_of(arguments.data, arguments.questions).question(), read_reading(arguments.data)
     question.task.refuse_one_sided("this recipe")
-    rates = arguments.learning_rates
     rows = functools.partial(sft.rows_with_class_ids, arguments.data, task=question.task, max_rows=arguments.max_rows)
     splits = {name: rows(split=name) for name in (arguments.train_split, arguments.validation_split)}
     train, validation = splits[arguments.train_split], splits[arguments.validation_split]
@@ -88,12 +87,12 @@ def main():
         train_dataset=train.with_transform(train_rows), eval_dataset=validation.with_transform(as_rows),
     )  # fmt: skip
     sft.float32_where_trained(model)  # after TRL, which makes LoRA beside 4 bits bfloat16
-    trainer.accelerator.print(sft.describe_training(model, rates))
+    trainer.accelerator.print(rates.describe_training(model, arguments.learning_rates))
     trainer.accelerator.print(sft.check_lengths(processor, (train, validation), question, config.max_length))
     if arguments.early_stopping_patience and config.do_eval:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     trainer.products = dtype
-    trainer.learning_rates, trainer.validation = rates, validation
+    trainer.learning_rates, trainer.validation = arguments.learning_rates, validation
     asking = Asking(batch_size=config.eval_batch_size)
     trainer.ranker = VLM(trainer.model, processor, question, asking=asking, reading=reading)
     out = Path(config.output_dir)
