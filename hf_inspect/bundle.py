@@ -55,7 +55,8 @@ def bundle(cascade: str | Path, out: Path, revision: str | None = None, progress
     with files.staged_folder(out, [folder, *found.values()]) as stage:
         sums = dict(_copied(wanted, stage, progress))
         origin = _origin(cascade, folder, stated)
-        inside = hub.stated_parts({role: Part("folder", place) for role, place in places.items()})
+        states = (stated["vlm"] or {}).get("states")
+        inside = hub.stated_parts({role: Part("folder", place) for role, place in places.items()}, states)
         inside |= {"vlm": stated["vlm"]} if hub.server_of(stated) else {}  # which stays where it is
         files.write_json(stage / CASCADE_JSON, {**stated, **inside, FROM: origin})
         files.write_text(stage / LICENCES, _licences(stage, places, origin))

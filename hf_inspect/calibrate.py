@@ -22,12 +22,14 @@ from hf_inspect.cascade import (
     what_if,
 )
 from hf_inspect.data import absences, fingerprint, images_of_fold, questions_of, read_head, read_manifest
+from hf_inspect.data.pool import POOL
 from hf_inspect.errors import DataError
 from hf_inspect.runtime import Engine
 from hf_inspect.schema import GOOD, Part, Predictor, Progress, TaskSpec, no_progress
 from hf_inspect.scoring import Row, Scores, read_rows, run, write_rows
 
 if TYPE_CHECKING:
+    from hf_inspect.vlm.guiding import Guide
     from hf_inspect.vlm.openai import OpenAIVLM
     from hf_inspect.vlm.remote import RemoteVLM
 
@@ -49,6 +51,9 @@ def calibrate(
     out: Path,
     *,
     model: str | None = None,
+    exemplars: Path | None = None,
+    num: int = 2,
+    nearest: bool = False,
     siblings: Sequence[Path] = (),
     escape: float = 0.05,
     overkill: float = 0.10,
@@ -63,8 +68,10 @@ def calibrate(
     that was fine-tuned whole; each a folder or a repository. Folders are copied into the cascade's; a repository
     (`org/name`, `org/name@revision`) is named with its commit; `demo-base` by its name. `vlm` may also be a server's
     address: `http://host:port` of `hf-inspect serve`, or `openai+http://host:port/v1` of any that scores tokens, whose
-    `model` is asked the data set's own question; ServerError where it leaves a part without an answer. A VLM that says
-    where things are is one that is guided by exemplars where its server shows it some.
+    `model` is asked the data set's own question; ServerError where it leaves a part without an answer.
+
+    A VLM that says where things are may be shown `num` exemplars first, of a pool that `data pool` wrote: its first
+    ones, or those `nearest` to the image. The pool becomes a part; a server shows its own.
 
     The validation split fits the composite of `certified` and the complexity limit of `saec`, which an edge without
     class probabilities does not have; the calibration split sets the two limits of `certified` and nothing else but how
@@ -80,13 +87,15 @@ def calibrate(
     promise = Promise(escape, overkill, confidence)
     named = vlm if isinstance(vlm, tuple) else ()
     given = {"edge": edge} | {role: part for role, part in zip(("base", "adapter"), named, strict=False) if part}
+    given |= {"exemplars": _pool(exemplars, given)} if exemplars else {}
     kept = {split: out.with_name(f"{out.name}.{split}.scores.jsonl") for split in SPLITS}
     found = _found(given)
     with files.staged_folder(out, [data, *found.values()]) as stage:
         parts, places = hub.gather_parts(stage, given, found)
         lacks = _lacks(data)
         served = _served(vlm, data, model) if isinstance(vlm, str) else None
-        predictors = _predictors(places, served)  # from the copies: what is hashed is what was asked
+        guide = _guide(places, num, nearest)
+        predictors = _predictors(places, served, guide)  # from the copies: what is hashed is what was asked
         if siblings and "vlm" not in predictors:
             raise DataError("Siblings choose how edge and VLM are fused, and no VLM is given; leave them out.")
         scores = {
@@ -100,7 +109,7 @@ def calibrate(
         stated = {
             "version": hub.CASCADE_VERSION,
             **_tasks(predictors),
-            **_stated(parts, served),
+            **_stated(parts, served, guide),
             **_policies(predictors, rows, promise, scores[VALIDATION], [*lacks, *(served.caveats if served else ())]),
             **_heat(rows),
             "calibration": _provenance(data, scores) | {"scores": CALIBRATION},
@@ -145,10 +154,30 @@ def _served(url: str, data: Path, model: str | None) -> "RemoteVLM | OpenAIVLM":
     return served
 
 
-def _stated(parts: Mapping[str, Part], served: "RemoteVLM | OpenAIVLM | None") -> dict[str, Any]:
-    """The parts as cascade.json states them, a server with what is known of its VLM."""
+def _pool(path: Path, given: Mapping[str, Any]) -> Path:
+    """The folder of the pool at `path`, its own or that of its pool.jsonl; DataError where no VLM here is shown it."""
+    if "base" not in given:
+        raise DataError(
+            "Exemplars are shown to a VLM that is calibrated with here; one at a server is shown the server's."
+        )
+    if not path.is_dir() and path.name != POOL:
+        raise DataError(f"{path} is no folder that 'hf-inspect data pool' wrote, nor the {POOL} in it.")
+    return path if path.is_dir() else path.parent
+
+
+def _guide(places: Mapping[str, Path], num: int, nearest: bool) -> "Guide | None":
+    """Who shows the exemplars that became a part; None where there are none."""
+    if "exemplars" not in places:
+        return None
+    from hf_inspect.vlm.guiding import FIXED, NEAREST, Guide
+
+    return Guide.from_path(places["exemplars"], num, NEAREST if nearest else FIXED)
+
+
+def _stated(parts: Mapping[str, Part], served: "RemoteVLM | OpenAIVLM | None", guide: "Guide | None") -> dict[str, Any]:
+    """The parts as cascade.json states them, a server with what its VLM is, exemplars with how they are shown."""
     if served is None:
-        return hub.stated_parts(parts)
+        return hub.stated_parts(parts, guide.states if guide else None)
     return hub.stated_parts({**parts, "vlm": Part("server", served.address)}, served.states)
 
 
@@ -159,7 +188,7 @@ def _tasks(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
     return {"task": task.to_dict()} | other
 
 
-def _predictors(places: Mapping[str, Path], served: Predictor | None) -> dict[str, Predictor]:
+def _predictors(places: Mapping[str, Path], served: Predictor | None, guide: "Guide | None") -> dict[str, Predictor]:
     """The models in the folders of the parts; DataError for two that were made of images read in two ways."""
     edge = Engine.from_pretrained(places["edge"])
     if "base" not in places and served is None:
@@ -167,7 +196,7 @@ def _predictors(places: Mapping[str, Path], served: Predictor | None) -> dict[st
     if served is None:
         from hf_inspect.vlm import load
 
-        vlm: Predictor = load(places["base"], places.get("adapter"))
+        vlm: Predictor = load(places["base"], places.get("adapter"), guide)
     else:
         vlm = served
     edge.task.refuse_partner(vlm.task, "The cascade's edge", "its VLM")

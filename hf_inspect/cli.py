@@ -98,6 +98,11 @@ def calibrate(
     adapter: Annotated[str | None, typer.Option(help="Its adapter; none: a base that was fine-tuned whole.")] = None,
     vlm: Annotated[str | None, typer.Option(help="In their place, a server: http://host:port of `serve`.")] = None,
     model: Annotated[str | None, typer.Option(help="Of openai+http://host:port/v1, where it lists several.")] = None,
+    exemplars: Annotated[
+        Path | None, typer.Option(help="Pool of `data pool` whose images the VLM is shown first.")
+    ] = None,
+    num: Annotated[int, typer.Option(help="Exemplars before each image.")] = 2,
+    nearest: Annotated[bool, typer.Option("--nearest", help="Those most like the image, not the first.")] = False,
     sibling: Annotated[
         list[Path], typer.Option(help="Cascade of the same recipes on a fold of the data; repeated, they fit with it.")
     ] = [],  # noqa: B006 - typer's default
@@ -115,8 +120,8 @@ def calibrate(
     second = vlm or ((base, adapter) if base else None)
     with Bars() as bar:
         stated = run(
-            edge, second, data, out, model=model, siblings=sibling, escape=escape, overkill=overkill,
-            confidence=confidence, progress=bar.of_many,
+            edge, second, data, out, model=model, exemplars=exemplars, num=num, nearest=nearest, siblings=sibling,
+            escape=escape, overkill=overkill, confidence=confidence, progress=bar.of_many,
         )  # fmt: skip
     print(stated["policies"]["certified"]["statement"])
     print(stated["second_look"])

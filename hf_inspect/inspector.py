@@ -328,11 +328,9 @@ def _load_vlm(folder: Path, stated: dict[str, Any], remote: _Remote, edge: Engin
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
     if missing:
         return None, f"no VLM here ({', '.join(missing)} not installed: pip install 'hf-inspect[train]')"
-    from hf_inspect.vlm import load
-    from hf_inspect.vlm.base import base_folder
+    from hf_inspect.vlm import load_of_cascade
 
-    adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
-    return load(hub.part_of(folder, stated, "base", base_folder), adapter), ""
+    return load_of_cascade(folder, stated), ""
 
 
 def _connected(folder: Path, stated: dict[str, Any], remote: _Remote, url: str, edge: Engine) -> Predictor:

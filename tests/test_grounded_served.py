@@ -3,18 +3,22 @@
 import json
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from hf_inspect import Inspector, files, hub
+from hf_inspect.bundle import bundle
 from hf_inspect.calibrate import calibrate
 from hf_inspect.cli import app
 from hf_inspect.data import refuse_seen
 from hf_inspect.data.pool import write_pool
-from hf_inspect.errors import DataError, LeakageError, ParityError
+from hf_inspect.errors import DataError, HubError, LeakageError, ParityError
+from hf_inspect.hub import push
 from hf_inspect.metrics.findings import Thing
+from hf_inspect.reports import write_card
 from hf_inspect.schema import History
 from hf_inspect.vlm import VLM, GroundedVLM, grounded, load, parity
 from hf_inspect.vlm.generating import Generated
@@ -66,15 +70,16 @@ def made(tmp_path_factory):
     return folder
 
 
+def generate(model, processor, asked, most, prefix=None):
+    """ANSWER, whatever was asked; its tokens' probabilities rise from one to the next."""
+    ids = processor.tokenizer(json.dumps(ANSWER), add_special_tokens=False)["input_ids"]
+    p = np.linspace(0.5, 0.9, len(ids)).tolist()
+    return [Generated(tuple(ids), tuple(p), ended=True) for _ in asked]
+
+
 @pytest.fixture
 def answering(monkeypatch):
-    """Every generated answer is ANSWER, whatever was asked; its tokens' probabilities rise from one to the next."""
-
-    def generate(model, processor, asked, most, prefix=None):
-        ids = processor.tokenizer(json.dumps(ANSWER), add_special_tokens=False)["input_ids"]
-        p = np.linspace(0.5, 0.9, len(ids)).tolist()
-        return [Generated(tuple(ids), tuple(p), ended=True) for _ in asked]
-
+    """Every generated answer is ANSWER."""
     monkeypatch.setattr(grounded, "generate", generate)
 
 
@@ -114,7 +119,7 @@ def test_exemplars_are_for_whom_they_can_guide(made, tmp_path):
     with pytest.raises(DataError, match="is shown no exemplars"):
         load_served(made / "closed", made / "base", Fixed())
     cascade = brightness_cascade(tmp_path / "cascade", with_vlm=True)
-    with pytest.raises(DataError, match="was calibrated without exemplars; serve its adapter"):
+    with pytest.raises(DataError, match="shows the exemplars that it was calibrated with, if any"):
         load_served(cascade, None, Fixed())
 
 
@@ -141,6 +146,126 @@ def test_a_cascade_holds_it_as_its_parts_and_serves_it(made, data, tmp_path, ans
     with serving(vlm, guided) as url, pytest.raises(ParityError, match="shows the exemplars ffffffffffff first"):
         Inspector.from_pretrained(out, vlm=url, deadline=5)
     assert hub.kind_of(out / "adapter") is hub.kinds.ADAPTER
+
+
+@pytest.fixture(scope="module")
+def pool(data, tmp_path_factory):
+    """Three exemplars, of parts that were for training."""
+    out = tmp_path_factory.mktemp("pools") / "pool"
+    write_pool(data, out, 3, split="train")
+    return out
+
+
+@pytest.fixture(scope="module")
+def calibrated(made, data, pool, tmp_path_factory):
+    """A cascade whose VLM is shown one exemplar first, by the command."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    out, edge = folder / "cascade", brightness_engine(folder / "edge")
+    command = ["calibrate", "--edge", edge, "--base", made / "base", "--adapter", made / "adapter", "--exemplars"]
+    command += [pool / "pool.jsonl", "--num", "1", "--data", data, "--out", out, "--escape", "0.3", "--overkill", "0.3"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grounded, "generate", generate)
+        done = CliRunner().invoke(app, list(map(str, command)))
+    assert done.exit_code == 0, f"{done.output}{done.exception!r}"
+    return out
+
+
+@pytest.fixture
+def guided(calibrated, tmp_path, answering):
+    """That cascade, to spoil."""
+    return Path(shutil.copytree(calibrated, tmp_path / "cascade"))
+
+
+def test_a_cascade_holds_its_exemplars_and_shows_them_wherever_it_runs(guided, made, pool, tmp_path):
+    stated, want = files.read_json(guided / "cascade.json"), Guide.from_path(pool, 1)
+    assert len(hub.own_files(pool, hub.kinds.EXEMPLARS)) == len(want.pool.exemplars) + 3
+    assert stated["vlm"]["exemplars"] == {"folder": "exemplars"}
+    assert stated["vlm"]["states"] == {"guide": want.identity, "num": 1, "how": "fixed"}
+    assert {name for name in stated["files"] if name.startswith("exemplars/")} == {
+        f"exemplars/{name}" for name in hub.own_files(pool, hub.kinds.EXEMPLARS)
+    }
+    bundle(guided, tmp_path / "bundle")
+    assert "exemplars" in (tmp_path / "bundle" / "LICENCES.md").read_text()
+    for folder in (guided, tmp_path / "bundle"):
+        vlm = Inspector.from_pretrained(folder).vlm
+        assert vlm.guide.identity == want.identity
+        assert [one.sha256 for one in vlm.prepare(grey(9)).exemplars] == [want.pool.exemplars[0].sha256]
+    vlm = load_served(guided)
+    assert vlm.guide.identity == want.identity
+    with serving(vlm, about_of(vlm)) as url:
+        far = Inspector.from_pretrained(guided, vlm=url, deadline=60)
+        assert far.vlm.predict([grey(9)])[0].findings == vlm.predict([grey(9)])[0].findings
+    alone = load(made / "base", made / "adapter")
+    with serving(alone, about_of(alone)) as url, pytest.raises(ParityError, match="shows no exemplars first"):
+        Inspector.from_pretrained(guided, vlm=url, deadline=5)
+    assert hub.kind_of(guided / "exemplars") is hub.kinds.EXEMPLARS
+
+
+def test_a_cascade_with_exemplars_is_measured_described_and_pushed(guided, data, tmp_path, hub):
+    results = guided / "results.json"
+    for command in (["eval", "cascade", guided, "--data", data, "--out", results], ["card", guided]):
+        done = CliRunner().invoke(app, list(map(str, command)))
+        assert done.exit_code == 0, f"{done.output}{done.exception!r}"
+    assert "shown 1 exemplars of `exemplars` first (fixed)" in (guided / "README.md").read_text()
+    push(guided, "acme/guided", show=lambda text: None)
+    pulled = Inspector.from_pretrained("acme/guided")
+    assert pulled.vlm.guide.identity == Inspector.from_pretrained(guided).vlm.guide.identity
+    with pytest.raises(HubError, match="exemplars, which have no card of their own"):
+        write_card(guided / "exemplars")
+
+
+def altered_line(folder):
+    path = folder / "exemplars" / "pool.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+def without_an_image(folder):
+    next((folder / "exemplars" / "images").iterdir()).unlink()
+
+
+def other_pixels(folder):
+    path = next((folder / "exemplars" / "images").iterdir())
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+def stating(**values):
+    def change(folder):
+        stated = files.read_json(folder / "cascade.json")
+        stated["vlm"]["states"] |= values
+        files.write_json(folder / "cascade.json", stated)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (altered_line, ParityError, "pool.jsonl is not the file that the cascade was calibrated with"),
+        (other_pixels, ParityError, r"\.png is not the file that the cascade was calibrated with"),
+        (without_an_image, ParityError, "is missing; it is one that the cascade was calibrated with"),
+        (stating(num=2), ParityError, "its exemplars are not shown as they were calibrated with"),
+        (stating(how="nearest"), ParityError, "its exemplars are not shown as they were calibrated with"),
+        (stating(num="two"), DataError, "does not say how exemplars are shown"),
+    ],
+)
+def test_other_exemplars_than_it_was_calibrated_with_are_refused(guided, change, error, said):
+    change(guided)
+    with pytest.raises(error, match=said):
+        Inspector.from_pretrained(guided)
+
+
+def test_exemplars_of_what_it_is_calibrated_on_or_of_nobody_here_are_refused(made, data, pool, tmp_path):
+    edge, both = brightness_engine(tmp_path / "edge"), (made / "base", made / "adapter")
+    write_pool(data, tmp_path / "seen", 2, split="calibration")
+    with pytest.raises(LeakageError):
+        calibrate(edge, both, data, tmp_path / "out", exemplars=tmp_path / "seen")
+    with pytest.raises(DataError, match="names a class, and is shown no exemplars"):
+        calibrate(edge, (made / "base", made / "closed"), data, tmp_path / "out", exemplars=pool)
+    with pytest.raises(DataError, match="one at a server is shown the server's"):
+        calibrate(edge, "http://127.0.0.1:1", data, tmp_path / "out", exemplars=pool)
+    with pytest.raises(DataError, match=r"nor the pool\.jsonl in it"):
+        calibrate(edge, both, data, tmp_path / "out", exemplars=pool / "pool.json")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_head_s_files_belong_to_it_and_decide(made, data, tmp_path):

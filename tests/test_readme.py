@@ -202,6 +202,10 @@ ELSEWHERE = {
     ),
     "hf-inspect serve outputs/cascade --host 0.0.0.0": ("tests/test_remote.py", '["serve", str(cascade), "--host"'),
     "hf-inspect serve outputs/cascade --port 8100": ("tests/test_remote.py", '["serve", str(cascade), "--port"'),
+    "hf-inspect calibrate --edge outputs/edge --base outputs/ground_demo --exemplars outputs/pool/parts --num 1 "
+    "--data outputs/data/parts --out outputs/guided": (
+        "tests/test_grounded_served.py", '"--adapter", made / "adapter", "--exemplars"',
+    ),
     "hf-inspect serve outputs/vlm_ground/parts --exemplars outputs/pool/pool.jsonl --num 2": (
         "tests/test_grounded_served.py", '["serve", str(adapter), "--base", str(base), "--exemplars"',
     ),

@@ -23,7 +23,7 @@ from hf_inspect.schema import Finding, History, Progress, TaskSpec, no_progress
 POOL, HEAD = "pool.jsonl", "pool.json"  # the exemplars, a line each; and what holds for all of them
 FORMAT = 1
 THINGS = 50  # of an exemplar at most: each is a line of every prompt that shows it
-_IMAGES = "images"
+IMAGES = "images"
 _KEYS = ("image", "sha256", "source", "group", "width", "height", "objects")
 _AT_ONCE = 64  # images in memory
 _KEPT = 8  # exemplars whose pixels are kept: they are shown before one image after the other
@@ -217,7 +217,7 @@ def _line(row: Mapping[str, Any], one: Looked, stage: Path) -> dict[str, Any]:
     """A line of the pool; the image's file is written to the stage."""
     content, source = row["image"]["bytes"], row["image"]["path"]
     sha256 = hashlib.sha256(content).hexdigest()
-    name = f"{_IMAGES}/{sha256}{PurePosixPath(source).suffix.lower()}"
+    name = f"{IMAGES}/{sha256}{PurePosixPath(source).suffix.lower()}"
     files.write_bytes(stage / name, content)
     objects = [
         {"label": thing.name, "box": list(thing.box)}
@@ -259,8 +259,8 @@ def _exemplar(text: str, where: str, folder: Path, task: TaskSpec, reading: Read
 def _image(value: Mapping[str, Any], where: str, folder: Path) -> tuple[Path, tuple[int, int]]:
     """A line's image file, checked to be the one that was chosen, and its height and width."""
     name = value["image"]
-    if not isinstance(name, str) or name != f"{_IMAGES}/{PurePosixPath(name).name}":
-        raise DataError(f"{where}: the image {name!r} does not lie in {_IMAGES}/ of the pool's folder; {_AGAIN}.")
+    if not isinstance(name, str) or name != f"{IMAGES}/{PurePosixPath(name).name}":
+        raise DataError(f"{where}: the image {name!r} does not lie in {IMAGES}/ of the pool's folder; {_AGAIN}.")
     content = images.read(folder / name)
     if hashlib.sha256(content).hexdigest() != value["sha256"]:
         raise DataError(f"{where}: {name} is not the image that was chosen, its SHA-256 is another; {_AGAIN}.")

@@ -1,4 +1,4 @@
-"""A folder -> which of ten kinds it is, and its files; a file that this kind does not know is refused."""
+"""A folder -> which of eleven kinds it is, and its files; a file that this kind does not know is refused."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +11,8 @@ from hf_inspect.cascade import CALIBRATION
 from hf_inspect.cascade import CASCADE as CASCADE_JSON
 from hf_inspect.data import read_manifest
 from hf_inspect.data.build import MANIFEST, shards
+from hf_inspect.data.pool import HEAD as POOL_JSON
+from hf_inspect.data.pool import IMAGES, POOL
 from hf_inspect.errors import DataError, HubError
 from hf_inspect.runtime import INSPECT, MODEL, NETWORKS, ONNX_RUNTIME, TRAINED_ON
 from hf_inspect.schema import DETECTION, SEGMENTATION, TaskSpec
@@ -185,14 +187,15 @@ SEGMENTER = replace(
     DETECTOR, name="segmenter", answers=(SEGMENTATION,), metrics=(*BOXES, *MASKS), pipeline="image-segmentation"
 )
 FINDERS = (DETECTOR, SEGMENTER)
+EXEMPLARS = Kind("exemplar pool", (POOL_JSON, POOL, f"{IMAGES}/*"), marks=(POOL_JSON,), task=((POOL_JSON, "task"),))
 KINDS = (
-    SPACE, CASCADE, TEACHER, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS,
+    SPACE, CASCADE, TEACHER, ADAPTER, STUDENT, DATA_SET, VLM, ANOMALY, *FINDERS, EXEMPLARS,
 )  # a folder with marks of several is of the first, unless its task says which  # fmt: skip
 GROUNDED = {  # VLMs that say where things are, by what they are but for that
     kind: replace(kind, name=f"grounded {kind}", section=DETECTOR.section, metrics=BOXES, template="ground.md.j2")
     for kind in (ADAPTER, VLM)
 }
-ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTER}  # a cascade's parts and what they are
+ROLES = {"edge": STUDENT, "base": VLM, "adapter": ADAPTER, "exemplars": EXEMPLARS}  # a cascade's parts, what they are
 PART_FILES = sorted({*_EVERYWHERE, *(one for kind in ROLES.values() for one in kind.files)} - {".gitattributes"})
 
 

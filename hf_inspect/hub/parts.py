@@ -1,5 +1,5 @@
-"""A cascade's parts: edge, base, adapter, each in the cascade's folder, at a commit on the Hub, or out of packages;
-or, for base and adapter, the server of a VLM.
+"""A cascade's parts: edge, base, adapter, exemplars, each in the cascade's folder, at a commit on the Hub, or out of
+packages; or, for all but the edge, the server of a VLM.
 
 cascade.json states the SHA-256 of every file that decides; nothing is ever looked for in the working directory.
 """
@@ -64,7 +64,7 @@ def read_cascade(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(stated: Mapping[str, Any], where: str | Path = CASCADE) -> dict[str, Part]:
-    """The parts that a cascade.json names, by role: edge, and of a VLM its base and the adapter, if it has one.
+    """The parts that a cascade.json names, by role: edge, and of a VLM its base, and adapter and exemplars, if any.
 
     A VLM that is a server is one part, `vlm`.
     """
@@ -77,24 +77,30 @@ def parts_of(stated: Mapping[str, Any], where: str | Path = CASCADE) -> dict[str
         return {
             "edge": edge, "vlm": Part.from_dict({"server": vlm["server"]}, where),
         }  # fmt: skip
-    if not isinstance(vlm, Mapping) or set(vlm) != {"base", "adapter"}:
+    if not isinstance(vlm, Mapping) or set(vlm) not in (
+        {"base", "adapter"},
+        {"base", "adapter", "exemplars", "states"},
+    ):
         raise DataError(
-            f"{where} names as its vlm what is neither null, nor a base and an adapter, nor a server and what it "
-            f"states; {AGAIN}."
+            f"{where} names as its vlm what is neither null, nor a base and an adapter, with or without exemplars and "
+            f"how they are shown, nor a server and what it states; {AGAIN}."
         )
-    named = {"edge": stated["edge"], **vlm}
+    named = {"edge": stated["edge"], **{role: part for role, part in vlm.items() if role != "states"}}
     return {role: Part.from_dict(part, where) for role, part in named.items() if role != "adapter" or part is not None}
 
 
 def stated_parts(parts: Mapping[str, Part], states: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The inverse of `parts_of`: `edge` and `vlm` as cascade.json states them, of a server with what it `states`."""
+    """The inverse of `parts_of`: `edge` and `vlm` as cascade.json states them.
+
+    `states` is what a server states of its VLM, or how exemplars are shown to one that is here (`Guide.states`).
+    """
     named: dict[str, Any] = {role: part.to_dict() for role, part in parts.items()}
     if "vlm" in named:
         return {"edge": named["edge"], "vlm": {**named["vlm"], "states": dict(states or {})}}
-    return {
-        "edge": named["edge"],
-        "vlm": {"base": named["base"], "adapter": named.get("adapter")} if "base" in named else None,
-    }
+    if "base" not in named:
+        return {"edge": named["edge"], "vlm": None}
+    shown = {"exemplars": named["exemplars"], "states": dict(states or {})} if "exemplars" in named else {}
+    return {"edge": named["edge"], "vlm": {"base": named["base"], "adapter": named.get("adapter"), **shown}}
 
 
 def server_of(stated: Mapping[str, Any]) -> str | None:
@@ -106,7 +112,7 @@ def server_of(stated: Mapping[str, Any]) -> str | None:
 def part_of(
     folder: Path, stated: Mapping[str, Any], role: str, assemble: Callable[[str], str | Path] | None = None
 ) -> Path:
-    """Where a part (`edge`, `base`, `adapter`) of the cascade in `folder` lies, checked file by file.
+    """Where a part (`edge`, `base`, `adapter`, `exemplars`) of the cascade in `folder` lies, checked file by file.
 
     Inside `folder`, or at its commit in the cache of the Hub, or where `assemble` makes a packaged base by its name;
     nowhere else. DataError when it is not there, ParityError when a file that decides is missing, changed or new.
@@ -163,7 +169,7 @@ def refuse_changed(folder: Path, stated: Mapping[str, Any], role: str = "") -> N
     A file of a part that would decide and is not stated is refused as well: the answers would rest on it.
     """
     for path, sha256 in stated["files"].items():
-        of, _, name = path.rpartition("/")
+        of, name = path.split("/", 1) if "/" in path else ("", path)
         here = folder / name
         if of == role and (not here.is_file() or files.sha256(here) != sha256):
             came = "is not the file" if here.is_file() else "is missing; it is one"

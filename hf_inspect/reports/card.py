@@ -47,6 +47,8 @@ def card_of(folder: Path) -> str:
     kind, (head, notes) = kinds.measured_as(folder), hub.read_notes(folder)
     if kind is kinds.SPACE:
         raise HubError(f"{folder} is a Space, whose README.md is written by hand.")
+    if kind is kinds.EXEMPLARS:
+        raise HubError(f"{folder} holds exemplars, which have no card of their own; a cascade's tells of them.")
     if kind is kinds.DATA_SET:
         return dataset_card(read_manifest(folder), notes)
     log, results = _read(folder / LOG), measured.results_of(folder)

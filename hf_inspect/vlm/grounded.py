@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect import files, hub, prompts
+from hf_inspect.cascade import CASCADE
 from hf_inspect.errors import DataError, ParseError
 from hf_inspect.images import Reading, Rgb, check_rgb
 from hf_inspect.prompts.reading import Said
@@ -22,6 +23,7 @@ from hf_inspect.vlm import parity
 from hf_inspect.vlm.base import base_folder
 from hf_inspect.vlm.conversation import Conversation, conversation
 from hf_inspect.vlm.generating import Generated, Prefix, generate, read_prefix
+from hf_inspect.vlm.guiding import Guide
 from hf_inspect.vlm.identity import identity_of
 from hf_inspect.vlm.learned import LEARNED, Learned
 from hf_inspect.vlm.model import VLM, load_parts
@@ -348,6 +350,18 @@ def load(base: str | Path, adapter: str | Path | None = None, guide: Guiding | N
     if guide is not None:
         raise DataError(f"{adapter or base} names a class, and is shown no exemplars; leave them out.")
     return VLM.from_pretrained(base, adapter)
+
+
+def load_of_cascade(folder: Path, stated: Mapping[str, Any]) -> VLM | GroundedVLM:
+    """The VLM that lies in a cascade's folder, or that its cascade.json names, shown the exemplars that it names."""
+    parts = hub.parts_of(stated, folder / CASCADE)
+    base, adapter, exemplars = (
+        hub.part_of(folder, stated, role, base_folder) if role in parts else None
+        for role in ("base", "adapter", "exemplars")
+    )
+    guide = Guide.from_states(exemplars, stated["vlm"]["states"], folder / CASCADE) if exemplars else None
+    assert base is not None
+    return load(base, adapter, guide)
 
 
 def _text(processor: "ProcessorMixin", ids: Sequence[int]) -> tuple[str, list[int]]:

@@ -4,7 +4,7 @@ drawn at random; never the image itself.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_inspect.data.pool import Exemplar, Pool, read_pool
-from hf_inspect.errors import DataError
+from hf_inspect.errors import DataError, ParityError
 from hf_inspect.images import Rgb
 from hf_inspect.schema import History
 
@@ -48,6 +48,22 @@ class Guide:
     def from_path(cls, path: Path, num: int = 2, how: str = FIXED) -> "Guide":
         """The guide by a pool's folder, or its pool.jsonl."""
         return cls(read_pool(path), num, how)
+
+    @classmethod
+    def from_states(cls, path: Path, states: Mapping[str, Any], where: str | Path) -> "Guide":
+        """The guide that the record `where` states (see `states`) of the pool at `path`; ParityError for another."""
+        num, how = states.get("num"), states.get("how")
+        if not (isinstance(num, int) and isinstance(how, str)):
+            raise DataError(f"{where} does not say how exemplars are shown ({num!r}, {how!r}); calibrate again.")
+        found = cls.from_path(path, num, how)
+        if found.identity != states.get("guide"):
+            raise ParityError(f"{where}: its exemplars are not shown as they were calibrated with; calibrate again.")
+        return found
+
+    @property
+    def states(self) -> dict[str, Any]:
+        """How the pool's exemplars are shown, as a cascade.json states it, and the SHA-256 over that and them."""
+        return {"guide": self.identity, "num": self.num, "how": self.how}
 
     def with_features(self, features: Features) -> "Guide":
         """The same guide, once it is known who looks at the images; of a fixed one nothing changes."""

@@ -116,7 +116,7 @@ def load_served(
         raise DataError(f"{served} is a {kind}, which brings its own base; leave --base out.")
     if kind is kinds.CASCADE:
         if guide is not None:
-            raise DataError(f"{served} was calibrated without exemplars; serve its adapter, and calibrate with that.")
+            raise DataError(f"{served} shows the exemplars that it was calibrated with, if any; leave --exemplars out.")
         return _of_cascade(folder, served)
     if kind is kinds.ADAPTER:
         return load(base or _named_base(folder, served), folder, guide)
@@ -198,16 +198,14 @@ def application(
 
 def _of_cascade(folder: Path, served: str | Path) -> "VLM | GroundedVLM":
     """The VLM that lies in a cascade's folder, or that its cascade.json names."""
-    from hf_inspect.vlm import load
-    from hf_inspect.vlm.base import base_folder
+    from hf_inspect.vlm import load_of_cascade
 
     stated = hub.read_cascade(folder)
     if stated["vlm"] is None or "server" in stated["vlm"]:
         why = "has no VLM to serve" if stated["vlm"] is None else "has its VLM at a server already"
         raise DataError(f"{served} {why}; give a cascade that was calibrated with one of its own.")
     hub.refuse_changed(folder, stated)
-    adapter = hub.part_of(folder, stated, "adapter") if stated["vlm"]["adapter"] else None
-    return load(hub.part_of(folder, stated, "base", base_folder), adapter)
+    return load_of_cascade(folder, stated)
 
 
 def _folder(served: str | Path) -> Path:
