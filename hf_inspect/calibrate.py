@@ -52,7 +52,7 @@ def calibrate(
     *,
     model: str | None = None,
     exemplars: Path | None = None,
-    num: int = 2,
+    num: int = 1,
     nearest: bool = False,
     siblings: Sequence[Path] = (),
     escape: float = 0.05,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hf_inspect.cli_data import Out, data
-from hf_inspect.cli_eval import Data, evaluate, picture
+from hf_inspect.cli_eval import Data, Exemplars, Nearest, Num, evaluate, picture
 from hf_inspect.console import Bars, plain_lines
 from hf_inspect.errors import DataError, MissingExtraError, sentence_of
 from hf_inspect.others import quieten
@@ -98,11 +98,9 @@ def calibrate(
     adapter: Annotated[str | None, typer.Option(help="Its adapter; none: a base that was fine-tuned whole.")] = None,
     vlm: Annotated[str | None, typer.Option(help="In their place, a server: http://host:port of `serve`.")] = None,
     model: Annotated[str | None, typer.Option(help="Of openai+http://host:port/v1, where it lists several.")] = None,
-    exemplars: Annotated[
-        Path | None, typer.Option(help="Pool of `data pool` whose images the VLM is shown first.")
-    ] = None,
-    num: Annotated[int, typer.Option(help="Exemplars before each image.")] = 2,
-    nearest: Annotated[bool, typer.Option("--nearest", help="Those most like the image, not the first.")] = False,
+    exemplars: Exemplars = None,
+    num: Num = 1,
+    nearest: Nearest = False,
     sibling: Annotated[
         list[Path], typer.Option(help="Cascade of the same recipes on a fold of the data; repeated, they fit with it.")
     ] = [],  # noqa: B006 - typer's default
@@ -188,9 +186,9 @@ def predict(
 def serve(
     vlm: Annotated[str, typer.Argument(help="Cascade, adapter, or VLM fine-tuned whole: folder or repository.")],
     base: Annotated[str | None, typer.Option(help="An adapter's base, where it names none that is known.")] = None,
-    exemplars: Annotated[Path | None, typer.Option(help="Pool of `data pool` whose images are shown first.")] = None,
-    num: Annotated[int, typer.Option(help="Exemplars before each image.")] = 2,
-    nearest: Annotated[bool, typer.Option("--nearest", help="Those most like the image, not the first.")] = False,
+    exemplars: Exemplars = None,
+    num: Num = 1,
+    nearest: Nearest = False,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: int = 8100,
     waiting: Annotated[int, typer.Option(help="Images that may wait; further ones are told to come again.")] = 64,

@@ -22,6 +22,9 @@ def picture(out: Path | None) -> Path | None:
 
 
 Data = Annotated[Path, typer.Option(help="Folder that `hf-inspect data build` wrote.")]
+Exemplars = Annotated[Path | None, typer.Option(help="Pool of `data pool` whose images the VLM is shown first.")]
+Num = Annotated[int, typer.Option(help="Exemplars before each image.")]
+Nearest = Annotated[bool, typer.Option("--nearest", help="Those most like the image, not the first.")]
 Base = Annotated[str, typer.Option(help="VLM base: folder, Hub repository, or `demo-base`.")]
 Results = Annotated[Path, typer.Option(help="results.json to write.", callback=_results)]
 Plot = Annotated[Path | None, typer.Option(help="Picture to write: the confusion matrix.", callback=picture)]
@@ -138,9 +141,9 @@ def eval_ground(
     answers: Annotated[Path | None, typer.Option(help='Instead: JSON lines of {"image", "answer"}.')] = None,
     frame: Annotated[str, typer.Option(help="Of boxes in --answers: pixels, or thousandths of the image.")] = "pixels",
     split: Split = "test",
-    exemplars: Annotated[Path | None, typer.Option(help="Pool of `data pool` whose images are shown first.")] = None,
-    num: Annotated[int, typer.Option(help="Exemplars before each image.")] = 1,
-    nearest: Annotated[bool, typer.Option("--nearest", help="Those most like the image, not the first.")] = False,
+    exemplars: Exemplars = None,
+    num: Num = 1,
+    nearest: Nearest = False,
     by: Annotated[str | None, typer.Option(help="Findings of text, head, both; both where it has a head.")] = None,
     match: Annotated[str, typer.Option(help="Labels to classes: exact, taxonomy (tops of a/b), semantic.")] = "exact",
     semantic_threshold: Annotated[float, typer.Option(help="Cosine from which a label means a class.")] = 0.7,

@@ -58,7 +58,7 @@ def serve(work: Path, cascade: Path | None = None) -> Iterator[Server]:
         port = free.getsockname()[1]
     environment = os.environ | {
         "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(work / "uploads"),
-        "HF_INSPECT_CASCADE": str(cascade or ""), "PYTHONDONTWRITEBYTECODE": "1",
+        "HF_INSPECT_CASCADE": str(cascade or ""),
     }  # fmt: skip
     hold, log = work / "hold", work / "log"
     command = [sys.executable, "-c", HELD, SPACE / "app.py", hold]

@@ -53,7 +53,7 @@ def names(exemplars):
 
 
 def test_fixed_gives_the_first_of_the_pool_whatever_the_image(pool):
-    guide = Guide(pool)
+    guide = Guide(pool, 2)
     assert (guide.num, guide.how, guide.shared) == (2, FIXED, True)
     for level in (10, 130, 250):
         assert names(guide.for_image(grey(level))) == ["0.png", "60.png"]
@@ -63,7 +63,7 @@ def test_fixed_gives_the_first_of_the_pool_whatever_the_image(pool):
 
 
 def test_an_exemplar_s_file_is_not_read_for_every_image(pool, monkeypatch):
-    guide, read, load = Guide(pool), [], images.load
+    guide, read, load = Guide(pool, 2), [], images.load
     monkeypatch.setattr(images, "load", lambda *given: read.append(given) or load(*given))
     for one in guide.for_image(grey(10)) * 5:
         assert np.array_equal(one.rgb, load(one.file).rgb)
@@ -96,12 +96,12 @@ def test_its_identity_is_of_all_that_decides(pool):
         for other in (replace(thing, description="red"), replace(thing, box=(1.0, 2.0, 3.0, 5.0)))
     )
     guides = [
-        Guide(pool), Guide(pool, 3), Guide(pool, 2, NEAREST), Guide(moved), Guide(said),
-        Guide(replace(pool, exemplars=pool.exemplars[::-1])), Guide(replace(pool, exemplars=pool.exemplars[:4])),
-        Guide(replace(pool, reading=Reading(12))),
+        Guide(pool, 2), Guide(pool, 3), Guide(pool, 2, NEAREST), Guide(moved, 2), Guide(said, 2),
+        Guide(replace(pool, exemplars=pool.exemplars[::-1]), 2), Guide(replace(pool, exemplars=pool.exemplars[:4]), 2),
+        Guide(replace(pool, reading=Reading(12)), 2),
     ]  # fmt: skip
     assert len({guide.identity for guide in guides}) == len(guides)
-    assert Guide(pool).identity == Guide(replace(pool)).identity
+    assert Guide(pool, 2).identity == Guide(replace(pool), 2).identity
 
 
 def test_a_training_s_share_is_guided_by_exemplars_of_other_groups(pool):

@@ -452,8 +452,9 @@ def test_a_kind_is_one_value_with_all_that_it_differs_in():
         "anomaly model",
         "detector",
         "segmenter",
+        "exemplar pool",
     ]
-    assert [kind.repo_type for kind in KINDS] == ["space", *["model"] * 4, "dataset", *["model"] * 4]
+    assert [kind.repo_type for kind in KINDS] == ["space", *["model"] * 4, "dataset", *["model"] * 5]
     measured = {kind.name: (kind.section, kind.template, kind.pipeline) for kind in KINDS if kind.metrics}
     assert measured == {
         "cascade": ("cascade", "cascade.md.j2", "image-classification"),

@@ -34,7 +34,7 @@ class Guide:
     """
 
     pool: Pool
-    num: int = 2
+    num: int
     how: str = FIXED
     features: Features | None = None
 
@@ -45,7 +45,7 @@ class Guide:
             raise DataError(f"{self.num} exemplars were asked for; the pool has {len(self.pool.exemplars)}.")
 
     @classmethod
-    def from_path(cls, path: Path, num: int = 2, how: str = FIXED) -> "Guide":
+    def from_path(cls, path: Path, num: int, how: str = FIXED) -> "Guide":
         """The guide by a pool's folder, or its pool.jsonl."""
         return cls(read_pool(path), num, how)
 
