@@ -99,10 +99,13 @@ def validation(data):
 
 
 def test_onnx_finds_what_the_model_finds(exported, folder, data):
+    import onnx
+
     out, detector, rgbs = exported / "onnx", Detector.from_pretrained(folder), validation(data)
     assert {path.name for path in out.iterdir()} == {ONNX, INSPECT, TRAINED_ON, files.MARKER}
     info = files.read_json(out / INSPECT)
     assert (info["runtime"], set(info["files"])) == ("onnxruntime", {ONNX, TRAINED_ON})
+    assert [one.version for one in onnx.load(out / ONNX).opset_import] == [20]  # by torch's exporter of today
     assert info["parity"]["lost"]["n"] > 20
     engine = Engine.from_pretrained(out, threads=1)
     together = engine.predict(rgbs)

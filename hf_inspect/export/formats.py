@@ -69,19 +69,33 @@ def _to_onnx(module: "torch.nn.Module", height: int, width: int) -> Any:
     with TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of sizes that are constants here, and of its own older exporter
         path = Path(folder) / NETWORKS[ONNX_RUNTIME]
-        try:
-            torch.onnx.export(
-                module, example, path, input_names=names, dynamo=True, verbose=False, opset_version=_OPSET,
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), external_data=False,
-            )  # fmt: skip
-        except torch.onnx.errors.OnnxExporterError:
+        traced = _traced(module, example)
+        if traced is None:
             torch.onnx.export(
                 module, example, path, input_names=names, dynamo=False, opset_version=_OLDER_OPSET,
                 dynamic_axes={"pixel_values": {0: "n"}},
             )  # fmt: skip
+        else:
+            torch.onnx.export(
+                traced, (), path, input_names=names, dynamo=True, verbose=False, opset_version=_OPSET,
+                external_data=False,
+            )  # fmt: skip
         network = onnx.load(path)
     onnx.checker.check_model(network, full_check=True)
     return _without_places(network)
+
+
+def _traced(module: "torch.nn.Module", example: tuple["torch.Tensor"]) -> Any | None:
+    """The module's graph for any number of images; None where torch cannot follow it, for one reason or another.
+
+    torch.onnx.export would try a strict way next, which takes twice as long and follows no more of our models.
+    """
+    import torch
+
+    try:
+        return torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+    except Exception:  # of many kinds
+        return None
 
 
 def _without_places(network: Any) -> Any:
