@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hf_inspect.cli_data import Out, data
-from hf_inspect.cli_eval import Data, Exemplars, Nearest, Num, evaluate, picture
+from hf_inspect.cli_eval import Data, Exemplars, Nearest, Num, check_shown, evaluate, picture
 from hf_inspect.console import Bars, plain_lines
 from hf_inspect.errors import DataError, MissingExtraError, sentence_of
 from hf_inspect.others import quieten
@@ -111,6 +111,7 @@ def calibrate(
     """Certify a cascade: fit its score on validation, set its limits on calibration, with their risk stated."""
     from hf_inspect.calibrate import calibrate as run
 
+    check_shown(exemplars, num, nearest)
     if adapter and not base:
         raise typer.BadParameter("an adapter needs its base: give --base, demo-base say.", param_hint="--adapter")
     if (vlm and base) or (model and not vlm):
@@ -199,6 +200,7 @@ def serve(
     from hf_inspect.vlm.guiding import FIXED, NEAREST, Guide
     from hf_inspect.vlm.serve import Limits, serve
 
+    check_shown(exemplars, num, nearest)
     limits = Limits(waiting, window / 1000, int(most_mb * 2**20))
     guide = Guide.from_path(exemplars, num, NEAREST if nearest else FIXED) if exemplars else None
     serve(vlm, base, guide=guide, host=host, port=port, limits=limits)

@@ -21,6 +21,12 @@ def picture(out: Path | None) -> Path | None:
     return files.refuse_other(out) if out else None
 
 
+def check_shown(exemplars: Path | None, num: int, nearest: bool) -> None:
+    """BadParameter where it is said how exemplars are shown, and none are given."""
+    if exemplars is None and (num != 1 or nearest):
+        raise typer.BadParameter("--num and --nearest are of exemplars: give their pool.", param_hint="--exemplars")
+
+
 Data = Annotated[Path, typer.Option(help="Folder that `hf-inspect data build` wrote.")]
 Exemplars = Annotated[Path | None, typer.Option(help="Pool of `data pool` whose images the VLM is shown first.")]
 Num = Annotated[int, typer.Option(help="Exemplars before each image.")]
@@ -161,6 +167,7 @@ def eval_ground(
     from hf_inspect.reports.recorded import recorded
     from hf_inspect.tasks import TASKS
 
+    check_shown(exemplars, num, nearest)
     if (base is None) == (answers is None) or (answers and (adapter or exemplars)):
         raise DataError("Give the VLM to ask, with --adapter and --exemplars, or --answers that were recorded.")
     if answers is not None:

@@ -1,6 +1,7 @@
 """A tiny VLM that says where things are, served by what it is: by its adapter, guided, and out of a cascade."""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,6 +267,21 @@ def test_exemplars_of_what_it_is_calibrated_on_or_of_nobody_here_are_refused(mad
     with pytest.raises(DataError, match=r"nor the pool\.jsonl in it"):
         calibrate(edge, both, data, tmp_path / "out", exemplars=pool / "pool.json")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [["--num", "2"], ["--nearest"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["calibrate", "--edge", "x", "--base", "x", "--data", "x", "--out", "x"],
+        ["serve", "x"],
+        ["eval", "ground", "x", "--data", "x", "--out", "x"],
+    ],
+)
+def test_how_exemplars_are_shown_without_any_is_refused(command, more):
+    done = CliRunner().invoke(app, [*command, *more])
+    assert done.exit_code == 2
+    assert "--num and --nearest are of exemplars: give their pool." in re.sub(r"[│\s]+", " ", done.output)
 
 
 def test_a_head_s_files_belong_to_it_and_decide(made, data, tmp_path):

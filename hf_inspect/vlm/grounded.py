@@ -354,14 +354,12 @@ def load(base: str | Path, adapter: str | Path | None = None, guide: Guiding | N
 
 def load_of_cascade(folder: Path, stated: Mapping[str, Any]) -> VLM | GroundedVLM:
     """The VLM that lies in a cascade's folder, or that its cascade.json names, shown the exemplars that it names."""
-    parts = hub.parts_of(stated, folder / CASCADE)
-    base, adapter, exemplars = (
-        hub.part_of(folder, stated, role, base_folder) if role in parts else None
-        for role in ("base", "adapter", "exemplars")
-    )
-    guide = Guide.from_states(exemplars, stated["vlm"]["states"], folder / CASCADE) if exemplars else None
-    assert base is not None
-    return load(base, adapter, guide)
+    roles = hub.parts_of(stated, folder / CASCADE).keys() - {"edge"}
+    found = {role: hub.part_of(folder, stated, role, base_folder) for role in roles}
+    guide = None
+    if "exemplars" in found:
+        guide = Guide.from_states(found["exemplars"], stated["vlm"]["states"], folder / CASCADE)
+    return load(found["base"], found.get("adapter"), guide)
 
 
 def _text(processor: "ProcessorMixin", ids: Sequence[int]) -> tuple[str, list[int]]:
